@@ -1,0 +1,42 @@
+"""See and inhibit monosemantic neurons while a network trains.
+
+Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
+"""
+
+from keras_memel import inhibitions
+from keras_memel import selections
+from keras_memel.inhibitions import Inhibition
+from keras_memel.inhibitions import LogPenalty
+from keras_memel.inhibitions import Observe
+from keras_memel.inhibitions import ReverseDeactivation
+from keras_memel.layer import MEmeL
+from keras_memel.moments import Moments
+from keras_memel.moments import batch_moments
+from keras_memel.moments import pool
+from keras_memel.scores import monosemantic_scale
+from keras_memel.selections import Random
+from keras_memel.selections import Rate
+from keras_memel.selections import Selection
+from keras_memel.selections import Threshold
+from keras_memel.selections import TopK
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Inhibition",
+    "LogPenalty",
+    "MEmeL",
+    "Moments",
+    "Observe",
+    "Random",
+    "Rate",
+    "ReverseDeactivation",
+    "Selection",
+    "Threshold",
+    "TopK",
+    "batch_moments",
+    "inhibitions",
+    "monosemantic_scale",
+    "pool",
+    "selections",
+]

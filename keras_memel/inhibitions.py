@@ -1,0 +1,208 @@
+"""What is done to selected values: (values, mask, mean) -> values.
+
+    inhibition           forward        gradient     source
+    ReverseDeactivation  mean           -delta * g   [Wang et al. 2024] Eq. 12
+      "naive_a"          mean           0            Eq. 10: delta = 0
+      "naive_b"          mean           g            Eq. 11: delta = -1
+    LogPenalty           value          g + penalty  [Wang et al. 2025] Eq. 5
+    Observe              value          g
+
+An inhibition has no state; one object may serve many layers.
+
+References:
+    [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
+    [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_memel import registry
+
+Tensor = Any
+
+
+class Inhibition:
+    """Base class: subclass it to try an inhibition of your own.
+
+    Override `__call__`, `loss`, or both; and `get_config` if the constructor
+    takes arguments. Decorate the class with
+    `@keras.saving.register_keras_serializable()` and models that hold it can
+    be saved and loaded.
+
+    Example:
+
+    >>> class Halve(Inhibition):
+    ...     def __call__(self, values, mask, mean):
+    ...         return ops.where(mask, 0.5 * values, values)
+    >>> layer = MEmeL(inhibition=Halve(), late_start=0)
+    """
+
+    def __call__(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
+        """Inhibit.
+
+        Args:
+            values: Activations `(batch, ..., neurons)` in the compute dtype,
+                with their gradient.
+            mask: Booleans of the same shape: true where selected.
+            mean: Running mean of every neuron, broadcastable to `values`, in
+                their dtype. It carries no gradient.
+
+        Returns:
+            The values that the next layer gets, in the same shape and dtype.
+        """
+        del mask, mean
+        return values
+
+    def loss(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor | None:
+        """A scalar to add to the loss of the model, or `None` (default).
+
+        Takes what `__call__` takes.
+        """
+        del values, mask, mean
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor, as in any Keras object."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Inhibition":
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class ReverseDeactivation(Inhibition):
+    """Replace by the mean, and reverse the gradient.
+
+    [Wang et al. 2024] Eq. 12 and App. E.3, `ng` = stop-gradient:
+
+        z' = -delta z + ng(mean + delta z)
+
+    so that the value is the mean and the gradient is `-delta g`. The loss
+    wants its value back and pushes the output towards `z`, away from the
+    mean; reversed, this pushes the neuron *towards* its mean (Lemma 3.3).
+    Computed as `ng(mean) - delta (z - ng(z))`, which is the same number and,
+    unlike the form above, does not lose the mean to cancellation in float16.
+
+    Args:
+        delta: Factor of the reversed gradient. 1 is the paper's RD, 0 its
+            naive (a), -1 its naive (b); MEmeL-Tune tries 1, 5, 10, 50, 100.
+
+    Raises:
+        ValueError: If `delta` is not a finite number.
+
+    Example:
+
+    >>> inhibit = ReverseDeactivation()
+    >>> values, mean = np.array([1.0, 8.0]), np.array([0.0, 2.0])
+    >>> out = inhibit(values, np.array([False, True]), mean)
+    >>> print(ops.convert_to_numpy(out))
+    [1. 2.]
+    """
+
+    def __init__(self, delta: float = 1.0):
+        self.delta = registry.number("delta", delta, "a finite number")
+
+    def __call__(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
+        mean = ops.stop_gradient(mean)
+        if self.delta:
+            mean = mean - self.delta * (values - ops.stop_gradient(values))
+        return ops.where(mask, mean, values)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"delta": self.delta}
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class LogPenalty(Inhibition):
+    """Leave the values; add a penalty on their distance from the mean.
+
+    [Wang et al. 2025] Eq. 5, over the selected values (`ng` = stop-gradient):
+
+        loss += weight * mean(log((z - ng(mean))^2 + tiny))
+
+    The variance of the scale is dropped there, since small variances made
+    the gradients unstable; `tiny` bounds them at the mean itself, where the
+    logarithm has none. With nothing selected the penalty is 0.
+
+    Args:
+        weight: Factor of the penalty.
+        tiny: Added to the square, in squared units of the activation.
+
+    Raises:
+        ValueError: If `weight` is negative, or `tiny` is not positive.
+
+    Example:
+
+    >>> penalty = LogPenalty(weight=1.0).loss(
+    ...     np.array([5.0, 3.0]), np.array([True, False]), np.array([1.0, 0.0])
+    ... )
+    >>> print(round(float(penalty), 4), round(float(np.log(16.0)), 4))
+    2.7726 2.7726
+    """
+
+    def __init__(self, weight: float = 1e-3, tiny: float = 1e-6):
+        self.weight = registry.number("weight", weight, "at least 0", low=0.0)
+        self.tiny = registry.number(
+            "tiny", tiny, "above 0", low=0.0, low_included=False
+        )
+
+    def loss(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
+        values = ops.cast(values, "float32")
+        mean = ops.stop_gradient(ops.cast(mean, "float32"))
+        # Twice `where`: the gradient of an unselected value must not even be
+        # computed from it, since a non-finite one would give 0 * inf = NaN.
+        deviation = ops.where(mask, values - mean, 1.0)
+        logs = ops.where(mask, ops.log(ops.square(deviation) + self.tiny), 0.0)
+        number = ops.cast(ops.count_nonzero(mask), "float32")
+        return self.weight * ops.sum(logs) / ops.maximum(number, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"weight": self.weight, "tiny": self.tiny}
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class Observe(Inhibition):
+    """Leave the values and their gradient: keep statistics only.
+
+    Example:
+
+    >>> layer = MEmeL(inhibition="observe")
+    """
+
+
+_NAMES = {
+    "reverse": ReverseDeactivation,
+    "naive_a": lambda: ReverseDeactivation(0.0),
+    "naive_b": lambda: ReverseDeactivation(-1.0),
+    "penalty": LogPenalty,
+    "observe": Observe,
+}
+
+
+def get(identifier: Any) -> Inhibition:
+    """An inhibition from its name, its config, its class or itself.
+
+    Args:
+        identifier: `"reverse"`, `"naive_a"`, `"naive_b"`, `"penalty"`,
+            `"observe"`; an `Inhibition`, a subclass of it, or the dictionary
+            that `serialize` returns.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+
+    >>> get("naive_b").delta
+    -1.0
+    """
+    return registry.get(identifier, "inhibition", Inhibition, _NAMES)
+
+
+def serialize(inhibition: Inhibition) -> dict[str, Any]:
+    """The config of an inhibition, which `get` turns back into one."""
+    return registry.serialize(inhibition)

@@ -1,0 +1,445 @@
+"""MEmeL: the layer that sees and inhibits monosemantic neurons.
+
+Data flows through four pure steps, and only this file keeps state between
+them:
+
+    values --moments--> statistics --scores--> phi --selections--> mask
+    values + mask + statistics --inhibitions--> outputs
+
+Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
+"""
+
+import numbers
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_memel import inhibitions
+from keras_memel import registry
+from keras_memel import selections
+from keras_memel.moments import Moments
+from keras_memel.moments import batch_moments
+from keras_memel.moments import pool
+from keras_memel.scores import monosemantic_scale
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class MEmeL(keras.layers.Layer):
+    """Inhibits monosemantic neurons while a network trains.
+
+    Keeps a running mean and variance of every neuron. In training it finds
+    the values that deviate most from the history of their neuron and replaces
+    them; at inference it is the identity and can be removed. It has no
+    trainable weights and can stand after any layer with floating-point
+    outputs. The defaults are the paper's MEmeL.
+
+    One training step, on values `z` with running mean `mu`, variance `v` and
+    count `m` of every neuron [Wang et al. 2024]:
+
+        phi   = (z - mu)^2 / (v + epsilon * mean_k(v_k))        (Eq. 7)
+        mask  = selection(phi), none in the first `late_start` steps
+        z'    = where(mask, ng(mu) - delta (z - ng(z)), z)      (Eq. 12)
+        m     = min(count, forget_steps * b)                    (App. C.1)
+        mu, v = pooled with the batch's b values a neuron       (Lemma 3.2)
+
+    `ng` stops the gradient: where selected, the value is the running mean and
+    the gradient `-delta g`; elsewhere both pass unchanged.
+
+    Args:
+        selection: Which values to inhibit. `"top_k"` = `TopK(1)` (default;
+            the paper's), `"rate"` = `Rate(0.02)` (a moving threshold, no
+            sort: the fastest), `"threshold"` = `Threshold(9.0)`, `"random"` =
+            `Random(0.02)` (the placebo), or any `Selection`.
+        inhibition: What to do with them. `"reverse"` =
+            `ReverseDeactivation(1.0)` (default), `"naive_a"`, `"naive_b"`
+            (gradient 0 and g), `"penalty"` = `LogPenalty()`, `"observe"`
+            (nothing: statistics only), or any `Inhibition`.
+        axis: The axis or axes that tell neurons apart; statistics are pooled
+            over the others. `None` (default): all but the batch axis, so that
+            every position of every channel is a neuron of its own, as in the
+            authors' code. `-1`: one neuron a channel; needed when the length
+            varies. `1`: the same for channels-first inputs.
+        forget_steps: `n_f`, number of batches that the history counts as at
+            most. `None` never forgets.
+        late_start: `l_s`, number of training steps before the first
+            inhibition.
+        epsilon: Share of the mean variance of all neurons that is added to
+            the variance of each when scoring.
+        score_with: `"history"` (default, Algorithm 1) scores a batch with the
+            statistics before it; `"current"` updates them first, as the
+            authors' code does.
+        at_inference: `True` inhibits at inference too, with the statistics as
+            they are (the paper's Tables 6-8).
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Floating-point tensor `(batch, ...)`.
+        mask: Booleans of the leading dimensions of `inputs`, as Keras passes
+            them: true where a position counts. A masked position is neither
+            counted nor selected.
+        training: Python boolean. Statistics are updated and values inhibited
+            in training only.
+
+    Output shape: That of the inputs, in the compute dtype.
+
+    Weights (all float32 whatever the policy, none trainable):
+        moving_mean: `mu`, of the sizes of the neuron axes.
+        moving_variance: `v`, unbiased, of the same shape; 0 before the second
+            sample.
+        count: Samples seen by each neuron, of the same shape (a mask or a
+            non-finite value can give each neuron its own).
+        steps: Training steps seen, scalar.
+        inhibited_rate: Share of the values selected in the last training
+            step, scalar, in [0, 1]; 0 before the late start.
+        skipped_updates: Number of times that a neuron was not updated because
+            its values were not finite, over all neurons, scalar.
+        threshold: Of `Rate` only: its moving threshold, scalar, in variances.
+
+    At cold start a neuron has no history: it scores 0 and is not selected.
+    A value that is not finite passes untouched, and its neuron keeps its
+    statistics for this step. With `trainable=False` the layer behaves as at
+    inference, in training too.
+
+    A layer that is called twice in a step counts two steps and pools both
+    calls. `TimeDistributed(MEmeL())` is such a case, once a time step: apply
+    the layer to `(batch, time, ...)` directly instead.
+
+    Raises:
+        ValueError: If an argument is not what is said above; at build, if the
+            size of a neuron axis is not known; at the call, if the inputs are
+            not floating-point or the mask does not fit them.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((8,)),
+    ...     keras.layers.Dense(16, activation="relu"),
+    ...     MEmeL(),
+    ...     keras.layers.Dense(2),
+    ... ])
+    >>> model.compile("adam", "mse")
+    >>> history = model.fit(np.ones((32, 8)), np.ones((32, 2)), verbose=0)
+    >>> int(model.get_layer("memel").steps)
+    1
+
+    Reference:
+        - [Wang et al. 2024](https://arxiv.org/abs/2312.11560)
+    """
+
+    def __init__(
+        self,
+        selection: Any = "top_k",
+        inhibition: Any = "reverse",
+        axis: int | tuple[int, ...] | None = None,
+        forget_steps: int | None = 10,
+        late_start: int = 10,
+        epsilon: float = 0.01,
+        score_with: str = "history",
+        at_inference: bool = False,
+        name: str | None = None,
+        **kwargs: Any,
+    ):
+        # Keras would make "m_eme_l" of the class name.
+        super().__init__(name=name or _default_name(), **kwargs)
+        self.supports_masking = True
+        self.selection = selections.get(selection)
+        self.inhibition = inhibitions.get(inhibition)
+        self.axis = _check_axis(axis)
+        if forget_steps is not None:
+            forget_steps = registry.integer(
+                "forget_steps", forget_steps, "at least 1, or None", 1
+            )
+        self.forget_steps = forget_steps
+        self.late_start = registry.integer(
+            "late_start", late_start, "at least 0", 0
+        )
+        self.epsilon = registry.number("epsilon", epsilon, "at least 0", 0.0)
+        if score_with not in ("history", "current"):
+            raise ValueError(
+                "Argument `score_with` must be 'history' or 'current'. "
+                f"Received: score_with={score_with!r}"
+            )
+        self.score_with = score_with
+        if not isinstance(at_inference, bool):
+            raise ValueError(
+                "Argument `at_inference` must be a bool. "
+                f"Received: at_inference={at_inference!r} "
+                f"({type(at_inference).__name__})"
+            )
+        self.at_inference = at_inference
+
+    def build(self, input_shape: Shape) -> None:
+        rank = len(input_shape)
+        if rank < 2:
+            raise ValueError(
+                "Argument `inputs` must have a batch axis and at least one "
+                f"more. Received: input_shape={input_shape}"
+            )
+        neurons = _neuron_axes(self.axis, rank)
+        unknown = [axis for axis in neurons if input_shape[axis] is None]
+        if unknown:
+            raise ValueError(
+                f"MEmeL keeps statistics of every neuron, and axis={self.axis} "
+                f"makes neurons of axis {unknown[0]}, whose size is not known. "
+                "Pass `axis=-1` to make one neuron of each channel, or give "
+                f"the input a fixed size. Received: input_shape={input_shape}"
+            )
+        self.selection.check(tuple(input_shape[1:]))
+        self._sample_axes = tuple(a for a in range(rank) if a not in neurons)
+        self._keepdims_shape = tuple(
+            input_shape[axis] if axis in neurons else 1 for axis in range(rank)
+        )
+        shape = tuple(input_shape[axis] for axis in neurons)
+        self.moving_mean = self._add_state("moving_mean", shape)
+        self.moving_variance = self._add_state("moving_variance", shape)
+        self.count = self._add_state("count", shape)
+        self.steps = self._add_state("steps")
+        self.inhibited_rate = self._add_state("inhibited_rate")
+        self.skipped_updates = self._add_state("skipped_updates")
+        initial_state = self.selection.initial_state()
+        self._state_keys = tuple(initial_state)
+        for key, value in initial_state.items():
+            if hasattr(self, key):
+                raise ValueError(
+                    "`initial_state` of a selection must use names that the "
+                    f"layer does not have. Received: {key!r} from "
+                    f"{type(self.selection).__name__}"
+                )
+            setattr(self, key, self._add_state(key, initial=value))
+        if self.selection.random:
+            self.seed_generator = keras.random.SeedGenerator(
+                getattr(self.selection, "seed", None)
+            )
+        self.input_spec = keras.layers.InputSpec(
+            ndim=rank, axes={axis: input_shape[axis] for axis in neurons}
+        )
+        self.built = True
+
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor = None,
+        training: bool | None = None,
+    ) -> Tensor:
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            raise ValueError(
+                "Argument `inputs` must be of a floating-point dtype. "
+                f"Received: inputs of dtype {dtype}"
+            )
+        if self.autocast:  # `stateless_call` does not cast for us
+            inputs = ops.cast(inputs, self.compute_dtype)
+        learning = bool(training) and self.trainable
+        if not (learning or self.at_inference):
+            return inputs
+
+        valid = _expand_mask(mask, inputs)
+        values = ops.stop_gradient(ops.cast(inputs, "float32"))
+        state = {key: _read(getattr(self, key)) for key in self._state_keys}
+        steps = _read(self.steps)
+        statistics = history = self._read_statistics()
+        if learning:
+            batch = batch_moments(values, self._sample_axes, history, valid)
+            pooled = pool(history, batch, self.forget_steps)
+            if self.score_with == "current":
+                statistics = pooled
+
+        ready = (statistics.count > 0) & (steps >= self.late_start)
+        selected = self._select(values, statistics, ready, valid, state)
+        mean = ops.cast(statistics.mean, inputs.dtype)
+        outputs = self.inhibition(inputs, selected, mean)
+        if not learning:
+            return outputs
+
+        penalty = self.inhibition.loss(inputs, selected, mean)
+        if penalty is not None:
+            self.add_loss(penalty)
+        self._write_statistics(pooled)
+        self._write_gauges(batch, ready, selected, state)
+        self.steps.assign(steps + 1.0)
+        return outputs
+
+    def _select(
+        self,
+        values: Tensor,
+        statistics: Moments,
+        ready: Tensor,
+        valid: Tensor | None,
+        state: dict[str, Tensor],
+    ) -> Tensor:
+        phi = monosemantic_scale(
+            values,
+            statistics.mean,
+            statistics.variance,
+            self.epsilon,
+            where=ready,
+        )
+        # One pass marks neurons that are not ready (NaN) and values that are
+        # not finite.
+        score = ops.nan_to_num(phi, nan=-1.0, posinf=-1.0, neginf=-1.0)
+        if valid is not None:
+            score = ops.where(valid, score, -1.0)
+        if self.selection.random:
+            state = {**state, "seed": self.seed_generator}
+        selected = ops.cast(self.selection(score, **state), "bool")
+        if self.selection.skips_negative:
+            return selected
+        return ops.logical_and(selected, score >= 0)
+
+    def _read_statistics(self) -> Moments:
+        return Moments(
+            *(
+                ops.reshape(_read(weight), self._keepdims_shape)
+                for weight in (
+                    self.count,
+                    self.moving_mean,
+                    self.moving_variance,
+                )
+            )
+        )
+
+    def _write_statistics(self, statistics: Moments) -> None:
+        for weight, value in (
+            (self.count, statistics.count),
+            (self.moving_mean, statistics.mean),
+            (self.moving_variance, statistics.variance),
+        ):
+            weight.assign(ops.reshape(value, weight.shape))
+
+    def _write_gauges(
+        self,
+        batch: Moments,
+        ready: Tensor,
+        selected: Tensor,
+        state: dict[str, Tensor],
+    ) -> None:
+        number = ops.cast(ops.count_nonzero(selected), "float32")
+        total = ops.sum(batch.count)
+        could = ops.sum(ops.where(ready, batch.count, 0.0))
+        self.inhibited_rate.assign(
+            ops.where(
+                total > 0,
+                number / ops.maximum(total, 1.0),
+                _read(self.inhibited_rate),
+            )
+        )
+        share = number / ops.maximum(could, 1.0)
+        for key, value in self.selection.update(share, **state).items():
+            new = ops.where(could > 0, value, state[key])
+            getattr(self, key).assign(new)
+        bad = ops.logical_not(ops.isfinite(batch.mean + batch.variance))
+        skipped = ops.cast(ops.count_nonzero(bad), "float32")
+        self.skipped_updates.assign_add(skipped)
+
+    def _add_state(
+        self, name: str, shape: tuple[int, ...] = (), initial: float = 0.0
+    ) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=keras.initializers.Constant(initial),
+            dtype="float32",
+            autocast=False,
+            trainable=False,
+        )
+
+    def rematerialized_call(
+        self, layer_call: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The call itself, under any `keras.RematScope`.
+
+        Rematerialization runs a layer twice, which would count every step
+        twice or leak its state; and this layer keeps but one byte a value for
+        the backward pass, so that there is nothing to gain.
+        """
+        del args, kwargs
+        return layer_call
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        config.update(
+            selection=selections.serialize(self.selection),
+            inhibition=inhibitions.serialize(self.inhibition),
+            axis=self.axis,
+            forget_steps=self.forget_steps,
+            late_start=self.late_start,
+            epsilon=self.epsilon,
+            score_with=self.score_with,
+            at_inference=self.at_inference,
+        )
+        return config
+
+
+def _default_name() -> str:
+    # memel, memel_1, ...: the numbers that Keras gives to its own layers.
+    number = keras.backend.get_uid("memel") - 1
+    return f"memel_{number}" if number else "memel"
+
+
+def _read(weight: Any) -> Tensor:
+    # PyTorch assigns in place: without the copy, what was computed from the
+    # old value would see the new one in the backward pass.
+    return ops.copy(weight)
+
+
+def _check_axis(axis: Any) -> int | tuple[int, ...] | None:
+    if axis is None:
+        return None
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    whole = all(
+        isinstance(a, numbers.Integral) and not isinstance(a, bool)
+        for a in axes
+    )
+    if not axes or not whole:
+        raise ValueError(
+            "Argument `axis` must be None, an integer, or a tuple of integers. "
+            f"Received: axis={axis!r} ({type(axis).__name__})"
+        )
+    return tuple(map(int, axes)) if len(axes) > 1 else int(axes[0])
+
+
+def _neuron_axes(
+    axis: int | tuple[int, ...] | None, rank: int
+) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(1, rank))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    positive = sorted(a + rank if a < 0 else a for a in axes)
+    if positive[0] < 1 or positive[-1] >= rank:
+        raise ValueError(
+            f"Argument `axis` must name axes of the inputs other than the "
+            f"batch axis: 1 to {rank - 1} or {1 - rank} to -1 for inputs of "
+            f"rank {rank}. Received: axis={axis}"
+        )
+    if len(set(positive)) < len(positive):
+        raise ValueError(
+            "Argument `axis` must name each axis once. "
+            f"Received: axis={axis} for inputs of rank {rank}"
+        )
+    return tuple(positive)
+
+
+def _expand_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
+    # To the rank of the inputs: a Keras mask lacks the trailing axes.
+    if mask is None:
+        return None
+    mask = ops.cast(mask, "bool")
+    shape, expected = tuple(mask.shape), tuple(inputs.shape)
+    fits = 1 <= len(shape) <= len(expected) and all(
+        m in (e, None) or e is None for m, e in zip(shape, expected)
+    )
+    if not fits:
+        raise ValueError(
+            "Argument `mask` must have the leading dimensions of the inputs. "
+            f"Received: mask of shape {shape} for inputs of shape {expected}"
+        )
+    for _ in range(len(expected) - len(shape)):
+        mask = ops.expand_dims(mask, -1)
+    return mask

@@ -1,0 +1,196 @@
+"""Batch moments and the pooled update of Lemma 3.2 of [Wang et al. 2024].
+
+A neuron's statistics are three numbers: how many samples they rest on, their
+mean, and their variance. A training step measures them on its batch
+(`batch_moments`) and merges them into the history (`pool`).
+
+Both functions are pure: arrays in, arrays out. All arrays are float32; the
+neuron axes of `values` keep their places and the others have size 1 in what
+is returned ("keepdims"), so that everything broadcasts.
+
+Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
+"""
+
+from typing import Any
+from typing import NamedTuple
+
+from keras import ops
+
+Tensor = Any
+
+
+class Moments(NamedTuple):
+    """Count, mean and variance of the values of every neuron.
+
+    Attributes:
+        count: Number of samples that the other two rest on, `(neurons)`.
+        mean: Their mean, `(neurons)`, in units of the activation.
+        variance: Their variance, `(neurons)`, in squared units: *biased*
+            (divided by the count) for a batch, *unbiased* (divided by the
+            count less one) for a history.
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+def sample_count(shape: Any, axes: tuple[int, ...], mask: Tensor) -> Tensor:
+    """Number of values that each neuron has in a batch.
+
+    Args:
+        shape: Shape of the values, `ops.shape(values)`.
+        axes: Sample axes, over which the values of one neuron lie.
+        mask: `None`, or booleans of the rank of the values, broadcastable
+            to them: true where a value counts.
+
+    Returns:
+        float32 with the rank of the values, broadcastable to the neurons.
+    """
+    if mask is None:
+        count = 1.0
+        for axis in axes:
+            count = ops.multiply(count, ops.cast(shape[axis], "float32"))
+        return ops.reshape(count, (1,) * len(shape))
+    count = ops.sum(ops.cast(mask, "float32"), axis=axes, keepdims=True)
+    for axis in axes:
+        if mask.shape[axis] == 1:  # broadcast: one flag stands for many values
+            count = count * ops.cast(shape[axis], "float32")
+    return count
+
+
+def batch_moments(
+    values: Tensor,
+    axes: tuple[int, ...],
+    history: Moments,
+    mask: Tensor = None,
+) -> Moments:
+    """Moments of every neuron on one batch, in one pass over the values.
+
+    Deviations are taken from a shift `s`, `d = z - s`, and
+
+        mean = s + E[d],    variance = E[d^2] - E[d]^2,
+
+    where `s` is the mean of the history. The difference cancels only where
+    the batch has moved away from the history, `E[d]^2 >> variance`; and there
+    `pool` adds that very square, which dwarfs the error. (With `s = 0`, as in
+    `ops.moments` on PyTorch, a mean of 100 with a deviation of 0.01 gives a
+    negative variance.) A neuron without history takes a value of the batch
+    itself as `s`.
+
+    Args:
+        values: Activations, float32, `(batch, ..., neurons)`.
+        axes: Sample axes, over which the values of one neuron lie.
+        history: What is known of the neurons before this batch.
+        mask: `None`, or booleans of the rank of `values`, broadcastable to
+            them: true where a value counts.
+
+    Returns:
+        `Moments` with the *biased* variance. Where no value counts, all three
+        are 0. Where a value that counts is not finite, or its square is not,
+        the mean or the variance is not finite either.
+
+    Example:
+
+    >>> values = np.array([[1.0, 10.0], [3.0, 10.0]], "float32")
+    >>> cold = Moments(*np.zeros((3, 1, 2), "float32"))
+    >>> batch = batch_moments(values, (0,), cold)
+    >>> print(ops.convert_to_numpy(batch.mean))
+    [[ 2. 10.]]
+    >>> print(ops.convert_to_numpy(batch.variance))
+    [[1. 0.]]
+    """
+    count = sample_count(ops.shape(values), axes, mask)
+    shift = ops.where(
+        history.count > 0, history.mean, _any_value(values, axes, mask)
+    )
+    deviation = values - shift
+    if mask is not None:
+        deviation = ops.where(mask, deviation, 0.0)
+    divisor = ops.maximum(count, 1.0)
+    offset = ops.sum(deviation, axis=axes, keepdims=True) / divisor
+    square = ops.sum(deviation * deviation, axis=axes, keepdims=True) / divisor
+    variance = square - offset * offset
+    return Moments(
+        count=ops.broadcast_to(count, shift.shape),
+        mean=ops.where(count > 0, shift + offset, 0.0),
+        # `where`, not `maximum`: a NaN must stay one on every backend.
+        variance=ops.where(variance < 0, 0.0, variance),
+    )
+
+
+def _any_value(values: Tensor, axes: tuple[int, ...], mask: Tensor) -> Tensor:
+    # One value of each neuron that counts: the first where all count, else
+    # the largest. `max` with an initial value serves both, since it is
+    # defined for an empty batch too.
+    nothing = float("-inf")
+    if mask is None:
+        first = tuple(
+            slice(0, 1) if axis in axes else slice(None)
+            for axis in range(len(values.shape))
+        )
+        values = values[first]
+    else:
+        values = ops.where(mask, values, nothing)
+    value = ops.max(values, axis=axes, keepdims=True, initial=nothing)
+    return ops.where(value > nothing, value, 0.0)
+
+
+def pool(
+    history: Moments, batch: Moments, forget_steps: int | None = None
+) -> Moments:
+    """Merge a batch into the history, [Wang et al. 2024] Lemma 3.2, Eq. 8-9.
+
+    With a history of `m` values (mean `mu`, unbiased variance `v`) and `b`
+    new ones (mean `mu'`, biased variance `v'`):
+
+        mu <- (m mu + b mu') / (m + b)
+        v  <- m b (mu - mu')^2 / ((m + b - 1)(m + b))
+              + (b v' + (m - 1) v) / (m + b - 1)
+
+    Forgetting (App. C.1): the history counts as `m = min(count, n_f b)`, so
+    that from `n_f` equal batches on every batch has the weight `1/(n_f + 1)`.
+
+    Args:
+        history: Moments with the unbiased variance.
+        batch: Moments with the biased variance.
+        forget_steps: `n_f`; `None` never forgets and pools exactly.
+
+    Returns:
+        `Moments` with the unbiased variance (0 where fewer than two samples
+        were seen) and the number of samples seen in all. A neuron whose batch
+        is empty or not finite keeps its history, count and all.
+
+    Example:
+
+    >>> first, second = np.array([1.0, 2.0]), np.array([4.0, 5.0, 9.0])
+    >>> history = Moments(2.0, first.mean(), first.var(ddof=1))
+    >>> batch = Moments(3.0, second.mean(), second.var())
+    >>> pooled = pool(history, batch)
+    >>> both = np.concatenate([first, second])
+    >>> bool(np.isclose(ops.convert_to_numpy(pooled.mean), both.mean()))
+    True
+    >>> bool(np.isclose(ops.convert_to_numpy(pooled.variance), both.var(ddof=1)))
+    True
+    """
+    m, b = history.count, batch.count
+    if forget_steps is not None:
+        m = ops.minimum(m, forget_steps * b)
+    total = ops.maximum(m + b, 1.0)
+    freedom = ops.maximum(m + b - 1.0, 1.0)
+    # mu + w (mu' - mu) rather than (m mu + b mu') / (m + b): the same number,
+    # without the rounding of two large products.
+    step = batch.mean - history.mean
+    weight = b / total
+    mean = history.mean + weight * step
+    variance = (
+        m * weight * step * step
+        + b * batch.variance
+        + ops.maximum(m - 1.0, 0.0) * history.variance
+    ) / freedom
+    usable = (b > 0) & ops.isfinite(mean) & ops.isfinite(variance)
+    return Moments(
+        count=ops.where(usable, history.count + b, history.count),
+        mean=ops.where(usable, mean, history.mean),
+        variance=ops.where(usable, variance, history.variance),
+    )

@@ -1,0 +1,76 @@
+"""What selections and inhibitions share: look-up, configs, checked numbers."""
+
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+
+import keras
+
+T = TypeVar("T")
+
+
+def get(
+    identifier: Any, argument: str, kind: type[T], names: dict[str, Callable[[], T]]
+) -> T:
+    """Find a `kind` by name, class, config or itself, as `initializers.get`."""
+    found: Any = identifier
+    if isinstance(identifier, str) and identifier in names:
+        found = names[identifier]()
+    elif isinstance(identifier, dict):
+        found = keras.saving.deserialize_keras_object(identifier)
+    elif inspect.isclass(identifier) and issubclass(identifier, kind):
+        found = identifier()
+    if isinstance(found, kind):
+        return found
+    raise ValueError(
+        f"Argument `{argument}` must be one of {sorted(names)}, a "
+        f"`{kind.__name__}`, or the config of one. "
+        f"Received: {argument}={identifier!r} ({type(identifier).__name__})"
+    )
+
+
+def serialize(found: Any) -> dict[str, Any]:
+    """The config that `get` turns back into the object."""
+    config: dict[str, Any] = keras.saving.serialize_keras_object(found)
+    return config
+
+
+def number(
+    argument: str,
+    value: Any,
+    expected: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    low_included: bool = True,
+) -> float:
+    """`value` as a float, if it is finite and between `low` and `high`.
+
+    `high` itself is never included; `low` is unless said otherwise.
+    """
+    good = (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (low <= value if low_included else low < value)
+        and value < high
+    )
+    if not good:
+        raise ValueError(
+            f"Argument `{argument}` must be {expected}. "
+            f"Received: {argument}={value!r} ({type(value).__name__})"
+        )
+    return float(value)
+
+
+def integer(argument: str, value: Any, expected: str, low: int) -> int:
+    """`value` as an int, if it is a whole number of at least `low`."""
+    good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not good or value < low:
+        raise ValueError(
+            f"Argument `{argument}` must be {expected}. "
+            f"Received: {argument}={value!r} ({type(value).__name__})"
+        )
+    return int(value)

@@ -1,0 +1,70 @@
+"""The Monosemantic Scale of [Wang et al. 2024], Definition 3.1.
+
+Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
+"""
+
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+
+# The smallest normal float32: below it a variance says nothing, and its
+# reciprocal overflows.
+TINY = 1.1754944e-38
+
+
+def monosemantic_scale(
+    values: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float = 0.0,
+    where: Tensor = None,
+) -> Tensor:
+    """Squared deviation of values from their history, in variances.
+
+    [Wang et al. 2024] Eq. 7, with the compensated variance of Algorithm 2:
+
+        phi(z_i) = (z_i - mean_i)^2 / (variance_i + epsilon * mean_k(variance_k))
+
+    Large means far from what the neuron did before: the mark of a neuron that
+    answers to one feature only. For a Gaussian neuron phi follows a
+    chi-squared law with one degree of freedom: 2 % of the values lie above
+    5.41.
+
+    Args:
+        values: Activations `z`, float32, `(batch, ..., neurons)`.
+        mean: Mean of every neuron over its history, broadcastable to
+            `values`.
+        variance: Unbiased variance of the same, in squared units.
+        epsilon: Share of the mean variance of all neurons that is added to
+            each. It keeps neurons that hardly move from scoring highest.
+        where: `None`, or booleans of the shape of `variance`: true for a
+            neuron that has a history. The others score NaN and are left out
+            of the mean variance.
+
+    Returns:
+        `phi`, of the shape of `values`, in variances. It is 0 where the
+        denominator is 0 (nothing to compare with), and not finite where a
+        value is not.
+
+    Example:
+
+    >>> phi = monosemantic_scale(
+    ...     np.array([[1.0, 9.0]]), mean=np.zeros(2), variance=np.array([1.0, 9.0])
+    ... )
+    >>> print(ops.convert_to_numpy(phi))
+    [[1. 9.]]
+    """
+    if where is None:
+        mean_variance = ops.mean(variance)
+    else:
+        number = ops.sum(ops.cast(where, "float32"))
+        total = ops.sum(ops.where(where, variance, 0.0))
+        mean_variance = total / ops.maximum(number, 1.0)
+    denominator = variance + epsilon * mean_variance
+    usable = denominator > TINY
+    scale = ops.where(usable, 1.0 / ops.where(usable, denominator, 1.0), 0.0)
+    if where is not None:
+        scale = ops.where(where, scale, float("nan"))
+    return ops.square(values - mean) * scale
