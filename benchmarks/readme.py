@@ -1,0 +1,140 @@
+"""Write the results into README.md, from the files that hold the runs.
+
+    python benchmarks/readme.py
+
+No number of the README is typed in: what stands between a pair of comments
+`<!-- name: begin -->` and `<!-- name: end -->` is made here, from
+examples/results/quickstart.jsonl and benchmarks/results/overhead_*.json.
+"""
+
+import importlib.util
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parents[1]
+BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+# Each table of the speed section: setting, what it is, and a cell.
+SPEED = (
+    (
+        "layer alone",
+        "Milliseconds that a layer adds to forward and backward on "
+        "`{shape}`, and how often that is what BatchNormalization adds",
+        "{extra_ms:.1f} ({ratio_to_batchnorm:.2f})",
+    ),
+    (
+        "layer alone",
+        "Megabytes that it adds to the peak memory there",
+        "{peak_mb:.0f}",
+    ),
+    (
+        "transformer",
+        "Per cent that it adds to a training step of a small transformer on "
+        "`{shape}`, after both blocks",
+        "{extra_percent:.1f}",
+    ),
+)
+
+
+def quickstart_section(root):
+    """What examples/quickstart.py saw, or None before it has run."""
+    file = root / "examples" / "results" / "quickstart.jsonl"
+    if not file.exists():
+        return None
+    spec = importlib.util.spec_from_file_location(
+        "quickstart", ROOT / "examples" / "quickstart.py"
+    )
+    quickstart = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(quickstart)
+    runs = read_lines(file)
+    verdicts = [
+        f"{row['verdict']} against {row['other']}"
+        for row in quickstart.compare(runs)
+        if row["arm"] == quickstart.MEMEL
+    ]
+    return (
+        f"{quickstart.tables(runs)}\n\n"
+        f"{quickstart.MEMEL}: {', '.join(verdicts)}. "
+        f"{quickstart.WRONG_SHARE:.0%} of {quickstart.TRAINING_IMAGES} "
+        "training labels wrong, test labels right; "
+        f"{runs[0]['epochs']} epochs; {versions(runs)}."
+    )
+
+
+def speed_section(root):
+    """What benchmarks/overhead.py measured, or None before it has run."""
+    rows = [
+        row
+        for file in sorted(
+            (root / "benchmarks/results").glob("overhead_*.json")
+        )
+        for row in json.loads(file.read_text(encoding="utf-8"))
+    ]
+    if not rows:
+        return None
+    parts = []
+    for setting, title, cell in SPEED:
+        seen = [row for row in rows if row["setting"] == setting]
+        # A file may lack a setting, or a setting a measure.
+        wanted = set(re.findall(r"{(\w+)", cell))
+        seen = [
+            row for row in seen if all(row.get(k) is not None for k in wanted)
+        ]
+        if not seen:
+            continue
+        backends = [b for b in BACKENDS if any(r["backend"] == b for r in seen)]
+        names = " | ".join(BACKENDS[backend] for backend in backends)
+        parts += [
+            f"{title.format(shape=tuple(seen[0]['shape']))}:\n",
+            f"| layer | {names} |",
+            "|---" + "|--:" * len(backends) + "|",
+        ]
+        for layer in dict.fromkeys(row["layer"] for row in seen):
+            cells = {
+                row["backend"]: cell.format(**row)
+                for row in seen
+                if row["layer"] == layer
+            }
+            line = " | ".join(cells.get(backend, "") for backend in backends)
+            parts.append(f"| `{layer}` | {line} |")
+        parts.append("")
+    parts.append(f"Two cores, {versions(rows)}.")
+    return "\n".join(parts)
+
+
+def read_lines(file):
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def versions(rows):
+    """The versions of all rows, "jax 0.10.2, keras 3.15.1"."""
+    pairs = {pair for row in rows for pair in row["versions"].items()}
+    return ", ".join(f"{name} {number}" for name, number in sorted(pairs))
+
+
+def render(text, root=ROOT):
+    """`text` with each section made anew; one without files stays as it is."""
+    for name, make in (
+        ("quickstart", quickstart_section),
+        ("speed", speed_section),
+    ):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"Expected one {begin} and one {end}.")
+        section = make(root)
+        if section is not None:
+            before, rest = text.split(begin)
+            after = rest.split(end)[1]
+            text = f"{before}{begin}\n{section}\n{end}{after}"
+    return text
+
+
+def main():
+    readme = ROOT / "README.md"
+    text = render(readme.read_text(encoding="utf-8"))
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

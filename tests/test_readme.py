@@ -1,0 +1,135 @@
+"""README.md: its code runs, its numbers are those of the stored runs."""
+
+import importlib.util
+import json
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EMPTY = "".join(
+    f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->\n"
+    for name in ("quickstart", "speed")
+)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+readme = load(ROOT / "benchmarks" / "readme.py")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_each_block_of_code_runs_by_itself(number, capsys):
+    namespace = {}
+    exec(compile(blocks("python")[number], "README.md", "exec"), namespace)
+    if number == 0:  # the example of the first page ends in what it shows
+        seen = re.search(r"([\d.]+)% inhibited", capsys.readouterr().out)
+        # One value of each sample, of 256.
+        assert float(seen[1]) == pytest.approx(100 / 256, rel=0.05)
+
+
+def test_the_example_stands_before_anything_else():
+    assert len(blocks("python")) > 1
+    assert "model.add(MEmeL())" in blocks("python")[0]
+
+
+def test_continuous_integration_runs_the_command_of_the_readme():
+    quickstart, everything = (block.strip() for block in blocks("sh"))
+    assert everything in (ROOT / ".ci" / "run").read_text().splitlines()
+    script = quickstart.split()[-1]
+    assert (ROOT / script).exists()
+
+
+def test_links_within_the_repository_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
+    assert len(targets) >= 3
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def test_the_results_are_those_of_the_stored_runs():
+    assert readme.render(README) == README, "run: python benchmarks/readme.py"
+
+
+def test_the_stored_runs_are_complete():
+    file = ROOT / "examples" / "results" / "quickstart.jsonl"
+    runs = readme.read_lines(file)
+    arms = {run["arm"] for run in runs}
+    assert len(arms) == 4
+    assert {(r["arm"], r["seed"]) for r in runs} == {
+        (arm, seed) for arm in arms for seed in range(10)
+    }
+    assert len(runs) == 40
+    assert (file.parent / "quickstart.png").stat().st_size < 150_000
+
+
+def test_without_files_a_section_stays_as_it_is(tmp_path):
+    assert readme.render(EMPTY, tmp_path) == EMPTY
+
+
+def test_a_missing_or_doubled_marker_raises():
+    with pytest.raises(ValueError, match="quickstart: begin"):
+        readme.render("no markers at all")
+    with pytest.raises(ValueError, match="Expected one"):
+        readme.render(EMPTY + EMPTY)
+
+
+def measured(backend, layer, setting="layer alone", **measures):
+    return {
+        "backend": backend,
+        "setting": setting,
+        "layer": layer,
+        "shape": [32, 128, 768],
+        "versions": {"keras": "3.15.1", backend: "1.0"},
+        **measures,
+    }
+
+
+def test_the_speed_table_puts_a_layer_a_row_and_a_backend_a_column(tmp_path):
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    rows = {
+        "jax": [
+            measured(
+                "jax", "MEmeL()", extra_ms=1.25, ratio_to_batchnorm=0.5,
+                peak_mb=12.4,
+            ),
+            measured("jax", "MEmeL()", "transformer", extra_percent=1.04),
+        ],
+        # No memory, and no transformer.
+        "torch": [
+            measured(
+                "torch", "MEmeL()", extra_ms=10.0, ratio_to_batchnorm=2.0,
+                peak_mb=None,
+            ),
+            measured(
+                "torch", "Dropout(0.1)", extra_ms=24.9, ratio_to_batchnorm=1.2
+            ),
+        ],
+    }  # fmt: skip
+    for backend, measurements in rows.items():
+        file = folder / f"overhead_{backend}.json"
+        file.write_text(json.dumps(measurements), encoding="utf-8")
+    text = readme.render(EMPTY, tmp_path)
+    lines = text.splitlines()
+    assert "old" in lines  # no runs of the quickstart here
+    assert text.count("old") == 1
+    assert "| layer | JAX | PyTorch |" in lines
+    assert "| `MEmeL()` | 1.2 (0.50) | 10.0 (2.00) |" in lines
+    assert "| `Dropout(0.1)` |  | 24.9 (1.20) |" in lines
+    assert lines.count("| layer | JAX |") == 2
+    assert "| `MEmeL()` | 12 |" in lines
+    assert "| `MEmeL()` | 1.0 |" in lines
+    assert "jax 1.0, keras 3.15.1, torch 1.0." in text
+    assert readme.render(text, tmp_path) == text
