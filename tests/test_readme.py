@@ -62,16 +62,25 @@ def test_the_results_are_those_of_the_stored_runs():
     assert readme.render(README) == README, "run: python benchmarks/readme.py"
 
 
-def test_the_stored_runs_are_complete():
-    file = ROOT / "examples" / "results" / "quickstart.jsonl"
+@pytest.mark.parametrize(
+    ("folder", "backend"),
+    [(".", "jax"), ("tensorflow", "tensorflow"), ("torch", "torch")],
+)
+def test_the_stored_runs_are_complete(folder, backend):
+    file = ROOT / "examples" / "results" / folder / "quickstart.jsonl"
     runs = readme.read_lines(file)
+    assert {run["backend"] for run in runs} == {backend}
     arms = {run["arm"] for run in runs}
     assert len(arms) == 4
-    assert {(r["arm"], r["seed"]) for r in runs} == {
+    assert len(runs) == 40
+    assert {(run["arm"], run["seed"]) for run in runs} == {
         (arm, seed) for arm in arms for seed in range(10)
     }
-    assert len(runs) == 40
-    assert (file.parent / "quickstart.png").stat().st_size < 150_000
+
+
+def test_the_figure_is_small():
+    file = ROOT / "examples" / "results" / "quickstart.png"
+    assert file.stat().st_size < 150_000
 
 
 def test_without_files_a_section_stays_as_it_is(tmp_path):
