@@ -19,6 +19,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_memel import kernels
 from keras_memel import registry
 
 Tensor = Any
@@ -108,10 +109,7 @@ class ReverseDeactivation(Inhibition):
         self.delta = registry.number("delta", delta, "a finite number")
 
     def __call__(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
-        mean = ops.stop_gradient(mean)
-        if self.delta:
-            mean = mean - self.delta * (values - ops.stop_gradient(values))
-        return ops.where(mask, mean, values)
+        return kernels.replace(values, mask, mean, self.delta)
 
     def get_config(self) -> dict[str, Any]:
         return {"delta": self.delta}
@@ -158,8 +156,8 @@ class LogPenalty(Inhibition):
         # computed from it, since a non-finite one would give 0 * inf = NaN.
         deviation = ops.where(mask, values - mean, 1.0)
         logs = ops.where(mask, ops.log(ops.square(deviation) + self.tiny), 0.0)
-        number = ops.cast(ops.count_nonzero(mask), "float32")
-        return self.weight * ops.sum(logs) / ops.maximum(number, 1.0)
+        number = ops.maximum(kernels.count(mask), 1.0)
+        return self.weight * ops.sum(logs) / number
 
     def get_config(self) -> dict[str, Any]:
         return {"weight": self.weight, "tiny": self.tiny}

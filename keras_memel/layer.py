@@ -10,12 +10,14 @@ Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
 import numbers
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_memel import inhibitions
+from keras_memel import kernels
 from keras_memel import registry
 from keras_memel import selections
 from keras_memel.moments import Moments
@@ -214,6 +216,14 @@ class MEmeL(keras.layers.Layer):
             self.seed_generator = keras.random.SeedGenerator(
                 getattr(self.selection, "seed", None)
             )
+        self._measure = kernels.fused(partial(_measure, self._sample_axes))
+        inhibit = partial(
+            _inhibit, self.selection, self.inhibition, self.epsilon
+        )
+        # A random selection advances its seed: it is not pure.
+        self._inhibit = (
+            inhibit if self.selection.random else kernels.fused(inhibit)
+        )
         self.input_spec = keras.layers.InputSpec(
             ndim=rank, axes={axis: input_shape[axis] for axis in neurons}
         )
@@ -238,57 +248,31 @@ class MEmeL(keras.layers.Layer):
             return inputs
 
         valid = _expand_mask(mask, inputs)
-        values = ops.stop_gradient(ops.cast(inputs, "float32"))
         state = {key: _read(getattr(self, key)) for key in self._state_keys}
         steps = _read(self.steps)
         statistics = history = self._read_statistics()
         if learning:
-            batch = batch_moments(values, self._sample_axes, history, valid)
+            batch = self._measure(inputs, history, valid)
             pooled = pool(history, batch, self.forget_steps)
             if self.score_with == "current":
                 statistics = pooled
 
         ready = (statistics.count > 0) & (steps >= self.late_start)
-        selected = self._select(values, statistics, ready, valid, state)
-        mean = ops.cast(statistics.mean, inputs.dtype)
-        outputs = self.inhibition(inputs, selected, mean)
+        arguments = dict(state)
+        if self.selection.random:
+            arguments["seed"] = self.seed_generator
+        outputs, number, penalty = self._inhibit(
+            inputs, statistics, ready, valid, arguments
+        )
         if not learning:
             return outputs
 
-        penalty = self.inhibition.loss(inputs, selected, mean)
         if penalty is not None:
             self.add_loss(penalty)
         self._write_statistics(pooled)
-        self._write_gauges(batch, ready, selected, state)
+        self._write_gauges(batch, ready, number, state)
         self.steps.assign(steps + 1.0)
         return outputs
-
-    def _select(
-        self,
-        values: Tensor,
-        statistics: Moments,
-        ready: Tensor,
-        valid: Tensor | None,
-        state: dict[str, Tensor],
-    ) -> Tensor:
-        phi = monosemantic_scale(
-            values,
-            statistics.mean,
-            statistics.variance,
-            self.epsilon,
-            where=ready,
-        )
-        # One pass marks neurons that are not ready (NaN) and values that are
-        # not finite.
-        score = ops.nan_to_num(phi, nan=-1.0, posinf=-1.0, neginf=-1.0)
-        if valid is not None:
-            score = ops.where(valid, score, -1.0)
-        if self.selection.random:
-            state = {**state, "seed": self.seed_generator}
-        selected = ops.cast(self.selection(score, **state), "bool")
-        if self.selection.skips_negative:
-            return selected
-        return ops.logical_and(selected, score >= 0)
 
     def _read_statistics(self) -> Moments:
         return Moments(
@@ -314,10 +298,9 @@ class MEmeL(keras.layers.Layer):
         self,
         batch: Moments,
         ready: Tensor,
-        selected: Tensor,
+        number: Tensor,
         state: dict[str, Tensor],
     ) -> None:
-        number = ops.cast(ops.count_nonzero(selected), "float32")
         total = ops.sum(batch.count)
         could = ops.sum(ops.where(ready, batch.count, 0.0))
         self.inhibited_rate.assign(
@@ -332,8 +315,7 @@ class MEmeL(keras.layers.Layer):
             new = ops.where(could > 0, value, state[key])
             getattr(self, key).assign(new)
         bad = ops.logical_not(ops.isfinite(batch.mean + batch.variance))
-        skipped = ops.cast(ops.count_nonzero(bad), "float32")
-        self.skipped_updates.assign_add(skipped)
+        self.skipped_updates.assign_add(kernels.count(bad))
 
     def _add_state(
         self, name: str, shape: tuple[int, ...] = (), initial: float = 0.0
@@ -375,6 +357,47 @@ class MEmeL(keras.layers.Layer):
             at_inference=self.at_inference,
         )
         return config
+
+
+def _measure(
+    axes: tuple[int, ...],
+    inputs: Tensor,
+    history: Moments,
+    valid: Tensor | None,
+) -> Moments:
+    values = ops.stop_gradient(ops.cast(inputs, "float32"))
+    return batch_moments(values, axes, history, valid)
+
+
+def _inhibit(
+    selection: selections.Selection,
+    inhibition: inhibitions.Inhibition,
+    epsilon: float,
+    inputs: Tensor,
+    statistics: Moments,
+    ready: Tensor,
+    valid: Tensor | None,
+    arguments: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Outputs, the number of values selected, and a penalty if there is one."""
+    values = ops.stop_gradient(ops.cast(inputs, "float32"))
+    phi = monosemantic_scale(
+        values, statistics.mean, statistics.variance, epsilon, where=ready
+    )
+    # One pass marks what has no score: neurons that are not ready (NaN) and
+    # values that are not finite.
+    score = ops.nan_to_num(phi, nan=-1.0, posinf=-1.0, neginf=-1.0)
+    if valid is not None:
+        score = ops.where(valid, score, -1.0)
+    selected = ops.cast(selection(score, **arguments), "bool")
+    if not selection.skips_negative:
+        selected = ops.logical_and(selected, score >= 0)
+    mean = ops.cast(statistics.mean, inputs.dtype)
+    return (
+        inhibition(inputs, selected, mean),
+        kernels.count(selected),
+        inhibition.loss(inputs, selected, mean),
+    )
 
 
 def _default_name() -> str:

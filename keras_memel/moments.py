@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from keras import ops
 
+from keras_memel import kernels
+
 Tensor = Any
 
 
@@ -108,9 +110,9 @@ def batch_moments(
     if mask is not None:
         deviation = ops.where(mask, deviation, 0.0)
     divisor = ops.maximum(count, 1.0)
-    offset = ops.sum(deviation, axis=axes, keepdims=True) / divisor
-    square = ops.sum(deviation * deviation, axis=axes, keepdims=True) / divisor
-    variance = square - offset * offset
+    first, second = kernels.sums(deviation, axes)
+    offset = first / divisor
+    variance = second / divisor - offset * offset
     return Moments(
         count=ops.broadcast_to(count, shift.shape),
         mean=ops.where(count > 0, shift + offset, 0.0),

@@ -147,7 +147,9 @@ class TopK(Selection):
             kth = ops.max(score, axis=axes, keepdims=True, initial=-1.0)
         else:
             flat = ops.reshape(score, (-1, math.prod(ops.shape(score)[1:])))
-            kth = ops.top_k(flat, self.k)[0][:, -1]
+            # The least of them, not the last: XLA turns a slice of `top_k`
+            # into a sort of everything, a hundred times slower.
+            kth = ops.min(ops.top_k(flat, self.k)[0], axis=-1)
             kth = ops.reshape(kth, (-1,) + (1,) * len(axes))
         return (score >= kth) & (score > 0)
 
