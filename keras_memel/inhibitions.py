@@ -14,6 +14,7 @@ References:
     [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -173,7 +174,7 @@ class Observe(Inhibition):
     """
 
 
-_NAMES = {
+_NAMES: dict[str, Callable[[], Inhibition]] = {
     "reverse": ReverseDeactivation,
     "naive_a": lambda: ReverseDeactivation(0.0),
     "naive_b": lambda: ReverseDeactivation(-1.0),

@@ -1,8 +1,9 @@
 """The few operations for which each backend has a faster way of its own.
 
-Everything else in the library is written once, in `keras.ops`. These four are
-too, as what the tests hold each backend's way to. Which way is faster was
-measured with `benchmarks/overhead.py`; the reasons stand beside the code.
+Everything else in the library is written once, in `keras.ops`. What is here
+has a plain form too, and the tests hold each backend's way to it. Which way
+is faster was measured with `benchmarks/overhead.py`; the reasons stand beside
+the code.
 """
 
 import math
@@ -95,6 +96,22 @@ def _sum_bytes(blocks: Tensor) -> Tensor:
     if keras.backend.backend() == "tensorflow":
         return tf.reduce_sum(ops.cast(blocks, "uint8"), axis=1)
     return ops.sum(ops.cast(blocks, "float32"), axis=1)
+
+
+def kth_largest(score: Tensor, k: int) -> Tensor:
+    """The k-th largest value of each sample, `(batch, 1, ..., 1)`."""
+    size = math.prod(ops.shape(score)[1:])
+    flat = ops.reshape(score, (-1, size))
+    if keras.backend.backend() == "torch":
+        # Keras' `max` and `min` break the graph of `torch.compile`.
+        kth = flat.amax(1) if k == 1 else flat.topk(k).values[:, -1]
+    elif k == 1:
+        kth = ops.max(flat, axis=-1)  # no sort
+    else:
+        # The least of the k, not the last: XLA makes of a slice of `top_k` a
+        # sort of everything, a hundred times slower.
+        kth = ops.min(ops.top_k(flat, k)[0], axis=-1)
+    return ops.reshape(kth, (-1,) + (1,) * (len(score.shape) - 1))
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:

@@ -195,7 +195,7 @@ class MEmeL(keras.layers.Layer):
         self._keepdims_shape = tuple(
             input_shape[axis] if axis in neurons else 1 for axis in range(rank)
         )
-        shape = tuple(input_shape[axis] for axis in neurons)
+        shape = tuple(s for a, s in enumerate(input_shape) if a in neurons)
         self.moving_mean = self._add_state("moving_mean", shape)
         self.moving_variance = self._add_state("moving_variance", shape)
         self.count = self._add_state("count", shape)

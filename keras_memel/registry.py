@@ -3,7 +3,9 @@
 import inspect
 import math
 import numbers
+import sys
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 from typing import TypeVar
 
@@ -13,7 +15,7 @@ T = TypeVar("T")
 
 
 def get(
-    identifier: Any, argument: str, kind: type[T], names: dict[str, Callable[[], T]]
+    identifier: Any, argument: str, kind: type[T], names: Mapping[str, Callable[[], T]]
 ) -> T:
     """Find a `kind` by name, class, config or itself, as `initializers.get`."""
     found: Any = identifier
@@ -42,7 +44,7 @@ def number(
     argument: str,
     value: Any,
     expected: str,
-    low: float = -math.inf,
+    low: float = -sys.float_info.max,
     high: float = math.inf,
     low_included: bool = True,
 ) -> float:
@@ -50,19 +52,16 @@ def number(
 
     `high` itself is never included; `low` is unless said otherwise.
     """
-    good = (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and (low <= value if low_included else low < value)
-        and value < high
-    )
-    if not good:
+    found = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        found = float(value)
+    above = low <= found if low_included else low < found
+    if not (above and found < high):
         raise ValueError(
             f"Argument `{argument}` must be {expected}. "
             f"Received: {argument}={value!r} ({type(value).__name__})"
         )
-    return float(value)
+    return found
 
 
 def integer(argument: str, value: Any, expected: str, low: int) -> int:

@@ -25,7 +25,8 @@ def monosemantic_scale(
 
     [Wang et al. 2024] Eq. 7, with the compensated variance of Algorithm 2:
 
-        phi(z_i) = (z_i - mean_i)^2 / (variance_i + epsilon * mean_k(variance_k))
+        phi(z_i) = (z_i - mean_i)^2
+                   / (variance_i + epsilon * mean_k(variance_k))
 
     Large means far from what the neuron did before: the mark of a neuron that
     answers to one feature only. For a Gaussian neuron phi follows a
@@ -51,7 +52,9 @@ def monosemantic_scale(
     Example:
 
     >>> phi = monosemantic_scale(
-    ...     np.array([[1.0, 9.0]]), mean=np.zeros(2), variance=np.array([1.0, 9.0])
+    ...     np.array([[1.0, 9.0]]),
+    ...     mean=np.array([0.0, 0.0]),
+    ...     variance=np.array([1.0, 9.0]),
     ... )
     >>> print(ops.convert_to_numpy(phi))
     [[1. 9.]]

@@ -18,11 +18,13 @@ References:
 
 import math
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_memel import kernels
 from keras_memel import registry
 
 Tensor = Any
@@ -141,24 +143,17 @@ class TopK(Selection):
     def __call__(self, score: Tensor) -> Tensor:
         score = ops.convert_to_tensor(score)
         self.check(tuple(score.shape)[1:])
-        axes = tuple(range(1, len(score.shape)))
-        if self.k == 1:  # no sort
-            # `initial` makes the maximum of an empty batch defined.
-            kth = ops.max(score, axis=axes, keepdims=True, initial=-1.0)
-        else:
-            flat = ops.reshape(score, (-1, math.prod(ops.shape(score)[1:])))
-            # The least of them, not the last: XLA turns a slice of `top_k`
-            # into a sort of everything, a hundred times slower.
-            kth = ops.min(ops.top_k(flat, self.k)[0], axis=-1)
-            kth = ops.reshape(kth, (-1,) + (1,) * len(axes))
+        kth = kernels.kth_largest(score, self.k)
         return (score >= kth) & (score > 0)
 
     def check(self, shape: tuple[int | None, ...]) -> None:
-        if None not in shape and self.k > math.prod(shape):
+        known = [size for size in shape if size is not None]
+        values = math.prod(known)
+        if len(known) == len(shape) and self.k > values:
             raise ValueError(
                 "Argument `k` of `TopK` must be at most the number of values "
                 f"of a sample. Received: k={self.k} for samples of shape "
-                f"{tuple(shape)}, which hold {math.prod(shape)} values."
+                f"{tuple(shape)}, which hold {values} values."
             )
 
     def get_config(self) -> dict[str, Any]:
@@ -298,7 +293,7 @@ def _rate(rate: Any) -> float:
     )
 
 
-_NAMES = {
+_NAMES: dict[str, Callable[[], Selection]] = {
     "top_k": TopK,
     "rate": Rate,
     "threshold": Threshold,
