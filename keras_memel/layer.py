@@ -318,7 +318,7 @@ class MEmeL(keras.layers.Layer):
         self.skipped_updates.assign_add(kernels.count(bad))
 
     def _add_state(
-        self, name: str, shape: tuple[int, ...] = (), initial: float = 0.0
+        self, name: str, shape: Shape = (), initial: float = 0.0
     ) -> Any:
         return self.add_weight(
             name=name,

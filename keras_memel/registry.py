@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 def get(
-    identifier: Any, argument: str, kind: type[T], names: Mapping[str, Callable[[], T]]
+    identifier: Any,
+    argument: str,
+    kind: type[T],
+    names: Mapping[str, Callable[[], T]],
 ) -> T:
     """Find a `kind` by name, class, config or itself, as `initializers.get`."""
     found: Any = identifier

@@ -281,7 +281,9 @@ class Random(Selection):
 
     def __call__(self, score: Tensor, seed: Any) -> Tensor:
         shape = ops.shape(score)
-        return keras.random.uniform(shape, dtype="float32", seed=seed) < self.rate
+        return (
+            keras.random.uniform(shape, dtype="float32", seed=seed) < self.rate
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {"rate": self.rate, "seed": self.seed}

@@ -168,9 +168,8 @@ class Oracle:
                 self.variance[n] = b * v_new / (b - 1) if b > 1 else 0.0
             else:
                 self.mean[n] = (m * mu + b * mu_new) / (m + b)
-                self.variance[n] = (
-                    m * b * (mu - mu_new) ** 2 / ((m + b - 1) * (m + b))
-                    + (b * v_new + (m - 1) * v) / (m + b - 1)
-                )
+                self.variance[n] = m * b * (mu - mu_new) ** 2 / (
+                    (m + b - 1) * (m + b)
+                ) + (b * v_new + (m - 1) * v) / (m + b - 1)
             self.count[n] += b
         return self.batch_count.sum(), None

@@ -20,9 +20,11 @@ def step(layer, x, r, mask=None, training=True):
 def compiled_step(layer):
     """As `step`, compiled once: jax.jit, tf.function without and with XLA,
     torch.compile's front end (its code generator needs a C++ compiler)."""
-    return {"jax": _jax_jit, "tensorflow": _tf_function, "torch": _torch_compile}[
-        BACKEND
-    ](layer)
+    return {
+        "jax": _jax_jit,
+        "tensorflow": _tf_function,
+        "torch": _torch_compile,
+    }[BACKEND](layer)
 
 
 def state(layer):
@@ -73,9 +75,7 @@ def _jax_apply(function, layer, x, r, mask):
         r,
         mask,
     )
-    for variable, value in zip(
-        layer.non_trainable_variables, new, strict=True
-    ):
+    for variable, value in zip(layer.non_trainable_variables, new, strict=True):
         variable.assign(value)
     return _as_numpy(y, gradient)
 
