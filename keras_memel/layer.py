@@ -235,12 +235,7 @@ class MEmeL(keras.layers.Layer):
         mask: Tensor = None,
         training: bool | None = None,
     ) -> Tensor:
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        if not keras.backend.is_float_dtype(dtype):
-            raise ValueError(
-                "Argument `inputs` must be of a floating-point dtype. "
-                f"Received: inputs of dtype {dtype}"
-            )
+        _check_dtype(inputs)
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
@@ -344,6 +339,15 @@ class MEmeL(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
+    def compute_output_spec(self, inputs: Tensor, **kwargs: Any) -> Tensor:
+        # Keras would not run `call`, and let integers pass until the model is
+        # trained.
+        del kwargs
+        dtype = _check_dtype(inputs)
+        return keras.KerasTensor(
+            inputs.shape, dtype=self.compute_dtype if self.autocast else dtype
+        )
+
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
         config.update(
@@ -410,6 +414,16 @@ def _read(weight: Any) -> Tensor:
     # PyTorch assigns in place: without the copy, what was computed from the
     # old value would see the new one in the backward pass.
     return ops.copy(weight)
+
+
+def _check_dtype(inputs: Tensor) -> str:
+    dtype: str = keras.backend.standardize_dtype(inputs.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            "Argument `inputs` must be of a floating-point dtype. "
+            f"Received: inputs of dtype {dtype}"
+        )
+    return dtype
 
 
 def _check_axis(axis: Any) -> int | tuple[int, ...] | None:

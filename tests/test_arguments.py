@@ -177,6 +177,11 @@ def test_inputs_that_are_not_real_numbers_are_refused(dtype):
     assert f"Received: inputs of dtype {dtype}" in message
 
 
+def test_integer_inputs_are_refused_while_the_model_is_built():
+    with pytest.raises(ValueError, match="inputs of dtype int32"):
+        MEmeL()(keras.Input((3,), dtype="int32"))
+
+
 @pytest.mark.parametrize("shape", [(3,), ()])
 def test_inputs_without_neurons_are_refused(shape):
     with pytest.raises(ValueError, match="Argument `inputs`") as raised:
