@@ -49,6 +49,8 @@ def _sum_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sum_rows_jax(matrix: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = matrix.shape
+    if not isinstance(rows, int):  # a symbol: Keras finds out shapes
+        return _sum_rows(matrix)
     # On a CPU, XLA walks down one column after the other. With wide rows each
     # step is a cache miss: 67 ms for (32, 98304). A reduction of the pair
     # goes along the rows instead (1 ms), as long as they are few.
@@ -77,7 +79,8 @@ def count(mask: Tensor) -> Tensor:
         # long.
         return torch.count_nonzero(mask).to(torch.float32)
     flat = ops.reshape(mask, (-1,))
-    whole = 0 if None in mask.shape else math.prod(mask.shape) // _BLOCK
+    known = all(isinstance(size, int) for size in mask.shape)
+    whole = math.prod(mask.shape) // _BLOCK if known else 0
     number = ops.sum(ops.cast(flat[whole * _BLOCK :], "float32"))
     if whole:
         blocks = ops.reshape(flat[: whole * _BLOCK], (whole, 128, 768))
