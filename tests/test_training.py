@@ -707,3 +707,27 @@ def test_channels_first_images(rng):
     np.testing.assert_allclose(
         state(layer)["moving_variance"] ** 0.5, scale.ravel(), rtol=0.2
     )
+
+
+# Rematerialization: Keras runs a layer a second time in the backward pass.
+
+
+def remat_scope(mode):
+    settings = {
+        "larger_than": {"output_size_threshold": 1},
+        "list_of_layers": {"layer_names": ["target"]},
+    }
+    return keras.RematScope(mode=mode, **settings.get(mode, {}))
+
+
+REMAT = ["full", "activations", "larger_than", "list_of_layers"]
+
+
+@pytest.mark.parametrize("mode", REMAT)
+def test_a_layer_made_in_a_remat_scope_runs_once(mode, data):
+    x, y = data
+    with remat_scope(mode):
+        layer = watch(name="target")
+    fit(sequential(layer), x, y)
+    batches = [x for x, _ in batches_of(x, y, BATCH)]
+    assert_state(layer, oracle(batches))
