@@ -9,12 +9,14 @@ them:
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
+import math
 import numbers
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend.common import global_state
 
 from keras_memel import inhibitions
 from keras_memel import kernels
@@ -110,10 +112,14 @@ class MEmeL(keras.layers.Layer):
     calls. `TimeDistributed(MEmeL())` is such a case, once a time step: apply
     the layer to `(batch, time, ...)` directly instead.
 
+    Under `keras.RematScope` the layer itself is not rematerialized; inside
+    another layer that is, it raises, since it would run twice in a step.
+
     Raises:
         ValueError: If an argument is not what is said above; at build, if the
             size of a neuron axis is not known; at the call, if the inputs are
-            not floating-point or the mask does not fit them.
+            not floating-point, the mask does not fit them, or a parent is
+            rematerialized.
 
     Example:
 
@@ -239,6 +245,7 @@ class MEmeL(keras.layers.Layer):
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
+        self._refuse_rematerialized_parent(inputs, learning)
         if not (learning or self.at_inference):
             return inputs
 
@@ -268,6 +275,32 @@ class MEmeL(keras.layers.Layer):
         self._write_gauges(batch, ready, number, state)
         self.steps.assign(steps + 1.0)
         return outputs
+
+    def _refuse_rematerialized_parent(
+        self, inputs: Tensor, learning: bool
+    ) -> None:
+        # Run a second time in the backward pass, the layer would find other
+        # statistics than the first time: eagerly without a word, and in a
+        # graph with an error that does not say why.
+        # As an activation it is refused at inference too: JAX would keep what
+        # it traced there, and train without the layer.
+        scopes = global_state.get_global_attribute("name_scope_stack") or ()
+        for scope in scopes:
+            outer = scope.caller
+            mode = getattr(outer, "_remat_mode", None)
+            if mode is None or outer is self:
+                continue
+            if not learning and mode.mode != "activations":
+                continue
+            if _is_rematerialized(outer, mode, self, inputs):
+                raise ValueError(
+                    "MEmeL cannot work inside a layer that is rematerialized, "
+                    "which runs twice in a step. Make that layer outside of "
+                    "`keras.RematScope`, or put MEmeL after it. Received: "
+                    f"{self.name!r} inside {outer.name!r} "
+                    f"({type(outer).__name__}), made in a RematScope of mode "
+                    f"{mode.mode!r}"
+                )
 
     def _read_statistics(self) -> Moments:
         return Moments(
@@ -402,6 +435,29 @@ def _inhibit(
         kernels.count(selected),
         inhibition.loss(inputs, selected, mean),
     )
+
+
+def _is_rematerialized(
+    outer: Any, mode: Any, inner: MEmeL, inputs: Tensor
+) -> bool:
+    """Whether Keras runs `outer`, and `inner` inside it, a second time."""
+    if mode.mode == "list_of_layers":
+        return outer.name in mode.layer_names
+    if mode.mode == "activations":
+        # While it runs, its activation is a function that wraps the layer.
+        activation = getattr(outer, "activation", None)
+        cells = getattr(activation, "__closure__", None) or ()
+        return getattr(activation, "__wrapped__", None) is inner or any(
+            cell.cell_contents is inner for cell in cells
+        )
+    if mode.mode == "larger_than":
+        # Keras measures the outputs of `outer`. Only a model tells them; of a
+        # block, what flows inside it is taken to be as large.
+        outputs = getattr(outer, "outputs", None) or [inputs]
+        batch = inputs.shape[0] or 1
+        size = sum(math.prod(d or batch for d in o.shape) for o in outputs)
+        return bool(size > mode.output_size_threshold)
+    return bool(mode.mode == "full")
 
 
 def _default_name() -> str:

@@ -731,3 +731,71 @@ def test_a_layer_made_in_a_remat_scope_runs_once(mode, data):
     fit(sequential(layer), x, y)
     batches = [x for x, _ in batches_of(x, y, BATCH)]
     assert_state(layer, oracle(batches))
+
+
+class Block(layers.Layer):
+    """A parent, with something after the layer."""
+
+    def __init__(self, layer, settings=None, **kwargs):
+        super().__init__(**kwargs)
+        self.layer, self.dense = layer, layers.Dense(WIDTH, "tanh")
+        self.settings = {"training": True} if settings is None else settings
+
+    def build(self, shape):
+        self.layer.build(shape)
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        return self.dense(self.layer(inputs, **self.settings))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+@pytest.mark.parametrize("settings", [{"training": True}, {}])
+@pytest.mark.parametrize("mode", ["full", "larger_than", "list_of_layers"])
+def test_inside_a_layer_that_runs_twice_it_refuses(
+    mode, settings, eagerly, data
+):
+    # PyTorch, and TensorFlow eagerly, would count each step twice and give
+    # gradients of other values than were inhibited, without a word.
+    x, y = data
+    layer = watch()
+    with remat_scope(mode):
+        block = Block(layer, settings, name="target")
+    model = sequential(block)
+    with pytest.raises(ValueError, match="layer that is rematerialized") as e:
+        fit(model, x, y, run_eagerly=eagerly)
+    assert f"'{layer.name}' inside 'target' (Block)" in str(e.value)
+    assert f"RematScope of mode '{mode}'" in str(e.value)
+
+
+def test_as_an_activation_that_runs_twice_it_refuses(data):
+    x, _ = data
+    with remat_scope("activations"):
+        model = activation_model(watch())
+    # Keras itself cannot do it on PyTorch.
+    reason = "cannot assign" if BACKEND == "torch" else "is rematerialized"
+    with pytest.raises((ValueError, RuntimeError), match=reason):
+        fit(model, x, x[:, :5])
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"mode": "activations"},
+        {"mode": "larger_than", "output_size_threshold": 1000},
+        {"mode": "list_of_layers", "layer_names": ["another"]},
+    ],
+    ids=lambda scope: scope["mode"],
+)
+def test_a_parent_in_a_scope_that_spares_it_runs_once(scope, data):
+    x, y = data
+    layer = watch()
+    with keras.RematScope(**scope):
+        block = Block(layer, name="target")
+        model = sequential(block)
+    fit(model, x, y)
+    batches = [x for x, _ in batches_of(x, y, BATCH)]
+    assert_state(layer, oracle(batches))
