@@ -104,18 +104,35 @@ def _sum_bytes(blocks: Tensor) -> Tensor:
 def kth_largest(score: Tensor, k: int) -> Tensor:
     """The k-th largest value of each sample, `(batch, 1, ..., 1)`."""
     batch, *shape = ops.shape(score)
+    if k == 1 and keras.backend.backend() != "torch":  # no sort
+        return _largest(score, tuple(range(1, len(shape) + 1)))
     flat = ops.reshape(score, (batch, math.prod(shape)))
     if keras.backend.backend() == "torch":
         # Keras' `max` and `min` break the graph of `torch.compile`.
         kth = flat.amax(1) if k == 1 else flat.topk(k).values[:, -1]
-    elif k == 1:
-        # No sort. `initial` lets a batch be empty.
-        kth = ops.max(flat, axis=-1, initial=float("-inf"))
     else:
         # The least of the k, not the last: XLA makes of a slice of `top_k` a
         # sort of everything, a hundred times slower.
-        kth = ops.min(ops.top_k(flat, k)[0], axis=-1, initial=float("inf"))
+        highest = ops.top_k(flat, k)[0]
+        kth = ops.min(highest, axis=-1, initial=float("inf"))
     return ops.reshape(kth, (batch,) + (1,) * len(shape))
+
+
+def _largest(score: Tensor, axes: tuple[int, ...]) -> Tensor:
+    nothing = float("-inf")
+    if keras.backend.backend() == "jax" and jax.default_backend() == "cpu":
+        # XLA hands a maximum to a library, for which the scores must be
+        # written to memory first; a reduction that it does not recognize is
+        # fused with what computes them. In half the time and memory.
+        largest = jax.lax.reduce(
+            score,
+            score.dtype.type(nothing),
+            lambda a, b: jax.lax.select(a > b, a, b),
+            axes,
+        )
+        return ops.expand_dims(largest, axes)
+    # `initial` lets a batch be empty.
+    return ops.max(score, axis=axes, keepdims=True, initial=nothing)
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
