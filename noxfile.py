@@ -61,6 +61,8 @@ def run_tests(session: nox.Session, backend: str) -> None:
         *session.posargs,
         env={
             "KERAS_BACKEND": backend,
+            "OTHER_BACKEND_1": others[0],
+            "OTHER_BACKEND_2": others[1],
             "COVERAGE_FILE": f".coverage.{backend}",
             "MPLBACKEND": "agg",
         },

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -126,9 +127,16 @@ def test_masked_positions_neither_count_nor_are_selected(
     run(pair, rng, (3, 4, 5), steps=6, masked=True)
 
 
-@pytest.mark.parametrize("axis", [None, -1])
-@pytest.mark.parametrize("inhibition", ["reverse", "penalty"])
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize(
+    ("selection", "inhibition", "axis"),
+    [
+        ("top_1", "reverse", None),
+        ("top_3", "naive_a", -1),
+        ("rate", "penalty", -1),
+        ("threshold", "reverse", None),
+        ("random", "reverse", -1),
+    ],
+)
 def test_compiled_equals_eager(selection, inhibition, axis, rng):
     pair = Pair(selection, inhibition, compiled=True, axis=axis, late_start=1)
     run(pair, rng, (4, 3, 5), steps=4, vary_batch=False)
@@ -165,6 +173,8 @@ def test_random_cases(
     masked,
     seed,
 ):
+    # What Random chose shows in the gradient, but not where the penalty's is 0.
+    assume((selection, inhibition) != ("random", "penalty"))
     pair = Pair(
         selection,
         inhibition,

@@ -1,0 +1,24 @@
+"""The few operations for which each backend has a faster way of its own.
+
+Everything else in the library is written once, in `keras.ops`. `plain` has
+these in `keras.ops` too: it is what a backend without a way of its own gets,
+and what the tests hold the others to. Which way is faster was measured with
+`benchmarks/overhead.py`; the reasons stand beside the code.
+"""
+
+from importlib import import_module
+
+import keras
+
+from keras_memel.kernels import plain
+
+if keras.backend.backend() in ("jax", "tensorflow", "torch"):
+    own = import_module(f"{__name__}.{keras.backend.backend()}")
+else:
+    own = plain
+
+sums = getattr(own, "sums", plain.sums)
+count = getattr(own, "count", plain.count)
+kth_largest = getattr(own, "kth_largest", plain.kth_largest)
+replace = getattr(own, "replace", plain.replace)
+fused = getattr(own, "fused", plain.fused)

@@ -1,0 +1,80 @@
+"""What each kernel computes, in operations that every backend has."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+
+
+def sums(deviation: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Sum and sum of squares of `deviation` over `axes`, "keepdims".
+
+    No gradient is taken through them.
+    """
+    if axes == tuple(range(len(axes))):
+        return sums_of_rows(deviation, axes, _sums_of_rows)
+    return (
+        ops.sum(deviation, axis=axes, keepdims=True),
+        ops.sum(deviation * deviation, axis=axes, keepdims=True),
+    )
+
+
+def sums_of_rows(
+    deviation: Tensor,
+    axes: tuple[int, ...],
+    reduce: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """`sums` over leading axes by a `reduce` of the rows of a matrix.
+
+    The usual case, neurons last. XLA reduces the first axis of a matrix
+    several times faster than two of three axes.
+    """
+    kept = tuple(deviation.shape)[len(axes) :]
+    matrix = ops.reshape(deviation, (-1, math.prod(kept)))
+    shape = (1,) * len(axes) + kept
+    first, second = reduce(matrix)
+    return ops.reshape(first, shape), ops.reshape(second, shape)
+
+
+def _sums_of_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    return ops.sum(matrix, axis=0), ops.sum(matrix * matrix, axis=0)
+
+
+def count(mask: Tensor) -> Tensor:
+    """Number of true values, a float32 scalar."""
+    return ops.sum(ops.cast(mask, "float32"))
+
+
+def kth_largest(score: Tensor, k: int) -> Tensor:
+    """The k-th largest value of each sample, `(batch, 1, ..., 1)`."""
+    batch, *shape = ops.shape(score)
+    axes = tuple(range(1, len(shape) + 1))
+    if k == 1:  # no sort; `initial` lets a batch be empty
+        return ops.max(score, axis=axes, keepdims=True, initial=-math.inf)
+    flat = ops.reshape(score, (batch, math.prod(shape)))
+    # The least of the k, not the last: XLA makes of a slice of `top_k` a sort
+    # of everything, a hundred times slower.
+    kth = ops.min(ops.top_k(flat, k)[0], axis=-1, initial=math.inf)
+    return ops.reshape(kth, (batch,) + (1,) * len(shape))
+
+
+def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
+    """`mean` where `mask`, with the gradient `-delta g`; else `values`, `g`.
+
+    What is kept for the backward pass is the mask: one byte a value.
+    """
+    mean = ops.stop_gradient(mean)
+    if delta:
+        mean = mean - delta * (values - ops.stop_gradient(values))
+    return ops.where(mask, mean, values)
+
+
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of tensors, its passes over them fused where that pays.
+
+    It must be pure, and return tensors.
+    """
+    return function
