@@ -20,6 +20,8 @@ BLOCK = (128, 768)
 
 def sums(deviation: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """As `plain.sums`."""
+    if not is_known(deviation):
+        return plain.sums(deviation, axes)
     rows = math.prod(deviation.shape[axis] for axis in axes)
     leading = axes == tuple(range(len(axes)))
     wide = rows <= 32 or deviation.size >= 16384 * rows
@@ -49,6 +51,8 @@ def _sums_of_wide_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def count(mask: Tensor) -> Tensor:
     """As `plain.count`."""
     # XLA adds bytes four times as fast as floats.
+    if not is_known(mask):
+        return plain.count(mask)
     flat = mask.reshape(-1)
     blocks = flat.size // math.prod(BLOCK)
     whole = blocks * math.prod(BLOCK)
@@ -75,6 +79,11 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
         axes,
     )
     return jnp.expand_dims(largest, axes)
+
+
+def is_known(values: Tensor) -> bool:
+    """Whether all sizes are numbers: Keras finds out shapes with symbols."""
+    return all(isinstance(size, int) for size in values.shape)
 
 
 def on_cpu() -> bool:
