@@ -233,10 +233,13 @@ class Rate(Selection):
         self.gain = registry.number(
             "gain", gain, "between 0 and 1", 0.0, 1.0, low_included=False
         )
+        # Here, and not when the layer is built: `torch.compile` may be tracing
+        # that, and cannot look into the quantile.
+        normal = statistics.NormalDist()
+        self._start = normal.inv_cdf(1.0 - self.rate / 2.0) ** 2
 
     def initial_state(self) -> dict[str, float]:
-        normal = statistics.NormalDist()
-        return {"threshold": normal.inv_cdf(1.0 - self.rate / 2.0) ** 2}
+        return {"threshold": self._start}
 
     def __call__(self, score: Tensor, threshold: Tensor) -> Tensor:
         return score >= threshold
