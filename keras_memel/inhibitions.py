@@ -100,8 +100,8 @@ class ReverseDeactivation(Inhibition):
     Example:
 
     >>> inhibit = ReverseDeactivation()
-    >>> values, mean = np.array([1.0, 8.0]), np.array([0.0, 2.0])
-    >>> out = inhibit(values, np.array([False, True]), mean)
+    >>> values, mean = ops.array([1.0, 8.0]), ops.array([0.0, 2.0])
+    >>> out = inhibit(values, ops.array([False, True]), mean)
     >>> print(ops.convert_to_numpy(out))
     [1. 2.]
     """
@@ -137,10 +137,10 @@ class LogPenalty(Inhibition):
 
     Example:
 
-    >>> penalty = LogPenalty(weight=1.0).loss(
-    ...     np.array([5.0, 3.0]), np.array([True, False]), np.array([1.0, 0.0])
-    ... )
-    >>> print(round(float(penalty), 4), round(float(np.log(16.0)), 4))
+    >>> values, mean = ops.array([5.0, 3.0]), ops.array([1.0, 0.0])
+    >>> mask = ops.array([True, False])
+    >>> penalty = LogPenalty(weight=1.0).loss(values, mask, mean)
+    >>> print(round(float(penalty), 4), round(float(np.log(4.0**2)), 4))
     2.7726 2.7726
     """
 

@@ -100,18 +100,19 @@ def _sum_bytes(blocks: Tensor) -> Tensor:
 
 def kth_largest(score: Tensor, k: int) -> Tensor:
     """The k-th largest value of each sample, `(batch, 1, ..., 1)`."""
-    size = math.prod(ops.shape(score)[1:])
-    flat = ops.reshape(score, (-1, size))
+    batch, *shape = ops.shape(score)
+    flat = ops.reshape(score, (batch, math.prod(shape)))
     if keras.backend.backend() == "torch":
         # Keras' `max` and `min` break the graph of `torch.compile`.
         kth = flat.amax(1) if k == 1 else flat.topk(k).values[:, -1]
     elif k == 1:
-        kth = ops.max(flat, axis=-1)  # no sort
+        # No sort. `initial` lets a batch be empty.
+        kth = ops.max(flat, axis=-1, initial=float("-inf"))
     else:
         # The least of the k, not the last: XLA makes of a slice of `top_k` a
         # sort of everything, a hundred times slower.
-        kth = ops.min(ops.top_k(flat, k)[0], axis=-1)
-    return ops.reshape(kth, (-1,) + (1,) * (len(score.shape) - 1))
+        kth = ops.min(ops.top_k(flat, k)[0], axis=-1, initial=float("inf"))
+    return ops.reshape(kth, (batch,) + (1,) * len(shape))
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:

@@ -365,8 +365,7 @@ def _measure(
     history: Moments,
     valid: Tensor | None,
 ) -> Moments:
-    values = ops.stop_gradient(ops.cast(inputs, "float32"))
-    return batch_moments(values, axes, history, valid)
+    return batch_moments(ops.stop_gradient(inputs), axes, history, valid)
 
 
 def _inhibit(
@@ -380,9 +379,12 @@ def _inhibit(
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Outputs, the number of values selected, and a penalty if there is one."""
-    values = ops.stop_gradient(ops.cast(inputs, "float32"))
     phi = monosemantic_scale(
-        values, statistics.mean, statistics.variance, epsilon, where=ready
+        ops.stop_gradient(inputs),
+        statistics.mean,
+        statistics.variance,
+        epsilon,
+        where=ready,
     )
     # One pass marks what has no score: neurons that are not ready (NaN) and
     # values that are not finite.

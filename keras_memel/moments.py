@@ -30,6 +30,10 @@ class Moments(NamedTuple):
         variance: Their variance, `(neurons)`, in squared units: *biased*
             (divided by the count) for a batch, *unbiased* (divided by the
             count less one) for a history.
+
+    Example:
+
+    >>> nothing_yet = Moments(count=0.0, mean=0.0, variance=0.0)
     """
 
     count: Tensor
@@ -80,7 +84,7 @@ def batch_moments(
     negative variance.) A neuron without history takes its `s` from the batch.
 
     Args:
-        values: Activations, float32, `(batch, ..., neurons)`.
+        values: Activations `(batch, ..., neurons)`.
         axes: Sample axes, over which the values of one neuron lie.
         history: What is known of the neurons before this batch.
         mask: `None`, or booleans of the rank of `values`, broadcastable to
@@ -101,6 +105,7 @@ def batch_moments(
     >>> print(ops.convert_to_numpy(batch.variance))
     [[1. 0.]]
     """
+    values, history = ops.cast(values, "float32"), _as_tensors(history)
     count = sample_count(ops.shape(values), axes, mask)
     near = _near_value(values, axes, count, mask)
     shift = ops.where(history.count > 0, history.mean, near)
@@ -166,11 +171,12 @@ def pool(
     >>> batch = Moments(3.0, second.mean(), second.var())
     >>> pooled = pool(history, batch)
     >>> both = np.concatenate([first, second])
-    >>> print(float(pooled.mean), both.mean())
+    >>> print(round(float(pooled.mean), 4), both.mean())
     4.2 4.2
-    >>> print(float(pooled.variance), both.var(ddof=1))
+    >>> print(round(float(pooled.variance), 4), both.var(ddof=1))
     9.7 9.7
     """
+    history, batch = _as_tensors(history), _as_tensors(batch)
     m, b = history.count, batch.count
     if forget_steps is not None:
         m = ops.minimum(m, forget_steps * b)
@@ -192,3 +198,7 @@ def pool(
         mean=ops.where(usable, mean, history.mean),
         variance=ops.where(usable, variance, history.variance),
     )
+
+
+def _as_tensors(moments: Moments) -> Moments:
+    return Moments(*(ops.cast(x, "float32") for x in moments))

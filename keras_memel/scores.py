@@ -34,7 +34,7 @@ def monosemantic_scale(
     5.41.
 
     Args:
-        values: Activations `z`, float32, `(batch, ..., neurons)`.
+        values: Activations `z`, `(batch, ..., neurons)`.
         mean: Mean of every neuron over its history, broadcastable to
             `values`.
         variance: Unbiased variance of the same, in squared units.
@@ -45,8 +45,8 @@ def monosemantic_scale(
             of the mean variance.
 
     Returns:
-        `phi`, of the shape of `values`, in variances. It is 0 where the
-        denominator is 0 (nothing to compare with), and not finite where a
+        `phi`, float32, of the shape of `values`, in variances. It is 0 where
+        the denominator is 0 (nothing to compare with), and not finite where a
         value is not.
 
     Example:
@@ -59,6 +59,9 @@ def monosemantic_scale(
     >>> print(ops.convert_to_numpy(phi))
     [[1. 9.]]
     """
+    values, mean, variance = (
+        ops.cast(x, "float32") for x in (values, mean, variance)
+    )
     if where is None:
         mean_variance = ops.mean(variance)
     else:

@@ -1,0 +1,139 @@
+"""Each backend's way equals the plain one."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from steps import step
+
+from keras_memel import MEmeL
+from keras_memel import kernels
+
+BACKEND = keras.backend.backend()
+
+
+# Few rows, few wide rows, many wide rows, no rows, one column, three axes:
+# the branches of the JAX way.
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((5, 7), (0,)),
+        ((40, 7), (0,)),
+        ((8, 16384), (0,)),
+        ((70, 16384), (0,)),
+        ((0, 7), (0,)),
+        ((9, 1), (0,)),
+        ((40, 3, 7), (0, 1)),
+        ((4, 3, 7), (0, 2)),
+    ],
+)
+def test_sums(shape, axes, rng):
+    x = rng.normal(size=shape).astype("float32")
+    first, second = kernels.sums(ops.convert_to_tensor(x), axes)
+    exact = x.astype("float64")
+    for got, expected in (
+        (first, exact.sum(axes, keepdims=True)),
+        (second, (exact**2).sum(axes, keepdims=True)),
+    ):
+        assert tuple(got.shape) == expected.shape
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(got), expected, rtol=1e-5, atol=1e-5
+        )
+
+
+# Below, at and above a whole block of bytes; every one of 128 in a row true.
+@pytest.mark.parametrize("size", [0, 5, 98304, 98305, 3 * 98304 + 7])
+@pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
+def test_count(size, share, rng):
+    mask = rng.random(size) < share
+    counted = kernels.count(ops.convert_to_tensor(mask))
+    assert keras.backend.standardize_dtype(counted.dtype) == "float32"
+    assert float(counted) == mask.sum()
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 12])
+def test_kth_largest(k, rng):
+    x = rng.normal(size=(3, 4, 3)).astype("float32")
+    kth = ops.convert_to_numpy(kernels.kth_largest(ops.convert_to_tensor(x), k))
+    assert kth.shape == (3, 1, 1)
+    expected = np.sort(x.reshape(3, -1), axis=1)[:, -k]
+    np.testing.assert_array_equal(kth.ravel(), expected)
+
+
+@pytest.mark.parametrize("delta", [1.0, 0.0, -1.0, 7.0])
+def test_replace_has_the_gradient_of_the_formula(delta, rng):
+    x, r = rng.normal(size=(2, 4, 3)).astype("float32")
+    mask, mean = rng.random((4, 3)) < 0.5, rng.normal(size=3).astype("float32")
+    found = [
+        gradient_of(way, x, r, mask, mean, delta)
+        for way in (kernels.replace, kernels.replace_reference)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0][0], np.where(mask, mean, x))
+
+
+def gradient_of(way, x, r, mask, mean, delta):
+    class Replace(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            return way(inputs, ops.array(mask), ops.array(mean), delta)
+
+    return np.stack(step(Replace(), x, r))
+
+
+def test_what_is_kept_for_the_backward_pass_is_one_byte_a_value():
+    """Beside what the neurons keep, and what the caller has anyway."""
+    layer = MEmeL("rate", axis=-1, late_start=0)
+    layer.build((64, 32, 16))
+    x = ops.ones((64, 32, 16))
+    layer(x, training=True)
+    assert kept_bytes(layer, x) <= 1.1 * 64 * 32 * 16
+
+
+def kept_bytes(layer, x):
+    if BACKEND == "torch":
+        import torch
+
+        kept = []
+        x.requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.append(t) or t, lambda t: t
+        ):
+            layer(x, training=True)
+        return sum(t.numel() * t.element_size() for t in kept)
+    if BACKEND == "jax":
+        import jax
+
+        state = [v.value for v in layer.non_trainable_variables]
+        _, backward, _ = jax.vjp(
+            lambda x: layer.stateless_call([], state, x, training=True),
+            x,
+            has_aux=True,
+        )
+        return sum(t.nbytes for t in jax.tree.leaves(backward))
+    import tensorflow as tf
+
+    # What the gradient function of the compiled graph captures from it.
+    @tf.function
+    def forward(x):
+        return layer(x, training=True)
+
+    concrete = forward.get_concrete_function(x)
+    inner = concrete._delayed_rewrite_functions.forward().graph
+    kept = inner.outputs[len(concrete.outputs) :]
+    return sum(t.shape.num_elements() * t.dtype.size for t in kept)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="others fuse nothing here")
+def test_fused_runs_plainly_when_eager_and_compiled_in_a_graph():
+    import tensorflow as tf
+
+    where = []
+
+    def double(x):
+        where.append(tf.executing_eagerly())
+        return 2 * x
+
+    fused = kernels.fused(double)
+    assert float(fused(tf.constant(3.0))) == 6.0
+    assert float(tf.function(fused)(tf.constant(3.0))) == 6.0
+    assert where == [True, False]
