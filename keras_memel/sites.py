@@ -1,0 +1,527 @@
+"""Where a MEmeL can go: the tree of a model, patterns on it, shapes at a site.
+
+A site is a layer of the model, whose output a MEmeL may stand on. Its path is
+the names from the child of the model down to it, joined by "/"; `Layer.path`
+of Keras will not do, since it is `None` for some layers and the same for
+others. Nothing here changes a model.
+"""
+
+import dataclasses
+import difflib
+import fnmatch
+import functools
+import re
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_memel.layer import MEmeL
+
+Tensor = Any
+Where = str | keras.Layer | Callable[[keras.Layer], bool] | Sequence[Any]
+
+# Layers that call their parts once a time step: a MEmeL in there would count
+# time steps as training steps, and in a scan could not keep state at all.
+_OPAQUE = (keras.layers.RNN, keras.layers.TimeDistributed)
+
+_MIDDLE = re.compile(r"middle:(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """A sublayer, and how its parent refers to it.
+
+    Attributes:
+        layer: The sublayer.
+        place: What finds it again in a parent that was rebuilt from its
+            config: `("name", name)` where that config carries the names of
+            the parts, `("attribute", "blocks", 2)`, or `("order", i)`, the
+            i-th of its class.
+        of: Among how many: in its list for an attribute, of its class for an
+            order, 1 for a name.
+    """
+
+    layer: keras.Layer
+    place: tuple[Any, ...]
+    of: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A layer somewhere in a model.
+
+    Attributes:
+        path: Names joined by "/"; no two sites of a model share one.
+        chain: From the model down to the layer itself.
+        steps: The `Child` of each step, one fewer than `chain`.
+    """
+
+    path: str
+    chain: tuple[keras.Layer, ...]
+    steps: tuple[Child, ...]
+
+    @property
+    def layer(self) -> keras.Layer:
+        return self.chain[-1]
+
+
+def walk(model: keras.Layer) -> list[Site]:
+    """All sites of a model, each layer once, parents before their parts."""
+    return list(_descend(Site("", (model,), ()), {id(model)}))
+
+
+def _descend(site: Site, seen: set[int]) -> Iterator[Site]:
+    taken: set[str] = set()
+    for child in children(site.layer):
+        layer = child.layer
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        name, number = layer.name, 1
+        while name in taken:  # siblings of one name: dense, dense~1
+            name, number = f"{layer.name}~{number}", number + 1
+        taken.add(name)
+        below = Site(
+            f"{site.path}/{name}" if site.path else name,
+            (*site.chain, layer),
+            (*site.steps, child),
+        )
+        yield below
+        if not isinstance(layer, _OPAQUE):
+            yield from _descend(below, seen)
+
+
+def children(layer: keras.Layer) -> list[Child]:
+    """The sublayers that a MEmeL may follow, in the order of their tracking."""
+    tracked = [
+        part
+        for part in layer._flatten_layers(include_self=False, recursive=False)
+        if not isinstance(part, (keras.layers.InputLayer, MEmeL))
+    ]
+    is_graph = isinstance(layer, keras.Sequential) or hasattr(
+        layer, "operations"
+    )
+    names = is_graph and _config_is_from_keras(layer)
+    graph = {id(part) for part in layer.layers} if is_graph else set()
+    attributes = {} if is_graph else _attributes(layer)
+    kinds = [type(part).__name__ for part in tracked]
+    found = []
+    for index, part in enumerate(tracked):
+        kind = kinds[index]
+        place: tuple[Any, ...] = ("order", kinds[:index].count(kind))
+        of = kinds.count(kind)
+        if names and id(part) in graph:
+            place, of = ("name", part.name), 1
+        elif id(part) in attributes:
+            place, of = attributes[id(part)]
+        found.append(Child(part, place, of))
+    return found
+
+
+def _config_is_from_keras(layer: keras.Layer) -> bool:
+    # The config of a Functional or Sequential names its layers; classes built
+    # on them (keras_hub's backbones) have another, and make the layers anew.
+    owner = next(c for c in type(layer).__mro__ if "get_config" in vars(c))
+    return owner.__module__.split(".")[0] == "keras"
+
+
+def _attributes(layer: keras.Layer) -> dict[int, tuple[tuple[Any, ...], int]]:
+    # PyTorch keeps the modules that are attributes in a place of its own.
+    values = {**vars(layer), **vars(layer).get("_modules", {})}
+    found: dict[int, tuple[tuple[Any, ...], int]] = {}
+    # Public names first: a private one may be an alias that comes and goes.
+    for name in sorted(values, key=lambda name: (name.startswith("_"), name)):
+        if name not in ("_layers", "_modules"):
+            _collect(values[name], ("attribute", name), 1, found)
+    return found
+
+
+def _collect(
+    value: Any,
+    place: tuple[Any, ...],
+    of: int,
+    found: dict[int, tuple[tuple[Any, ...], int]],
+) -> None:
+    if isinstance(value, keras.Layer):
+        found.setdefault(id(value), (place, of))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _collect(item, (*place, str(key)), len(value), found)
+    elif isinstance(value, (list, tuple)):
+        for key, item in enumerate(value):
+            _collect(item, (*place, key), len(value), found)
+
+
+def address(site: Site) -> list[dict[str, Any]]:
+    """What `resolve` needs to find the layer again: plain numbers and names."""
+    return [
+        {
+            "place": list(step.place),
+            "of": step.of,
+            "class": type(step.layer).__name__,
+        }
+        for step in site.steps
+    ]
+
+
+def resolve(model: keras.Layer, steps: list[dict[str, Any]]) -> Site:
+    """The site at an address, in a model rebuilt from its config.
+
+    Raises:
+        ValueError: If what stands there is not what was saved.
+    """
+    chain, layer, found = [model], model, []
+    for step in steps:
+        place = tuple(step["place"])
+        child = next((c for c in children(layer) if c.place == place), None)
+        kind = type(child.layer).__name__ if child else None
+        if child is None or kind != step["class"] or child.of != step["of"]:
+            received = f"a {kind}, one of {child.of}" if child else "nothing"
+            raise ValueError(
+                "The model that its config describes differs from the one "
+                "that was saved, and the place of an inserted layer is not "
+                f"certain any more. Expected: in {layer.name!r} at {place} a "
+                f"{step['class']}, one of {step['of']}. Received: {received}"
+            )
+        layer = child.layer
+        chain.append(layer)
+        found.append(child)
+    path = "/".join(part.name for part in chain[1:])
+    return Site(path, tuple(chain), tuple(found))
+
+
+def select(model: keras.Layer, where: Where) -> list[Site]:
+    """The sites that `where` names, in the order of the model.
+
+    Raises:
+        ValueError: If it names none; the message lists the nearest paths.
+    """
+    sites = walk(model)
+    if isinstance(where, str):
+        middle = _MIDDLE.fullmatch(where)
+        if middle:
+            return _middle(sites, int(middle[1]))
+        found = [site for site in sites if matches(site.path, where)]
+    elif isinstance(where, keras.Layer):
+        found = [site for site in sites if site.layer is where]
+    elif callable(where):
+        found = [site for site in sites if where(site.layer)]
+    elif isinstance(where, (list, tuple, set)) and where:
+        wanted = {
+            id(site.layer) for part in where for site in select(model, part)
+        }
+        found = [site for site in sites if id(site.layer) in wanted]
+    else:
+        raise ValueError(
+            "Argument `where` must be a pattern of layer paths, 'middle:N', a "
+            "layer, a predicate on layers, or a list of these. "
+            f"Received: where={where!r} ({type(where).__name__})"
+        )
+    if not found:
+        near = ", ".join(map(repr, _nearest(sites, where)))
+        raise ValueError(
+            "Argument `where` must name at least one layer of "
+            f"{model.name!r}; {near}. "
+            f"Received: where={where!r}"
+        )
+    return found
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether the last parts of a path fit a pattern.
+
+    `*`, `?` and `[...]` stay within one name, `**` stands for any number of
+    names; a pattern that starts with "/" must fit the whole path.
+
+    Example:
+
+    >>> matches("backbone/block_1/dense", "block_*/dense")
+    True
+    >>> matches("backbone/block_1/dense", "block_*")
+    False
+    """
+    parts = pattern.strip("/").split("/")
+    if not pattern.startswith("/"):
+        parts = ["**", *parts]
+    return _fits(path.split("/"), parts)
+
+
+def _fits(names: list[str], parts: list[str]) -> bool:
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return any(_fits(names[i:], parts[1:]) for i in range(len(names) + 1))
+    return (
+        bool(names)
+        and fnmatch.fnmatchcase(names[0], parts[0])
+        and _fits(names[1:], parts[1:])
+    )
+
+
+def _nearest(sites: list[Site], where: Any) -> list[str]:
+    if not isinstance(where, str):
+        return [site.path for site in sites]
+
+    def likeness(site: Site) -> float:
+        return max(
+            difflib.SequenceMatcher(None, where, text).ratio()
+            for text in (site.path, site.path.rsplit("/", 1)[-1])
+        )
+
+    return [site.path for site in sorted(sites, key=likeness)[:-6:-1]]
+
+
+def _middle(sites: list[Site], number: int) -> list[Site]:
+    # The longest run of siblings of one class and equal weights; layers
+    # without weights (residual additions, dropout) do not end a run.
+    best: list[Site] = []
+    run: list[Site] = []
+    by_parent: dict[int, list[Site]] = {}
+    for site in sites:
+        by_parent.setdefault(id(site.chain[-2]), []).append(site)
+    for siblings in by_parent.values():
+        previous = None
+        for site in siblings:
+            kind = _kind(site.layer)
+            if not kind[1]:
+                continue
+            run = [*run, site] if kind == previous else [site]
+            previous = kind
+            if len(run) > len(best):
+                best = run
+    if not 1 <= number <= len(best):
+        longest = (
+            f"{len(best)} ({best[0].path} to {best[-1].path})"
+            if best
+            else "0: the model has no layers with weights"
+        )
+        raise ValueError(
+            "Argument `where` asks for the middle of the longest run of equal "
+            f"layers; its length is {longest}. "
+            f"Received: where='middle:{number}'"
+        )
+    start = (len(best) - number) // 2
+    return best[start : start + number]
+
+
+def _kind(layer: keras.Layer) -> tuple[type, tuple[Any, ...]]:
+    # Weights of sublayers too, but not those of MEmeLs.
+    own = [
+        tuple(weight.shape)
+        for part in layer._flatten_layers()
+        if not isinstance(part, MEmeL)
+        for weight in part._trainable_variables
+    ]
+    return type(layer), tuple(own)
+
+
+def specs(
+    model: keras.Layer, found: list[Site], output: int | str | None
+) -> list[keras.KerasTensor]:
+    """Shape and dtype of the chosen output at each site, without any data.
+
+    Raises:
+        ValueError: If a site is never called in the model, or its output is
+            not a floating-point tensor.
+    """
+    result = {}
+    for site in found:
+        outputs = _node_specs(site)
+        if outputs:
+            result[id(site.layer)] = outputs
+    missing = [site for site in found if id(site.layer) not in result]
+    if missing:
+        result.update(_traced_specs(model, missing))
+    return [_one_spec(site, result[id(site.layer)], output) for site in found]
+
+
+def _node_specs(site: Site) -> list[Any]:
+    # The graph of a Functional or Sequential has the calls of its layers.
+    parent = getattr(site.chain[-2], "_functional", None) or site.chain[-2]
+    return [
+        site.layer.compute_output_spec(
+            *node.arguments.args, **node.arguments.kwargs
+        )
+        for nodes in getattr(parent, "_nodes_by_depth", {}).values()
+        for node in nodes
+        if node.operation is site.layer
+    ]
+
+
+def _traced_specs(
+    model: keras.Layer, missing: list[Site]
+) -> dict[int, list[Any]]:
+    # A size that the model leaves open is traced twice: what differs then is
+    # open at the site too.
+    found: dict[int, list[Any]] = {}
+    error: Exception | None = None
+    for inputs, named in _inputs(model):
+        found = {id(site.layer): [] for site in missing}
+        try:
+            for one in inputs:
+                traced = _trace(model, missing, one, named)
+                for key, outputs in traced.items():
+                    found[key] += outputs
+        except Exception as failure:
+            error = failure
+            continue
+        break
+    else:
+        raise ValueError(
+            "The shapes of values inside the model must be found by tracing "
+            f"it, and this failed: {error}. Received: {model!r}"
+        )
+    for site in missing:
+        if not found[id(site.layer)]:
+            raise ValueError(
+                f"Layer {site.path!r} is never called in {model.name!r}: a "
+                "MEmeL after it would see nothing."
+            )
+    return found
+
+
+def _inputs(model: keras.Layer) -> Iterator[tuple[list[Any], bool]]:
+    """What to trace a model with: the likelier first; and whether by name."""
+    graph = getattr(model, "_functional", None) or model
+    if hasattr(graph, "operations"):
+        for inputs in _sized(graph.input):
+            yield inputs, False
+        return
+    config = model.get_build_config() or {}
+    shapes = config.get("shapes_dict") or config.get("input_shape")
+    by_name = "shapes_dict" in config
+    # Which dtype the inputs had is not recorded.
+    for dtype in (model.input_dtype, "int32"):
+        symbols = keras.tree.map_shape_structure(
+            lambda shape: keras.KerasTensor(shape, dtype), shapes
+        )
+        if by_name:
+            symbols = {
+                key.removesuffix("_shape"): value
+                for key, value in symbols.items()
+            }
+        for inputs in _sized(symbols):
+            yield inputs, by_name
+
+
+def _sized(inputs: Any) -> Iterator[list[Any]]:
+    flat = keras.tree.flatten(inputs)
+    if not any(None in tensor.shape[1:] for tensor in flat):
+        yield [_fill(inputs, 0)]
+        return
+    for pair in ((4, 6), (32, 48), (64, 96), (224, 256)):
+        yield [_fill(inputs, size) for size in pair]
+
+
+def _fill(inputs: Any, size: int) -> Any:
+    def fill(tensor: keras.KerasTensor) -> keras.KerasTensor:
+        batch, *rest = tensor.shape
+        shape = (batch or 2, *(size if n is None else n for n in rest))
+        return keras.KerasTensor(shape, tensor.dtype)
+
+    return keras.tree.map_structure(fill, inputs)
+
+
+def _trace(
+    model: keras.Layer, missing: list[Site], inputs: Any, named: bool
+) -> dict[int, list[Any]]:
+    """What the layers return when the model runs on symbols of `inputs`."""
+    record: dict[int, list[Any]] = {}
+
+    def recorded(layer: keras.Layer, call: Callable[..., Any]) -> Any:
+        @functools.wraps(call)
+        def recorder(*args: Any, **kwargs: Any) -> Any:
+            outputs = call(*args, **kwargs)
+            record[id(layer)].append(keras.tree.map_structure(_spec, outputs))
+            return outputs
+
+        return recorder
+
+    class Trace(keras.Operation):
+        def call(self, inputs: Any) -> Any:
+            # PyTorch tries again on another device if the first one fails.
+            record.update({id(site.layer): [] for site in missing})
+            if named:
+                return model(**inputs, training=False)
+            return model(inputs, training=False)
+
+    before = {site.layer: vars(site.layer).get("call") for site in missing}
+    try:
+        for layer in before:
+            vars(layer)["call"] = recorded(layer, layer.call)
+        Trace().compute_output_spec(inputs)
+    finally:
+        for layer, call in before.items():
+            del vars(layer)["call"]
+            if call is not None:
+                vars(layer)["call"] = call
+    return record
+
+
+def _spec(value: Any) -> Any:
+    if not hasattr(value, "dtype"):
+        return value
+    shape = tuple(n if isinstance(n, int) else None for n in value.shape)
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return keras.KerasTensor(shape, dtype)
+
+
+def _one_spec(
+    site: Site, calls: list[Any], output: int | str | None
+) -> keras.KerasTensor:
+    chosen = []
+    for outputs in calls:
+        index = output_index(site.path, outputs, output, strict=True)
+        chosen.append(keras.tree.flatten(outputs)[index])
+    first = chosen[0]
+    dtype = keras.backend.standardize_dtype(getattr(first, "dtype", "bool"))
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            "A MEmeL needs floating-point values. "
+            f"Received: layer {site.path!r}, whose output is {first}"
+        )
+    if len({len(one.shape) for one in chosen}) > 1:
+        raise ValueError(
+            "A MEmeL needs values of one rank. "
+            f"Received: layer {site.path!r}, which is called several times "
+            f"and returns {chosen}"
+        )
+    shape = tuple(
+        sizes[0] if len(set(sizes)) == 1 else None
+        for sizes in zip(*(one.shape for one in chosen))
+    )
+    return keras.KerasTensor(shape, dtype)
+
+
+def output_index(
+    path: str, outputs: Any, output: int | str | None, strict: bool = False
+) -> int:
+    """Which of the flattened outputs of a layer is the chosen one.
+
+    A layer whose only output was chosen may return more in another use, such
+    as a cache in text generation: then it is the first, unless `strict`.
+
+    Raises:
+        ValueError: If there is no such output.
+    """
+    if not keras.tree.is_nested(outputs):
+        outputs = (outputs,)
+        output = output or 0
+    flat = keras.tree.flatten(outputs)
+    if output is None and (len(flat) == 1 or not strict):
+        return 0
+    numbers = keras.tree.pack_sequence_as(outputs, list(range(len(flat))))
+    try:
+        index = None if output is None else numbers[output]
+    except (IndexError, KeyError, TypeError):
+        index = None
+    if isinstance(index, int):
+        return index
+    keys = list(outputs) if isinstance(outputs, dict) else range(len(outputs))
+    raise ValueError(
+        f"Argument `output` must choose one of the outputs of layer {path!r}: "
+        f"{', '.join(map(repr, keys))}. Received: output={output!r}"
+    )
