@@ -203,6 +203,10 @@ def strip(model: keras.Layer) -> Any:
     Returns:
         The model.
 
+    Raises:
+        RuntimeError: If something else has wrapped the calls of its layers
+            meanwhile.
+
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -247,6 +251,9 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
         filepath: Path that ends in ".keras".
         **kwargs: As in `keras.Model.save`.
 
+    Raises:
+        ValueError: If the path is that of an HDF5 file.
+
     Example:
 
     >>> import tempfile
@@ -257,6 +264,11 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
     >>> len(inserted(keras.saving.load_model(path)))
     1
     """
+    if str(filepath).endswith((".h5", ".hdf5")):
+        raise ValueError(
+            "The legacy HDF5 format cannot hold inserted layers. Save to a "
+            f"path that ends in '.keras'. Received: filepath={filepath!r}"
+        )
     with _insertions_are_carried():
         type(model).save(Inserted(model), filepath, **kwargs)
 
@@ -347,10 +359,15 @@ def _untrack(host: keras.Layer, memel: MEmeL) -> None:
 
 def _detach(model: keras.Layer) -> list[tuple[Site, _Insertion]]:
     held = _held(model)
+    if (own := _insertion(model)) is not None:  # a part of a model, a host
+        held.append((Site("", (model,), ()), own))
+    layers = [model, *(site.layer for site in sites.walk(model))]
+    for layer in layers:
+        _check_hooks(layer)
     for site, insertion in held:
         _untrack(site.layer, insertion.memel)
         del vars(site.layer)["_memel_insertion"]
-    for layer in (model, *(site.layer for site in sites.walk(model))):
+    for layer in layers:
         _unhook(layer)
     return held
 
@@ -392,8 +409,10 @@ def _warn_of_remat(found: list[Site]) -> None:
 # The hooks: instance attributes over methods of the class
 
 
-class _Hooks(dict[str, Any]):
-    """What the instance had under each hooked name, or `_NOTHING`."""
+@dataclasses.dataclass(frozen=True)
+class _Hook:
+    wrapper: Callable[..., Any]
+    before: Any  # What the instance had under this name, or `_NOTHING`.
 
 
 _NOTHING = object()
@@ -409,30 +428,41 @@ def _hook(layer: keras.Layer) -> None:
             lambda layer_call, *args, **kwargs: layer_call
         ),
         "get_config": _guarded_config,
-        **dict.fromkeys(_PLAIN, _on_plain_model),
     }
     if isinstance(layer, keras.Model):
+        wrappers.update(dict.fromkeys(_PLAIN, _on_plain_model))
         wrappers["save"] = lambda layer, method: functools.partial(save, layer)
         wrappers["to_json"] = _by_proxy
         wrappers["__reduce__"] = _by_proxy
         if "training" not in inspect.signature(layer.call).parameters:
             # Keras tells such a model nothing; its parts still should know.
             wrappers["train_step"] = _training_step
-    hooks = _Hooks()
+    hooks: dict[str, _Hook] = {}
     for name, wrap in wrappers.items():
         method = getattr(layer, name, None)
         if method is not None:
-            hooks[name] = vars(layer).get(name, _NOTHING)
-            vars(layer)[name] = functools.wraps(method)(wrap(layer, method))
+            wrapper = functools.wraps(method)(wrap(layer, method))
+            hooks[name] = _Hook(wrapper, vars(layer).get(name, _NOTHING))
+            vars(layer)[name] = wrapper
     vars(layer)[_HOOKS] = hooks
 
 
 def _unhook(layer: keras.Layer) -> None:
-    for name, before in vars(layer).pop(_HOOKS, {}).items():
-        if before is _NOTHING:
+    for name, hook in vars(layer).pop(_HOOKS, {}).items():
+        if hook.before is _NOTHING:
             del vars(layer)[name]
         else:
-            vars(layer)[name] = before
+            vars(layer)[name] = hook.before
+
+
+def _check_hooks(layer: keras.Layer) -> None:
+    for name, hook in vars(layer).get(_HOOKS, {}).items():
+        if vars(layer).get(name) is not hook.wrapper:
+            raise RuntimeError(
+                f"Something else has replaced `{name}` of {layer.name!r} "
+                "after a MEmeL was inserted, and would be lost, or keep the "
+                "MEmeL. Undo that first."
+            )
 
 
 def _on_plain_model(
@@ -557,24 +587,34 @@ def _mask(
             )
         after = keras.tree.flatten(host.compute_mask(first, before))
         mask = after[index] if index < len(after) else None
+    first = next(iter(arguments.values()), None)
     for padding_mask in (
         arguments.get("padding_mask"),
         arguments.get("decoder_padding_mask"),
         context.padding_mask,
     ):
-        if mask is None and _covers(padding_mask, values):
+        if mask is None and _covers(padding_mask, values, first):
             mask = padding_mask
     return mask
 
 
-def _covers(padding_mask: Tensor, values: Tensor) -> bool:
-    # (batch, time) fits (batch, time, channels), not what comes of pooling.
-    if padding_mask is None:
+def _covers(padding_mask: Tensor, values: Tensor, inputs: Any) -> bool:
+    # (batch, time) is that of values (batch, time, channels), and of those
+    # that a layer makes of them, such as the heads of attention; neither of
+    # pooled values nor of attention scores.
+    def begins(tensor: Any) -> bool:
+        shape = getattr(tensor, "shape", ())
+        return len(shape) > len(padding_mask.shape) and all(
+            size == time or size is None or time is None
+            for size, time in zip(shape, padding_mask.shape)
+        )
+
+    if padding_mask is None or not begins(values):
         return False
-    shape, expected = tuple(padding_mask.shape), tuple(values.shape)
-    return len(expected) == len(shape) + 1 and all(
-        s == e or s is None or e is None for s, e in zip(shape, expected)
-    )
+    rank = len(padding_mask.shape) + 1
+    if len(values.shape) == rank:
+        return True
+    return begins(inputs) and len(inputs.shape) == rank
 
 
 # ---------------------------------------------------------------------------

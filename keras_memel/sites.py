@@ -175,17 +175,19 @@ def resolve(model: keras.Layer, steps: list[dict[str, Any]]) -> Site:
     """
     chain, layer, found = [model], model, []
     for step in steps:
-        place = tuple(step["place"])
-        child = next((c for c in children(layer) if c.place == place), None)
-        kind = type(child.layer).__name__ if child else None
-        if child is None or kind != step["class"] or child.of != step["of"]:
-            received = f"a {kind}, one of {child.of}" if child else "nothing"
+        there = [
+            (list(child.place), child.of, type(child.layer).__name__)
+            for child in children(layer)
+        ]
+        wanted = (list(step["place"]), step["of"], step["class"])
+        if there.count(wanted) != 1:
             raise ValueError(
                 "The model that its config describes differs from the one "
                 "that was saved, and the place of an inserted layer is not "
-                f"certain any more. Expected: in {layer.name!r} at {place} a "
-                f"{step['class']}, one of {step['of']}. Received: {received}"
+                f"certain any more. Expected: in layer {layer.name!r} a part "
+                f"{wanted}. Received: parts {there}"
             )
+        child = children(layer)[there.index(wanted)]
         layer = child.layer
         chain.append(layer)
         found.append(child)
@@ -342,13 +344,33 @@ def _node_specs(site: Site) -> list[Any]:
     # The graph of a Functional or Sequential has the calls of its layers.
     parent = getattr(site.chain[-2], "_functional", None) or site.chain[-2]
     return [
-        site.layer.compute_output_spec(
-            *node.arguments.args, **node.arguments.kwargs
+        _called(
+            site.layer, node.arguments.args, dict(node.arguments.kwargs)
         )
         for nodes in getattr(parent, "_nodes_by_depth", {}).values()
         for node in nodes
         if node.operation is site.layer
     ]
+
+
+class _Symbolic(keras.Operation):
+    """Runs a function on symbols, as Keras runs the `call` of a layer."""
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__()
+        self._function = function
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+
+def _called(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> Any:
+    try:
+        # By a call on symbols, which knows the dtype, ...
+        return _Symbolic(layer).compute_output_spec(*args, **kwargs)
+    except Exception:
+        # ... or as the layer declares it, where a call needs more than those.
+        return layer.compute_output_spec(*args, **kwargs)
 
 
 def _traced_specs(
@@ -440,19 +462,18 @@ def _trace(
 
         return recorder
 
-    class Trace(keras.Operation):
-        def call(self, inputs: Any) -> Any:
-            # PyTorch tries again on another device if the first one fails.
-            record.update({id(site.layer): [] for site in missing})
-            if named:
-                return model(**inputs, training=False)
-            return model(inputs, training=False)
+    def run(inputs: Any) -> Any:
+        # PyTorch tries again on another device if the first one fails.
+        record.update({id(site.layer): [] for site in missing})
+        if named:
+            return model(**inputs, training=False)
+        return model(inputs, training=False)
 
     before = {site.layer: vars(site.layer).get("call") for site in missing}
     try:
         for layer in before:
             vars(layer)["call"] = recorded(layer, layer.call)
-        Trace().compute_output_spec(inputs)
+        _Symbolic(run).compute_output_spec(inputs)
     finally:
         for layer, call in before.items():
             del vars(layer)["call"]
