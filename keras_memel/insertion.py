@@ -132,8 +132,8 @@ def insert(
         model: A built model, or a layer of one.
         where: Where to, as in `find`.
         layer: What to insert. It is not used itself: each site gets a fresh
-            copy from its config, built at once, in the dtype of the values at
-            the site, and named `memel_<name of the host>`.
+            copy from its config, built at once, named `memel_<name of the
+            host>`, which leaves the dtype of the values as it is.
         output: Which output, if a layer has several: an index or a key.
 
     Returns:
@@ -305,8 +305,7 @@ def _copy(
         name = f"{layer.name}_{site.layer.name}_{number}"
         number += 1
     names.add(name)
-    config = {**layer.get_config(), "name": name, "dtype": str(spec.dtype)}
-    copy = type(layer).from_config(config)
+    copy = type(layer).from_config({**layer.get_config(), "name": name})
     try:
         with _variables_of(model):
             copy.build((None, *spec.shape[1:]))
@@ -332,16 +331,19 @@ def _attach(site: Site, memel: MEmeL, output: Output) -> None:
     vars(memel)["compute_mask"] = lambda inputs, previous_mask=None: getattr(
         inputs, "_keras_mask", None
     )
+    # Values keep the dtype that the host gives them, whatever the policies.
+    memel.autocast = False
     _track(host, memel)
     vars(host)["_memel_insertion"] = _Insertion(memel, output)
     for layer in site.chain:
         _hook(layer)
+        _refresh(layer)
 
 
 def _track(host: keras.Layer, memel: MEmeL) -> None:
     """Makes `memel` a sublayer of a built layer, which Keras does not allow.
 
-    The one place that reaches into Keras' private tracker.
+    This and `_untrack` alone reach into Keras' private tracker.
     """
     locked = host._tracker.locked
     host._tracker.unlock()
@@ -357,6 +359,12 @@ def _untrack(host: keras.Layer, memel: MEmeL) -> None:
     delattr(host, _MEMEL)
 
 
+def _refresh(layer: keras.Layer) -> None:
+    # On PyTorch each layer has a list of the variables of all its parts.
+    if hasattr(layer, "_torch_params"):
+        layer._track_variables()
+
+
 def _detach(model: keras.Layer) -> list[tuple[Site, _Insertion]]:
     held = _held(model)
     if (own := _insertion(model)) is not None:  # a part of a model, a host
@@ -369,6 +377,8 @@ def _detach(model: keras.Layer) -> list[tuple[Site, _Insertion]]:
         del vars(site.layer)["_memel_insertion"]
     for layer in layers:
         _unhook(layer)
+        if held:
+            _refresh(layer)
     return held
 
 
