@@ -112,6 +112,10 @@ def insert(
     `padding_mask` of the layer or of the model around it does. A MEmeL passes
     no mask on that was not there without it.
 
+    Length: `axis=None` makes neurons of the positions in a text, and needs
+    their number. Of a keras_hub model it is the `sequence_length` of its
+    preprocessor, which pads every text to it; without one, pass `axis=-1`.
+
     Saving: `model.save("m.keras")` keeps the layers and their statistics, and
     `keras.saving.load_model` brings them back, after `import keras_memel`.
     Weights files hold the statistics too; a plain model loads them without.
@@ -306,9 +310,15 @@ def _copy(
         number += 1
     names.add(name)
     copy = type(layer).from_config({**layer.get_config(), "name": name})
+    shape = [None, *spec.shape[1:]]
+    axes = copy.axis if isinstance(copy.axis, tuple) else (copy.axis,)
+    if len(shape) == 3 and shape[1] is None and {None, 1, -2} & set(axes):
+        # A text model takes any length; the one it is used with may be known.
+        preprocessor = getattr(model, "preprocessor", None)
+        shape[1] = getattr(preprocessor, "sequence_length", None)
     try:
         with _variables_of(model):
-            copy.build((None, *spec.shape[1:]))
+            copy.build(tuple(shape))
     except ValueError as error:
         raise ValueError(
             f"Layer {layer.name!r} cannot stand after {site.path!r}: {error}"

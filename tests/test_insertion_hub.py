@@ -10,6 +10,7 @@ from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
+from keras_memel.paper import kdd2024
 from tests.test_insertion import BACKEND
 from tests.test_insertion import mean
 from tests.test_insertion import numbers
@@ -284,6 +285,26 @@ def test_a_classifier_still_fits_on_raw_strings(tmp_path):
         model.predict(texts, verbose=0),
         atol=1e-6,
     )
+
+
+def test_the_papers_bert_has_a_neuron_for_each_position(tmp_path):
+    try:
+        model, *_ = bert(preprocessor=preprocessor())
+    except ImportError as error:
+        pytest.skip(f"keras_hub cannot tokenize here: {error}")
+    insert(model, "middle:4", MEmeL(**kdd2024))
+    assert {m.count.shape for m in inserted(model).values()} == {(8, 8)}
+
+    model.fit(["a fine film", "dull"], [1, 0], batch_size=2, verbose=0)
+    layer = next(iter(inserted(model).values()))
+    assert list(numbers([layer.count])[0][:, 0]) == [2, 2, 2, 1, 1, 0, 0, 0]
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert same(statistics(loaded), statistics(model))
+
+    plain, *_ = bert()
+    with pytest.raises(ValueError, match="axis=-1"):
+        insert(plain, "middle:4", MEmeL(**kdd2024))
 
 
 def test_presets_hold_the_plain_model_and_say_so(tmp_path):

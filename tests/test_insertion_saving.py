@@ -179,7 +179,7 @@ def test_weights_files_hold_the_statistics(tmp_path):
     plain.load_weights(tmp_path / "m.weights.h5")
     assert same(plain.predict(X, verbose=0), model.predict(X, verbose=0))
     plain.save_weights(tmp_path / "plain.weights.h5")
-    with pytest.raises(ValueError, match="memel_block_1"):
+    with pytest.raises(ValueError, match=r"memel\w*_block_1"):
         other.load_weights(tmp_path / "plain.weights.h5")
 
 
