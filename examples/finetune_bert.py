@@ -132,9 +132,7 @@ def run(arm, seed, rows, options):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     start = time.perf_counter()
-    model.fit(
-        list(x), y, batch_size=BATCH, epochs=options.epochs, verbose=0
-    )
+    model.fit(list(x), y, batch_size=BATCH, epochs=options.epochs, verbose=0)
     seconds = time.perf_counter() - start
     notes = ""
     if inserted(model):
@@ -178,9 +176,9 @@ def main():
     )
     parser.add_argument("--model", default=MODEL, help=f"default: {MODEL}")
     parser.add_argument("--data", type=pathlib.Path)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--train", type=int, default=640, help="sentences")
+    parser.add_argument("--train", type=int, default=1280, help="sentences")
     parser.add_argument("--test", type=int, default=500, help="sentences")
     parser.add_argument("--length", type=int, default=32, help="in tokens")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)

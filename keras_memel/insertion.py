@@ -12,7 +12,8 @@ host and to the layers around it, up to the model:
     save, to_json, pickle  carry the insertions; `Inserted` repeats them
     export, quantize, ...  work on the plain model
 
-`strip` takes all of this away again. `sites.py` says where a MEmeL can go.
+`strip` takes all of this away again. `sites.py` says where a MEmeL can go,
+`shapes.py` how large it must be, `forward.py` what it is told.
 """
 
 import contextlib
@@ -27,13 +28,16 @@ from typing import Any
 
 import keras
 
+from keras_memel import shapes
 from keras_memel import sites
+from keras_memel.forward import Insertion
+from keras_memel.forward import Output
+from keras_memel.forward import insertion_of
+from keras_memel.forward import noting_call
+from keras_memel.forward import training_step
 from keras_memel.layer import MEmeL
 from keras_memel.sites import Site
 from keras_memel.sites import Where
-
-Tensor = Any
-Output = int | str | None
 
 _MEMEL = "inserted_memel"  # The attribute of a host: part of weight paths.
 _HOOKS = "_memel_hooks"
@@ -173,13 +177,13 @@ def insert(
         )
     found = sites.select(model, where)
     for site in found:
-        if _insertion(site.layer) is not None:
+        if insertion_of(site.layer) is not None:
             raise ValueError(
                 f"Layer {site.path!r} holds an inserted MEmeL already. Call "
                 "`keras_memel.strip(model)` first, or name other layers. "
                 f"Received: where={where!r}"
             )
-    specs = sites.specs(model, found, output)
+    specs = shapes.specs(model, found, output)
     names = {part.name for part in model._flatten_layers()}
     # All copies first: if one of them fails, nothing has been inserted.
     copies = [
@@ -281,19 +285,8 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
 # The mechanism: attach and detach
 
 
-@dataclasses.dataclass(frozen=True)
-class _Insertion:
-    memel: MEmeL
-    output: Output
-
-
-def _insertion(layer: keras.Layer) -> _Insertion | None:
-    found: _Insertion | None = vars(layer).get("_memel_insertion")
-    return found
-
-
-def _held(model: keras.Layer) -> list[tuple[Site, _Insertion]]:
-    pairs = [(site, _insertion(site.layer)) for site in sites.walk(model)]
+def _held(model: keras.Layer) -> list[tuple[Site, Insertion]]:
+    pairs = [(site, insertion_of(site.layer)) for site in sites.walk(model)]
     return [(site, held) for site, held in pairs if held is not None]
 
 
@@ -309,7 +302,7 @@ def _copy(
         name = f"{layer.name}_{site.layer.name}_{number}"
         number += 1
     names.add(name)
-    copy = type(layer).from_config({**layer.get_config(), "name": name})
+    copy: MEmeL = type(layer).from_config({**layer.get_config(), "name": name})
     shape = [None, *spec.shape[1:]]
     axes = copy.axis if isinstance(copy.axis, tuple) else (copy.axis,)
     if len(shape) == 3 and shape[1] is None and {None, 1, -2} & set(axes):
@@ -338,16 +331,18 @@ def _attach(site: Site, memel: MEmeL, output: Output) -> None:
     host = site.layer
     # What a Keras mask is after the host is for the host to say, with the
     # MEmeL and without.
-    vars(memel)["compute_mask"] = lambda inputs, previous_mask=None: getattr(
-        inputs, "_keras_mask", None
-    )
+    object.__setattr__(memel, "compute_mask", _keep_mask)
     # Values keep the dtype that the host gives them, whatever the policies.
     memel.autocast = False
     _track(host, memel)
-    vars(host)["_memel_insertion"] = _Insertion(memel, output)
+    vars(host)["_memel_insertion"] = Insertion(memel, output)
     for layer in site.chain:
         _hook(layer)
         _refresh(layer)
+
+
+def _keep_mask(inputs: Any, previous_mask: Any = None) -> Any:
+    return getattr(inputs, "_keras_mask", None)
 
 
 def _track(host: keras.Layer, memel: MEmeL) -> None:
@@ -375,9 +370,9 @@ def _refresh(layer: keras.Layer) -> None:
         layer._track_variables()
 
 
-def _detach(model: keras.Layer) -> list[tuple[Site, _Insertion]]:
+def _detach(model: keras.Layer) -> list[tuple[Site, Insertion]]:
     held = _held(model)
-    if (own := _insertion(model)) is not None:  # a part of a model, a host
+    if (own := insertion_of(model)) is not None:  # a part of a model, a host
         held.append((Site("", (model,), ()), own))
     layers = [model, *(site.layer for site in sites.walk(model))]
     for layer in layers:
@@ -442,8 +437,8 @@ def _hook(layer: keras.Layer) -> None:
     if _HOOKS in vars(layer):
         return
     wrappers: dict[str, Callable[..., Any]] = {
-        "call": _noting_call,
-        "quantized_call": _noting_call,
+        "call": noting_call,
+        "quantized_call": noting_call,
         "rematerialized_call": lambda layer, method: (
             lambda layer_call, *args, **kwargs: layer_call
         ),
@@ -456,7 +451,7 @@ def _hook(layer: keras.Layer) -> None:
         wrappers["__reduce__"] = _by_proxy
         if "training" not in inspect.signature(layer.call).parameters:
             # Keras tells such a model nothing; its parts still should know.
-            wrappers["train_step"] = _training_step
+            wrappers["train_step"] = training_step
     hooks: dict[str, _Hook] = {}
     for name, wrap in wrappers.items():
         method = getattr(layer, name, None)
@@ -510,134 +505,6 @@ def _on_plain_model(
 
 
 # ---------------------------------------------------------------------------
-# The forward pass
-
-
-@dataclasses.dataclass(frozen=True)
-class _Context:
-    training: bool | None = None
-    padding_mask: Tensor = None
-
-
-_CONTEXT: contextvars.ContextVar[_Context] = contextvars.ContextVar(
-    "keras_memel_context", default=_Context()
-)
-
-
-def _noting_call(
-    layer: keras.Layer, method: Callable[..., Any]
-) -> Callable[..., Any]:
-    signature = inspect.signature(method)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
-        with _noted(arguments) as context:
-            outputs = method(*args, **kwargs)
-        insertion = _insertion(layer)
-        if insertion is None:
-            return outputs
-        return _apply(layer, insertion, outputs, arguments, context)
-
-    return call
-
-
-@contextlib.contextmanager
-def _noted(arguments: dict[str, Any]) -> Iterator[_Context]:
-    # Keras hands `training` down by itself, except on JAX from a model whose
-    # `call` does not forward it; and `padding_mask` it does not know.
-    outer = _CONTEXT.get()
-    training = arguments.get("training")
-    padding_mask = arguments.get("padding_mask")
-    first = next(iter(arguments.values()), None)
-    if padding_mask is None and isinstance(first, dict):
-        padding_mask = first.get("padding_mask")
-    context = _Context(
-        outer.training if training is None else training,
-        outer.padding_mask if padding_mask is None else padding_mask,
-    )
-    token = _CONTEXT.set(context)
-    try:
-        yield context
-    finally:
-        _CONTEXT.reset(token)
-
-
-def _training_step(
-    layer: keras.Layer, method: Callable[..., Any]
-) -> Callable[..., Any]:
-    def train_step(*args: Any, **kwargs: Any) -> Any:
-        with _noted({"training": True}):
-            return method(*args, **kwargs)
-
-    return train_step
-
-
-def _apply(
-    host: keras.Layer,
-    insertion: _Insertion,
-    outputs: Any,
-    arguments: dict[str, Any],
-    context: _Context,
-) -> Any:
-    index = sites.output_index(host.name, outputs, insertion.output)
-    flat = keras.tree.flatten(outputs)
-    values = flat[index]
-    flat[index] = insertion.memel(
-        values,
-        mask=_mask(host, values, index, arguments, context),
-        training=context.training,
-    )
-    return keras.tree.pack_sequence_as(outputs, flat)
-
-
-def _mask(
-    host: keras.Layer,
-    values: Tensor,
-    index: int,
-    arguments: dict[str, Any],
-    context: _Context,
-) -> Tensor:
-    mask = getattr(values, "_keras_mask", None)
-    if mask is None and host.supports_masking:
-        first = next(iter(arguments.values()), None)
-        before = arguments.get("mask")
-        if before is None:
-            before = keras.tree.map_structure(
-                lambda x: getattr(x, "_keras_mask", None), first
-            )
-        after = keras.tree.flatten(host.compute_mask(first, before))
-        mask = after[index] if index < len(after) else None
-    first = next(iter(arguments.values()), None)
-    for padding_mask in (
-        arguments.get("padding_mask"),
-        arguments.get("decoder_padding_mask"),
-        context.padding_mask,
-    ):
-        if mask is None and _covers(padding_mask, values, first):
-            mask = padding_mask
-    return mask
-
-
-def _covers(padding_mask: Tensor, values: Tensor, inputs: Any) -> bool:
-    # (batch, time) is that of values (batch, time, channels), and of those
-    # that a layer makes of them, such as the heads of attention; neither of
-    # pooled values nor of attention scores.
-    def begins(tensor: Any) -> bool:
-        shape = getattr(tensor, "shape", ())
-        return len(shape) > len(padding_mask.shape) and all(
-            size == time or size is None or time is None
-            for size, time in zip(shape, padding_mask.shape)
-        )
-
-    if padding_mask is None or not begins(values):
-        return False
-    rank = len(padding_mask.shape) + 1
-    if len(values.shape) == rank:
-        return True
-    return begins(inputs) and len(inputs.shape) == rank
-
-
-# ---------------------------------------------------------------------------
 # Saving
 
 _carried: contextvars.ContextVar[bool] = contextvars.ContextVar(
@@ -672,7 +539,7 @@ def _guarded_config(
 
 
 def _held_or_hosted(layer: keras.Layer) -> bool:
-    return _insertion(layer) is not None or bool(_held(layer))
+    return insertion_of(layer) is not None or bool(_held(layer))
 
 
 def _by_proxy(
@@ -688,7 +555,7 @@ def _by_proxy(
 
 
 @keras.saving.register_keras_serializable("keras_memel")
-class Inserted(keras.Operation.__base__):  # type: ignore[misc, valid-type]
+class Inserted(keras.Operation.__base__):
     """What a model with insertions is in a file; loaded, the model itself.
 
     Keras saves by class and config, and the config of the model does not know

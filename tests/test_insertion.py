@@ -153,9 +153,10 @@ def test_find_takes_layers_and_predicates():
     model = functional()
 
     assert find(model, model.get_layer("total")) == ["total"]
-    assert find(
-        model, lambda layer: getattr(layer, "units", None) == 8
-    ) == ["first", "second"]
+    assert find(model, lambda layer: getattr(layer, "units", None) == 8) == [
+        "first",
+        "second",
+    ]
 
 
 @pytest.mark.parametrize("where", [None, 3, [], ""])
@@ -374,7 +375,9 @@ def test_cells_of_recurrent_layers_are_no_sites():
     assert find(model) == [model.layers[0].name]
     insert(model, "gru*", MEmeL(late_start=0))
     model.compile("sgd", "mse")
-    model.fit(X[:, :15].repeat(2, 1)[:, :15].reshape(16, 5, 3), X[:, :4], verbose=0)
+    model.fit(
+        X[:, :15].repeat(2, 1)[:, :15].reshape(16, 5, 3), X[:, :4], verbose=0
+    )
     assert steps(model) == [1.0]
 
 
@@ -406,9 +409,7 @@ def test_one_of_several_outputs_is_chosen(kind, output, wrong):
 
     outputs = model(X, training=True)
     assert isinstance(outputs, (dict if kind == "dict" else (list, tuple)))
-    first, second = outputs.values() if kind == "dict" else outputs
-    if kind == "dict":
-        first, second = outputs["plain"], outputs["doubled"]
+    first = outputs["plain"] if kind == "dict" else outputs[0]
     np.testing.assert_array_equal(ops.convert_to_numpy(first), X)
     (layer,) = inserted(model).values()
     np.testing.assert_allclose(mean(layer), 2 * X.mean(0), atol=1e-6)
@@ -598,9 +599,7 @@ def test_int8_quantization_and_insertion_mix_in_any_order(order):
     assert {layer.dtype_policy.name for layer in model.layers} == {
         "int8_from_float32"
     }
-    assert same(
-        model.predict(X, verbose=0), reference.predict(X, verbose=0)
-    )
+    assert same(model.predict(X, verbose=0), reference.predict(X, verbose=0))
     model.compile("sgd", "mse")
     model.fit(X, Y, verbose=0)
     assert steps(model) == [1.0] * 3
@@ -619,6 +618,34 @@ def test_a_penalty_of_an_inserted_layer_is_part_of_the_loss():
     assert ops.convert_to_numpy(loss) != 0.0
     model(X)
     assert not model.losses
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow alone")
+def test_insertion_joins_the_strategy_of_the_model():
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = sequential()
+    insert(model, "middle:3", MEmeL(late_start=0))  # outside of the scope
+    model.fit(X, Y, batch_size=8, verbose=0)
+
+    assert steps(model) == [2.0] * 3
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX alone")
+def test_insertion_into_a_distributed_model():
+    before = keras.distribution.distribution()
+    devices = keras.distribution.list_devices("cpu")[:1]
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=devices)
+    )
+    try:
+        model = insert(sequential(), "middle:3", MEmeL(late_start=0))
+        model.fit(X, Y, batch_size=8, verbose=0)
+    finally:
+        keras.distribution.set_distribution(before)
+
+    assert steps(model) == [2.0] * 3
 
 
 def test_the_papers_presets_are_plain_arguments():

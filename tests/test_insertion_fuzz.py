@@ -116,4 +116,3 @@ def test_round_trip_and_strip(steps, picks, late_start, batch):
         assert inserted(strip(one)) == {}
         assert same(numbers(one.weights), weights)
     assert same(run(model, x), before)
-

@@ -197,8 +197,10 @@ def test_statistics_of_bert_are_those_of_the_unpadded_tokens():
     where = "transformer_layer_[12]"
     taps = keras.Model(
         model.backbone.input,
-        [model.backbone.get_layer(f"transformer_layer_{i}").output
-         for i in (1, 2)],
+        [
+            model.backbone.get_layer(f"transformer_layer_{i}").output
+            for i in (1, 2)
+        ],
     )
     values = outputs(taps, x)
     insert(model, where, MEmeL(axis=-1, late_start=100))
@@ -256,7 +258,7 @@ def test_padding_changes_nothing_that_is_learned():
 
 
 def preprocessor():
-    words = "a fine film dull and long but bright".split()
+    words = ["a", "fine", "film", "dull", "and", "long", "but", "bright"]
     tokenizer = hub().models.BertTokenizer(
         vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     )

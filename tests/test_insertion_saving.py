@@ -3,7 +3,6 @@
 import copy
 import os
 import pickle
-
 import signal
 import subprocess
 import sys
@@ -16,19 +15,16 @@ import pytest
 
 from keras_memel import MEmeL
 from keras_memel import Threshold
-from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import save
 from keras_memel.insertion import strip
 from tests.test_insertion import BACKEND
 from tests.test_insertion import MODELS
+from tests.test_insertion import Blocks
 from tests.test_insertion import X
 from tests.test_insertion import Y
-from tests.test_insertion import Blocks
-from tests.test_insertion import TrainingBlocks
 from tests.test_insertion import functional
-from tests.test_insertion import nested
 from tests.test_insertion import numbers
 from tests.test_insertion import same
 from tests.test_insertion import sequential
@@ -138,7 +134,9 @@ def test_what_would_lose_the_layers_raises_and_says_what_to_call(
 ):
     monkeypatch.chdir(tmp_path)
     model = insert(functional(), "first", MEmeL())
-    with pytest.raises(ValueError, match=r"model\.save\(path\).*strip\(model\)"):
+    with pytest.raises(
+        ValueError, match=r"model\.save\(path\).*strip\(model\)"
+    ):
         lose(model)
     assert not list(tmp_path.iterdir()) or lose(strip(model)) is None
 
@@ -150,7 +148,7 @@ def test_clone_works_once_stripped():
 
 def test_legacy_files_are_refused(tmp_path):
     model = trained("functional")
-    with pytest.raises(ValueError, match="ends in '.keras'"):
+    with pytest.raises(ValueError, match=r"ends in '\.keras'"):
         model.save(tmp_path / "m.h5")
 
 
@@ -399,9 +397,7 @@ def test_exported_files_are_those_of_the_plain_model(kind, tmp_path):
     untouched(X)
     model(X)
     try:
-        untouched.export(
-            str(plain), format=kind, verbose=False, **kwargs
-        )
+        untouched.export(str(plain), format=kind, verbose=False, **kwargs)
     except Exception as error:
         pytest.skip(f"Keras cannot export to {kind} here: {error!r:.200}")
 
