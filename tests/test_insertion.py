@@ -36,7 +36,8 @@ def same(first, second):
 
 
 def steps(model):
-    return [float(layer.steps) for layer in inserted(model).values()]
+    layers = inserted(model).values()
+    return [float(numbers([layer.steps])[0]) for layer in layers]
 
 
 def mean(layer):
