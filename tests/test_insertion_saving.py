@@ -371,9 +371,14 @@ def run_exported(path, kind):
         compiled = openvino.compile_model(str(path))
         return compiled(X)[compiled.output(0)]
     if kind == "litert":
-        import tensorflow as tf
+        if BACKEND == "torch":
+            from ai_edge_litert.interpreter import Interpreter
+        else:
+            import tensorflow as tf
 
-        interpreter = tf.lite.Interpreter(str(path))
+            Interpreter = tf.lite.Interpreter
+
+        interpreter = Interpreter(str(path))
         signature = interpreter.get_signature_runner()
         (name,) = signature.get_input_details()
         return next(iter(signature(**{name: X}).values()))
