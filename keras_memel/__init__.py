@@ -9,6 +9,11 @@ from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
 from keras_memel.inhibitions import Observe
 from keras_memel.inhibitions import ReverseDeactivation
+from keras_memel.insertion import find
+from keras_memel.insertion import insert
+from keras_memel.insertion import inserted
+from keras_memel.insertion import save
+from keras_memel.insertion import strip
 from keras_memel.layer import MEmeL
 from keras_memel.moments import Moments
 from keras_memel.moments import batch_moments
@@ -35,8 +40,13 @@ __all__ = [
     "Threshold",
     "TopK",
     "batch_moments",
+    "find",
     "inhibitions",
+    "insert",
+    "inserted",
     "monosemantic_scale",
     "pool",
+    "save",
     "selections",
+    "strip",
 ]

@@ -335,7 +335,7 @@ class MEmeL(keras.layers.Layer):
             ops.where(
                 total > 0,
                 number / ops.maximum(total, 1.0),
-                _read(self.inhibited_rate),
+                self.inhibited_rate.value,
             )
         )
         share = number / ops.maximum(could, 1.0)

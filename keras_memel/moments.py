@@ -11,6 +11,7 @@ is returned ("keepdims"), so that everything broadcasts.
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
+import math
 from typing import Any
 from typing import NamedTuple
 
@@ -51,13 +52,10 @@ def sample_count(shape: Any, axes: tuple[int, ...], mask: Tensor) -> Tensor:
             to them: true where a value counts.
 
     Returns:
-        float32 with the rank of the values, broadcastable to the neurons.
+        float32, broadcastable to the neurons.
     """
     if mask is None:
-        count = 1.0
-        for axis in axes:
-            count = ops.multiply(count, ops.cast(shape[axis], "float32"))
-        return ops.reshape(count, (1,) * len(shape))
+        return ops.cast(math.prod(shape[axis] for axis in axes), "float32")
     count = ops.sum(ops.cast(mask, "float32"), axis=axes, keepdims=True)
     for axis in axes:
         if mask.shape[axis] == 1:  # broadcast: one flag stands for many values
@@ -105,7 +103,7 @@ def batch_moments(
     >>> print(ops.convert_to_numpy(batch.variance))
     [[1. 0.]]
     """
-    values, history = ops.cast(values, "float32"), _as_tensors(history)
+    values, history = kernels.as_float32(values), _as_tensors(history)
     count = sample_count(ops.shape(values), axes, mask)
     near = _near_value(values, axes, count, mask)
     shift = ops.where(history.count > 0, history.mean, near)
@@ -201,4 +199,4 @@ def pool(
 
 
 def _as_tensors(moments: Moments) -> Moments:
-    return Moments(*(ops.cast(x, "float32") for x in moments))
+    return Moments(*(kernels.as_float32(x) for x in moments))

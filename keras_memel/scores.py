@@ -7,6 +7,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_memel import kernels
+
 Tensor = Any
 
 # The smallest normal float32: below it a variance says nothing, and its
@@ -60,7 +62,7 @@ def monosemantic_scale(
     [[1. 9.]]
     """
     values, mean, variance = (
-        ops.cast(x, "float32") for x in (values, mean, variance)
+        kernels.as_float32(x) for x in (values, mean, variance)
     )
     if where is None:
         mean_variance = ops.mean(variance)

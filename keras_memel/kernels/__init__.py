@@ -17,6 +17,7 @@ if keras.backend.backend() in ("jax", "tensorflow", "torch"):
 else:
     own = plain
 
+as_float32 = plain.as_float32
 sums = getattr(own, "sums", plain.sums)
 count = getattr(own, "count", plain.count)
 kth_largest = getattr(own, "kth_largest", plain.kth_largest)

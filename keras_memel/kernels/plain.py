@@ -4,9 +4,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensor = Any
+
+
+def as_float32(x: Any) -> Tensor:
+    """`x` as a float32 tensor: itself if it is one."""
+    # Eagerly, `ops.cast` costs as much as an operation when it does nothing.
+    if (
+        ops.is_tensor(x)
+        and keras.backend.standardize_dtype(x.dtype) == "float32"
+    ):
+        return x
+    return ops.cast(x, "float32")
 
 
 def sums(deviation: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,443 @@
+"""Saving, loading, exporting: nothing inserted is lost without a word."""
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from keras_memel import MEmeL
+from keras_memel import Threshold
+from keras_memel.insertion import insert
+from keras_memel.insertion import inserted
+from keras_memel.insertion import save
+from keras_memel.insertion import strip
+from tests.test_insertion import BACKEND
+from tests.test_insertion import MODELS
+from tests.test_insertion import Blocks
+from tests.test_insertion import X
+from tests.test_insertion import Y
+from tests.test_insertion import functional
+from tests.test_insertion import numbers
+from tests.test_insertion import same
+from tests.test_insertion import sequential
+from tests.test_insertion import steps
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation"),
+    # Of an optimizer that has not made a step yet.
+    pytest.mark.filterwarnings("ignore:Skipping variable loading"),
+]
+
+
+def statistics(model):
+    return [numbers(layer.weights) for layer in inserted(model).values()]
+
+
+def trained(name, layer=None):
+    keras.utils.set_random_seed(0)
+    make, where = MODELS[name]
+    model = insert(make(), where, layer or MEmeL(late_start=1))
+    model.fit(X, Y, batch_size=8, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_model_has_the_layers_and_goes_on(name, tmp_path):
+    model = trained(name)
+
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+
+    assert type(loaded) is type(model)
+    assert len(inserted(loaded)) == len(inserted(model))
+    assert same(statistics(loaded), statistics(model))
+    assert same(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+    for one in (model, loaded):
+        one.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+    assert set(steps(loaded)) == {4.0}
+    for a, b in zip(numbers(model.weights), numbers(loaded.weights)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    strip(loaded)
+    strip(model)
+    np.testing.assert_allclose(
+        loaded.predict(X, verbose=0), model.predict(X, verbose=0), atol=1e-5
+    )
+    loaded.get_config()
+
+
+def test_arguments_of_the_layer_and_the_output_come_back(tmp_path):
+    layer = MEmeL(selection=Threshold(4.0), axis=-1, late_start=7, name="mine")
+    model = insert(functional(), ["first", "total"], layer)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+
+    assert list(inserted(loaded)) == ["first", "total"]
+    for a, b in zip(inserted(model).values(), inserted(loaded).values()):
+        assert a.get_config() == b.get_config()
+
+
+def test_a_loaded_model_is_saved_again(tmp_path):
+    model = trained("sequential")
+    for i in range(2):
+        model.save(tmp_path / f"{i}.keras")
+        model = keras.saving.load_model(tmp_path / f"{i}.keras")
+    assert len(inserted(model)) == 3
+
+
+def test_loading_without_compiling(tmp_path):
+    model = trained("functional")
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras", compile=False)
+
+    assert not loaded.compiled
+    assert same(statistics(loaded), statistics(model))
+
+
+@pytest.mark.parametrize("way", ["json", "pickle", "deepcopy"])
+def test_other_copies_of_a_model_hold_the_layers(way):
+    model = trained("functional")
+    if way == "json":
+        other = keras.models.model_from_json(model.to_json())
+        other.set_weights(model.get_weights())
+    else:
+        other = (
+            pickle.loads(pickle.dumps(model))
+            if way == "pickle"
+            else copy.deepcopy(model)
+        )
+    assert type(other) is type(model)
+    assert same(statistics(other), statistics(model))
+    assert inserted(other).keys() == inserted(model).keys()
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        keras.models.clone_model,
+        lambda model: model.get_config(),
+        lambda model: model.get_layer("first").get_config(),
+        lambda model: keras.saving.save_model(model, "m.keras"),
+        lambda model: keras.Sequential([model]).get_config(),
+        lambda model: keras.saving.serialize_keras_object(model),
+    ],
+)
+def test_what_would_lose_the_layers_raises_and_says_what_to_call(
+    lose, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    model = insert(functional(), "first", MEmeL())
+    with pytest.raises(
+        ValueError, match=r"model\.save\(path\).*strip\(model\)"
+    ):
+        lose(model)
+
+
+def test_clone_works_once_stripped():
+    clone = keras.models.clone_model(strip(trained("functional")))
+    assert inserted(insert(clone, "first", MEmeL()))
+
+
+def test_legacy_files_are_refused(tmp_path):
+    model = trained("functional")
+    with pytest.raises(ValueError, match=r"ends in '\.keras'"):
+        model.save(tmp_path / "m.h5")
+
+
+def test_a_model_around_is_saved_by_the_function(tmp_path):
+    inner = trained("functional")
+    outer = keras.Sequential([keras.Input((8,)), inner])
+    with pytest.raises(ValueError, match=r"keras_memel\.save\(model, path\)"):
+        outer.save(tmp_path / "m.keras")
+
+    save(outer, tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+
+    assert same(statistics(loaded), statistics(inner))
+    assert list(inserted(loaded)) == list(inserted(outer))
+
+
+def test_weights_files_hold_the_statistics(tmp_path):
+    model, other = trained("sequential"), sequential()
+    model.save_weights(tmp_path / "m.weights.h5")
+
+    insert(other, "middle:3", MEmeL())
+    other.load_weights(tmp_path / "m.weights.h5")
+
+    assert same(statistics(other), statistics(model))
+    plain = sequential()
+    plain.load_weights(tmp_path / "m.weights.h5")
+    assert same(plain.predict(X, verbose=0), model.predict(X, verbose=0))
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    with pytest.raises(ValueError, match=r"memel\w*_block_1"):
+        other.load_weights(tmp_path / "plain.weights.h5")
+
+
+def test_model_checkpoint_keeps_whole_models(tmp_path):
+    model = trained("functional")
+    model.fit(
+        X,
+        Y,
+        verbose=0,
+        epochs=2,
+        callbacks=keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"),
+    )
+    loaded = keras.saving.load_model(tmp_path / "2.keras")
+    assert same(statistics(loaded), statistics(model))
+    earlier = keras.saving.load_model(tmp_path / "1.keras")
+    assert steps(earlier) == [step - 1 for step in steps(model)]
+
+
+def test_renaming_a_layer_after_insertion_does_no_harm(tmp_path):
+    model = trained("sequential")
+    for i, layer in enumerate(model.layers):
+        layer.name = f"renamed_{i}"
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+
+    assert list(inserted(loaded)) == [f"renamed_{i}" for i in (1, 2, 3)]
+    assert same(statistics(loaded), statistics(model))
+
+
+def test_deleting_a_layer_after_insertion_does_no_harm(tmp_path):
+    model = insert(sequential(), "block_[34]", MEmeL(late_start=0))
+    model.pop()
+    model.pop()  # block_4, with its MEmeL
+    model.compile("sgd", "mse")
+    model.fit(X, X, verbose=0)
+    assert list(inserted(model)) == ["block_3"]
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+
+    assert list(inserted(loaded)) == ["block_3"]
+    assert same(statistics(loaded), statistics(model))
+
+
+def test_a_list_that_shrank_makes_the_load_fail_rather_than_guess(tmp_path):
+    model = Blocks()
+    model.build((None, 8))
+    insert(model, model.blocks[3], MEmeL())
+    model.blocks = list(model.blocks[1:])
+    model.save(tmp_path / "m.keras")
+
+    with pytest.raises(ValueError, match="differs from the one that was saved"):
+        keras.saving.load_model(tmp_path / "m.keras")
+
+
+@keras.saving.register_keras_serializable("memel_tests")
+class Branches(keras.Model):
+    """Parts of one class, told apart by their attributes alone."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.left = keras.layers.Activation("tanh")
+        self.right = keras.layers.Activation("tanh")
+        self.table = {"a": keras.layers.Activation("relu")}
+
+    def call(self, inputs):
+        return self.right(self.left(self.table["a"](inputs)))
+
+
+@pytest.mark.parametrize("name", ["left", "right", "table"])
+def test_parts_are_found_by_attribute(name, tmp_path):
+    model = Branches()
+    model(X)
+    host = model.table["a"] if name == "table" else getattr(model, name)
+    insert(model, host, MEmeL(late_start=0))
+    model(X, training=True)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+
+    part = loaded.table["a"] if name == "table" else getattr(loaded, name)
+    assert part.inserted_memel is next(iter(inserted(loaded).values()))
+    assert same(statistics(loaded), statistics(model))
+
+
+def test_the_file_names_the_stand_in_and_the_model(tmp_path):
+    trained("functional").save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        config = archive.read("config.json").decode()
+    assert "keras_memel>Inserted" in config
+    assert '"Functional"' in config
+
+
+# What the child process below runs; it is killed in its third epoch.
+TRAINING = """
+    import os, signal, sys
+    import keras, numpy as np
+    from keras_memel import MEmeL
+    from keras_memel.insertion import insert, inserted
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 10:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    folder, kill = sys.argv[1], sys.argv[2] == "kill"
+    keras.utils.set_random_seed(3)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 6)).astype("float32")
+    y = rng.normal(size=(32, 1)).astype("float32")
+    inputs = hidden = keras.Input((6,))
+    for i in range(4):
+        hidden = keras.layers.Dense(8, "tanh", name=f"block_{i}")(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    insert(model, "middle:2", MEmeL(late_start=3))
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    callbacks = [keras.callbacks.BackupAndRestore(folder + "/backup")]
+    if kill:
+        callbacks.append(Kill())
+    history = model.fit(
+        x, y, batch_size=8, epochs=5, shuffle=False, verbose=0,
+        callbacks=callbacks,
+    )
+    weights = [keras.ops.convert_to_numpy(w.value) for w in model.weights]
+    np.savez(
+        folder + "/end.npz", *weights,
+        steps=[float(m.steps) for m in inserted(model).values()],
+        epochs=len(history.epoch),
+    )
+"""
+
+
+def run(folder, how):
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(TRAINING), str(folder), how],
+        env={**os.environ, "KERAS_BACKEND": BACKEND},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_killed_fit_resumes_to_the_same_end(tmp_path):
+    whole = run(tmp_path / "whole", "live")
+    assert whole.returncode == 0, whole.stderr
+    killed = run(tmp_path / "killed", "kill")
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "end.npz").exists()
+    resumed = run(tmp_path / "killed", "live")
+    assert resumed.returncode == 0, resumed.stderr
+
+    expected = np.load(tmp_path / "whole" / "end.npz")
+    found = np.load(tmp_path / "killed" / "end.npz")
+    assert expected["epochs"] == 5
+    assert found["epochs"] == 3
+    assert list(found["steps"]) == [20.0, 20.0]
+    for key in set(expected) - {"epochs"}:
+        np.testing.assert_array_equal(found[key], expected[key])
+
+
+FORMATS = {
+    "jax": ["tf_saved_model", "onnx", "openvino"],
+    "tensorflow": ["tf_saved_model", "onnx", "openvino", "litert"],
+    "torch": ["torch", "onnx", "openvino", "litert"],
+}[BACKEND]
+ENDINGS = {
+    "tf_saved_model": "",
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "litert": ".tflite",
+    "torch": ".pt2",
+}
+
+
+def files(path):
+    if path.is_dir():
+        return [p for p in path.rglob("*") if p.is_file()]
+    return [p for p in path.parent.iterdir() if p.stem == path.stem]
+
+
+def run_exported(path, kind):
+    if kind == "tf_saved_model":
+        import tensorflow as tf
+
+        loaded = tf.saved_model.load(str(path))
+        return loaded.serve(X).numpy()
+    if kind == "onnx":
+        session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
+        (name,) = [node.name for node in session.get_inputs()]
+        return session.run(None, {name: X})[0]
+    if kind == "openvino":
+        import openvino
+
+        compiled = openvino.compile_model(str(path))
+        return compiled(X)[compiled.output(0)]
+    if kind == "litert":
+        if BACKEND == "torch":
+            from ai_edge_litert.interpreter import Interpreter
+        else:
+            import tensorflow as tf
+
+            Interpreter = tf.lite.Interpreter
+
+        interpreter = Interpreter(str(path))
+        signature = interpreter.get_signature_runner()
+        (name,) = signature.get_input_details()
+        return next(iter(signature(**{name: X}).values()))
+    import torch
+
+    exported = torch.export.load(str(path)).module()
+    return exported(torch.as_tensor(X)).detach().numpy()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_exported_files_are_those_of_the_plain_model(kind, tmp_path):
+    model = trained("functional")
+    expected = model.predict(X, verbose=0)
+    inputs = [keras.InputSpec(shape=(16, 8), dtype="float32")]
+    kwargs = {"input_signature": inputs} if kind in ("torch", "litert") else {}
+    path = tmp_path / ("with" + ENDINGS[kind])
+    plain = tmp_path / ("plain" + ENDINGS[kind])
+    untouched = functional()
+    untouched(X)
+    model(X)
+    try:
+        untouched.export(str(plain), format=kind, verbose=False, **kwargs)
+    except Exception as error:
+        pytest.skip(f"Keras cannot export to {kind} here: {error!r:.200}")
+
+    model.export(str(path), format=kind, verbose=False, **kwargs)
+
+    np.testing.assert_allclose(run_exported(path, kind), expected, atol=1e-5)
+    for file in files(path):
+        text = file.read_bytes()
+        # Names of layers; the path of our code may stand in debug notes.
+        assert b"memel_" not in text.replace(b"keras_memel", b""), file
+        assert b"inserted_memel" not in text, file
+        assert b"moving_mean" not in text, file
+    assert len(inserted(model)) == 2
+    model.fit(X, Y, verbose=0)
+    assert steps(model) == [3.0, 3.0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_memel_that_works_at_inference_is_exported(tmp_path):
+    model = insert(
+        functional(),
+        "first",
+        MEmeL(late_start=0, at_inference=True, forget_steps=None),
+    )
+    model.fit(X, Y, verbose=0)
+    expected = model.predict(X, verbose=0)
+    model(X)
+    plain = strip(pickle.loads(pickle.dumps(model))).predict(X, verbose=0)
+    assert np.abs(expected - plain).max() > 1e-4
+    kind = "torch" if BACKEND == "torch" else "tf_saved_model"
+    path = tmp_path / ("m" + ENDINGS[kind])
+    try:
+        model.export(str(path), format=kind, verbose=False)
+    except ImportError as error:
+        pytest.skip(f"{error}")
+    if kind == "tf_saved_model":
+        np.testing.assert_allclose(
+            run_exported(path, kind), expected, atol=1e-5
+        )
