@@ -9,18 +9,17 @@ them:
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
-import math
-import numbers
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend.common import global_state
 
+from keras_memel import axes
 from keras_memel import inhibitions
 from keras_memel import kernels
 from keras_memel import registry
+from keras_memel import remat
 from keras_memel import selections
 from keras_memel.moments import Moments
 from keras_memel.moments import batch_moments
@@ -156,7 +155,7 @@ class MEmeL(keras.layers.Layer):
         self.supports_masking = True
         self.selection = selections.get(selection)
         self.inhibition = inhibitions.get(inhibition)
-        self.axis = _check_axis(axis)
+        self.axis = axes.check(axis)
         if forget_steps is not None:
             forget_steps = registry.integer(
                 "forget_steps", forget_steps, "at least 1, or None", 1
@@ -187,7 +186,7 @@ class MEmeL(keras.layers.Layer):
                 "Argument `inputs` must have a batch axis and at least one "
                 f"more. Received: input_shape={input_shape}"
             )
-        neurons = _neuron_axes(self.axis, rank)
+        neurons = axes.of_neurons(self.axis, rank)
         unknown = [axis for axis in neurons if input_shape[axis] is None]
         if unknown:
             raise ValueError(
@@ -245,11 +244,11 @@ class MEmeL(keras.layers.Layer):
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
-        self._refuse_rematerialized_parent(inputs, learning)
+        remat.refuse_parent(self, inputs, learning)
         if not (learning or self.at_inference):
             return inputs
 
-        valid = _expand_mask(mask, inputs)
+        valid = axes.expand_mask(mask, inputs)
         state = {key: _read(getattr(self, key)) for key in self._state_keys}
         steps = _read(self.steps)
         statistics = history = self._read_statistics()
@@ -275,32 +274,6 @@ class MEmeL(keras.layers.Layer):
         self._write_gauges(batch, ready, number, state)
         self.steps.assign(steps + 1.0)
         return outputs
-
-    def _refuse_rematerialized_parent(
-        self, inputs: Tensor, learning: bool
-    ) -> None:
-        # Run a second time in the backward pass, the layer would find other
-        # statistics than the first time: eagerly without a word, and in a
-        # graph with an error that does not say why.
-        # As an activation it is refused at inference too: JAX would keep what
-        # it traced there, and train without the layer.
-        scopes = global_state.get_global_attribute("name_scope_stack") or ()
-        for scope in scopes:
-            outer = scope.caller
-            mode = getattr(outer, "_remat_mode", None)
-            if mode is None or outer is self:
-                continue
-            if not learning and mode.mode != "activations":
-                continue
-            if _is_rematerialized(outer, mode, self, inputs):
-                raise ValueError(
-                    "MEmeL cannot work inside a layer that is rematerialized, "
-                    "which runs twice in a step. Make that layer outside of "
-                    "`keras.RematScope`, or put MEmeL after it. Received: "
-                    f"{self.name!r} inside {outer.name!r} "
-                    f"({type(outer).__name__}), made in a RematScope of mode "
-                    f"{mode.mode!r}"
-                )
 
     def _read_statistics(self) -> Moments:
         return Moments(
@@ -439,29 +412,6 @@ def _inhibit(
     )
 
 
-def _is_rematerialized(
-    outer: Any, mode: Any, inner: MEmeL, inputs: Tensor
-) -> bool:
-    """Whether Keras runs `outer`, and `inner` inside it, a second time."""
-    if mode.mode == "list_of_layers":
-        return outer.name in mode.layer_names
-    if mode.mode == "activations":
-        # While it runs, its activation is a function that wraps the layer.
-        activation = getattr(outer, "activation", None)
-        cells = getattr(activation, "__closure__", None) or ()
-        return getattr(activation, "__wrapped__", None) is inner or any(
-            cell.cell_contents is inner for cell in cells
-        )
-    if mode.mode == "larger_than":
-        # Keras measures the outputs of `outer`. Only a model tells them; of a
-        # block, what flows inside it is taken to be as large.
-        outputs = getattr(outer, "outputs", None) or [inputs]
-        batch = inputs.shape[0] or 1
-        size = sum(math.prod(d or batch for d in o.shape) for o in outputs)
-        return bool(size > mode.output_size_threshold)
-    return bool(mode.mode == "full")
-
-
 def _default_name() -> str:
     # memel, memel_1, ...: the numbers that Keras gives to its own layers.
     number = keras.backend.get_uid("memel") - 1
@@ -482,59 +432,3 @@ def _check_dtype(inputs: Tensor) -> str:
             f"Received: inputs of dtype {dtype}"
         )
     return dtype
-
-
-def _check_axis(axis: Any) -> int | tuple[int, ...] | None:
-    if axis is None:
-        return None
-    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    whole = all(
-        isinstance(a, numbers.Integral) and not isinstance(a, bool)
-        for a in axes
-    )
-    if not axes or not whole:
-        raise ValueError(
-            "Argument `axis` must be None, an integer, or a tuple of integers. "
-            f"Received: axis={axis!r} ({type(axis).__name__})"
-        )
-    return tuple(map(int, axes)) if len(axes) > 1 else int(axes[0])
-
-
-def _neuron_axes(
-    axis: int | tuple[int, ...] | None, rank: int
-) -> tuple[int, ...]:
-    if axis is None:
-        return tuple(range(1, rank))
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    positive = sorted(a + rank if a < 0 else a for a in axes)
-    if positive[0] < 1 or positive[-1] >= rank:
-        raise ValueError(
-            f"Argument `axis` must name axes of the inputs other than the "
-            f"batch axis: 1 to {rank - 1} or {1 - rank} to -1 for inputs of "
-            f"rank {rank}. Received: axis={axis}"
-        )
-    if len(set(positive)) < len(positive):
-        raise ValueError(
-            "Argument `axis` must name each axis once. "
-            f"Received: axis={axis} for inputs of rank {rank}"
-        )
-    return tuple(positive)
-
-
-def _expand_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
-    # To the rank of the inputs: a Keras mask lacks the trailing axes.
-    if mask is None:
-        return None
-    mask = ops.cast(mask, "bool")
-    shape, expected = tuple(mask.shape), tuple(inputs.shape)
-    fits = 1 <= len(shape) <= len(expected) and all(
-        m in (e, None) or e is None for m, e in zip(shape, expected)
-    )
-    if not fits:
-        raise ValueError(
-            "Argument `mask` must have the leading dimensions of the inputs. "
-            f"Received: mask of shape {shape} for inputs of shape {expected}"
-        )
-    for _ in range(len(expected) - len(shape)):
-        mask = ops.expand_dims(mask, -1)
-    return mask
