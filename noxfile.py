@@ -56,6 +56,7 @@ def run_tests(session: nox.Session, backend: str) -> None:
     )
     session.run(
         "pytest",
+        "--numprocesses=auto",
         "--cov",
         "--cov-report=term-missing",
         *session.posargs,

@@ -70,6 +70,9 @@ class Inhibition:
         """Arguments of the constructor, as in any Keras object."""
         return {}
 
+    def __repr__(self) -> str:
+        return registry.represent(self)
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Inhibition":
         """The inverse of `get_config`."""

@@ -43,6 +43,13 @@ def serialize(found: Any) -> dict[str, Any]:
     return config
 
 
+def represent(found: Any) -> str:
+    """What one would type to make the object: `TopK(k=1)`."""
+    arguments = found.get_config().items()
+    inside = ", ".join(f"{name}={value!r}" for name, value in arguments)
+    return f"{type(found).__name__}({inside})"
+
+
 def number(
     argument: str,
     value: Any,

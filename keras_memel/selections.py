@@ -106,6 +106,9 @@ class Selection:
         """Arguments of the constructor, as in any Keras object."""
         return {}
 
+    def __repr__(self) -> str:
+        return registry.represent(self)
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Selection":
         """The inverse of `get_config`."""

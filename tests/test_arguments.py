@@ -498,3 +498,9 @@ def test_ones_own_without_a_registration_says_what_is_missing():
     config = MEmeL(Everything()).get_config()
     with pytest.raises(TypeError, match=re.compile("Everything")):
         MEmeL.from_config(config)
+
+
+def test_parts_print_as_what_makes_them():
+    assert repr(TopK(5)) == "TopK(k=5)"
+    assert repr(ReverseDeactivation()) == "ReverseDeactivation(delta=1.0)"
+    assert repr(Observe()) == "Observe()"

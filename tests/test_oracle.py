@@ -100,7 +100,7 @@ def run(pair, rng, shape, steps=5, masked=False, vary_batch=True):
 
 
 @pytest.mark.parametrize("score_with", ["history", "current"])
-@pytest.mark.parametrize("axis", [None, -1, 1, (1, 3)])
+@pytest.mark.parametrize("axis", [None, -1, (1, 3)])
 @pytest.mark.parametrize("inhibition", INHIBITIONS)
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_every_combination(selection, inhibition, axis, score_with, rng):
@@ -147,7 +147,7 @@ def test_compiled_with_a_mask_equals_eager(rng):
     run(pair, rng, (4, 3, 5), steps=4, masked=True, vary_batch=False)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(
     # A handful of shapes: JAX compiles each operation anew for every one.
     shape=st.sampled_from([(3, 4), (1, 5), (4, 1), (2, 3, 4), (1, 2, 2, 3)]),
