@@ -240,9 +240,8 @@ def inserted(model: keras.Layer) -> dict[str, MEmeL]:
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> inserted(insert(model, model.layers[0], MEmeL()))[
-    ...     model.layers[0].name
-    ... ].moving_mean.shape
+    >>> (memel,) = inserted(insert(model, "dense*", MEmeL())).values()
+    >>> tuple(memel.moving_mean.shape)
     (2,)
     """
     return {site.path: held.memel for site, held in _held(model)}
