@@ -89,7 +89,7 @@ class Pair:
             )
 
 
-def run(pair, rng, shape, steps=5, masked=False, vary_batch=True):
+def run_and_check(pair, rng, shape, steps=5, masked=False, vary_batch=True):
     scale = rng.uniform(0.1, 3.0, shape[1:])
     for t in range(steps):
         batch = shape[0] + (t % 3 if vary_batch else 0)
@@ -112,7 +112,7 @@ def test_every_combination(selection, inhibition, axis, score_with, rng):
         late_start=2,
         forget_steps=3,
     )
-    run(pair, rng, (4, 3, 2, 5))
+    run_and_check(pair, rng, (4, 3, 2, 5))
 
 
 @pytest.mark.parametrize("forget_steps", [None, 1, 10])
@@ -124,7 +124,7 @@ def test_masked_positions_neither_count_nor_are_selected(
     pair = Pair(
         selection, "reverse", axis=axis, late_start=1, forget_steps=forget_steps
     )
-    run(pair, rng, (3, 4, 5), steps=6, masked=True)
+    run_and_check(pair, rng, (3, 4, 5), steps=6, masked=True)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +139,12 @@ def test_masked_positions_neither_count_nor_are_selected(
 )
 def test_compiled_equals_eager(selection, inhibition, axis, rng):
     pair = Pair(selection, inhibition, compiled=True, axis=axis, late_start=1)
-    run(pair, rng, (4, 3, 5), steps=4, vary_batch=False)
+    run_and_check(pair, rng, (4, 3, 5), steps=4, vary_batch=False)
 
 
 def test_compiled_with_a_mask_equals_eager(rng):
     pair = Pair("rate", "reverse", compiled=True, axis=-1, late_start=1)
-    run(pair, rng, (4, 3, 5), steps=4, masked=True, vary_batch=False)
+    run_and_check(pair, rng, (4, 3, 5), steps=4, masked=True, vary_batch=False)
 
 
 @settings(max_examples=25)
@@ -185,4 +185,4 @@ def test_random_cases(
         epsilon=epsilon,
     )
     rng = np.random.default_rng(seed)
-    run(pair, rng, shape, steps=4, masked=masked)
+    run_and_check(pair, rng, shape, steps=4, masked=masked)
