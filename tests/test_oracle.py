@@ -100,7 +100,7 @@ def run_and_check(pair, rng, shape, steps=5, masked=False, vary_batch=True):
 
 
 @pytest.mark.parametrize("score_with", ["history", "current"])
-@pytest.mark.parametrize("axis", [None, -1, (1, 3)])
+@pytest.mark.parametrize("axis", [None, -1, 1, (1, 3)])
 @pytest.mark.parametrize("inhibition", INHIBITIONS)
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_every_combination(selection, inhibition, axis, score_with, rng):
