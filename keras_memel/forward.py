@@ -14,6 +14,10 @@ from typing import Any
 
 import keras
 
+# Private, and the only way to a mask on JAX, whose traced arrays take no
+# attributes: Keras keeps their masks in a table of its own.
+from keras.src.backend import get_keras_mask
+
 from keras_memel import shapes
 from keras_memel.layer import MEmeL
 
@@ -123,14 +127,12 @@ def _mask(
     arguments: dict[str, Any],
     context: _Context,
 ) -> Tensor:
-    mask = getattr(values, "_keras_mask", None)
+    mask = get_keras_mask(values)
     if mask is None and host.supports_masking:
         first = next(iter(arguments.values()), None)
         before = arguments.get("mask")
         if before is None:
-            before = keras.tree.map_structure(
-                lambda x: getattr(x, "_keras_mask", None), first
-            )
+            before = keras.tree.map_structure(get_keras_mask, first)
         after = keras.tree.flatten(host.compute_mask(first, before))
         mask = after[index] if index < len(after) else None
     first = next(iter(arguments.values()), None)

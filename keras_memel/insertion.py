@@ -32,6 +32,7 @@ from keras_memel import shapes
 from keras_memel import sites
 from keras_memel.forward import Insertion
 from keras_memel.forward import Output
+from keras_memel.forward import get_keras_mask
 from keras_memel.forward import insertion_of
 from keras_memel.forward import noting_call
 from keras_memel.forward import training_step
@@ -39,7 +40,6 @@ from keras_memel.layer import MEmeL
 from keras_memel.sites import Site
 from keras_memel.sites import Where
 
-_MEMEL = "inserted_memel"  # The attribute of a host: part of weight paths.
 _HOOKS = "_memel_hooks"
 
 # What a model does without its MEmeLs, which get no harm from it: files for
@@ -341,7 +341,7 @@ def _attach(site: Site, memel: MEmeL, output: Output) -> None:
 
 
 def _keep_mask(inputs: Any, previous_mask: Any = None) -> Any:
-    return getattr(inputs, "_keras_mask", None)
+    return get_keras_mask(inputs)
 
 
 def _track(host: keras.Layer, memel: MEmeL) -> None:
@@ -352,7 +352,7 @@ def _track(host: keras.Layer, memel: MEmeL) -> None:
     locked = host._tracker.locked
     host._tracker.unlock()
     try:
-        setattr(host, _MEMEL, memel)
+        setattr(host, sites.INSERTED, memel)
     finally:
         if locked:
             host._lock_state()
@@ -360,7 +360,7 @@ def _track(host: keras.Layer, memel: MEmeL) -> None:
 
 def _untrack(host: keras.Layer, memel: MEmeL) -> None:
     host._tracker.untrack(memel)
-    delattr(host, _MEMEL)
+    delattr(host, sites.INSERTED)
 
 
 def _refresh(layer: keras.Layer) -> None:
@@ -432,8 +432,13 @@ class _Hook:
 _NOTHING = object()
 
 
+def is_hooked(layer: keras.Layer) -> bool:
+    """Whether a layer notes its calls: it holds a MEmeL, or is around one."""
+    return _HOOKS in vars(layer)
+
+
 def _hook(layer: keras.Layer) -> None:
-    if _HOOKS in vars(layer):
+    if is_hooked(layer):
         return
     wrappers: dict[str, Callable[..., Any]] = {
         "call": noting_call,

@@ -25,6 +25,9 @@ Where = str | Callable[..., Any] | Sequence[Any]  # Layers are callable
 # time steps as training steps, and in a scan could not keep state at all.
 _OPAQUE = (keras.layers.RNN, keras.layers.TimeDistributed)
 
+# The attribute in which a layer keeps an inserted MEmeL: part of weight paths.
+INSERTED = "inserted_memel"
+
 _MIDDLE = re.compile(r"middle:(\d+)")
 
 
@@ -66,14 +69,21 @@ class Site:
         return self.chain[-1]
 
 
-def walk(model: keras.Layer) -> list[Site]:
-    """All sites of a model, each layer once, parents before their parts."""
-    return list(_descend(Site("", (model,), ()), {id(model)}))
+def walk(model: keras.Layer, memels: bool = False) -> list[Site]:
+    """All sites of a model, each layer once, parents before their parts.
+
+    Args:
+        model: A model or layer.
+        memels: Whether the MEmeLs that it contains itself, other than by
+            `insert`, are among them: one can look at those, but not put
+            another after them.
+    """
+    return list(_descend(Site("", (model,), ()), {id(model)}, memels))
 
 
-def _descend(site: Site, seen: set[int]) -> Iterator[Site]:
+def _descend(site: Site, seen: set[int], memels: bool) -> Iterator[Site]:
     taken: set[str] = set()
-    for child in children(site.layer):
+    for child in children(site.layer, memels):
         layer = child.layer
         if id(layer) in seen:
             continue
@@ -89,15 +99,17 @@ def _descend(site: Site, seen: set[int]) -> Iterator[Site]:
         )
         yield below
         if not isinstance(layer, _OPAQUE):
-            yield from _descend(below, seen)
+            yield from _descend(below, seen, memels)
 
 
-def children(layer: keras.Layer) -> list[Child]:
+def children(layer: keras.Layer, memels: bool = False) -> list[Child]:
     """The sublayers that a MEmeL may follow, in the order of their tracking."""
+    inserted = getattr(layer, INSERTED, None)
     tracked = [
         part
         for part in layer._flatten_layers(include_self=False, recursive=False)
-        if not isinstance(part, (keras.layers.InputLayer, MEmeL))
+        if not isinstance(part, keras.layers.InputLayer)
+        and (not isinstance(part, MEmeL) or (memels and part is not inserted))
     ]
     is_graph = isinstance(layer, keras.Sequential) or hasattr(
         layer, "operations"
@@ -193,13 +205,20 @@ def resolve(model: keras.Layer, steps: list[dict[str, Any]]) -> Site:
     return Site(path, tuple(chain), tuple(found))
 
 
-def select(model: keras.Layer, where: Where) -> list[Site]:
+def select(
+    model: keras.Layer, where: Where, memels: bool = False
+) -> list[Site]:
     """The sites that `where` names, in the order of the model.
+
+    Args:
+        model: A model or layer.
+        where: As in `find`.
+        memels: As in `walk`.
 
     Raises:
         ValueError: If it names none; the message lists the nearest paths.
     """
-    sites = walk(model)
+    sites = walk(model, memels)
     if isinstance(where, str):
         middle = _MIDDLE.fullmatch(where)
         if middle:
@@ -211,7 +230,9 @@ def select(model: keras.Layer, where: Where) -> list[Site]:
         found = [site for site in sites if where(site.layer)]
     elif isinstance(where, (list, tuple, set)) and where:
         wanted = {
-            id(site.layer) for part in where for site in select(model, part)
+            id(site.layer)
+            for part in where
+            for site in select(model, part, memels)
         }
         found = [site for site in sites if id(site.layer) in wanted]
     else:

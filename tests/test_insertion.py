@@ -454,6 +454,26 @@ def test_keras_masks_reach_the_memel():
         assert set(numbers([layer.count])[0]) == {7.0}
 
 
+def test_keras_masks_reach_the_memel_in_a_compiled_step():
+    # On JAX, masks of traced arrays are not attributes of theirs.
+    model = keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            keras.layers.Embedding(6, 3, mask_zero=True),
+            keras.layers.SimpleRNN(5, return_sequences=True),
+            keras.layers.Dense(5, name="dense"),
+        ]
+    )
+    insert(model, "dense", MEmeL(axis=-1))
+    model.compile("sgd", "mse")
+
+    tokens = np.array([[3, 1, 0, 0], [2, 0, 0, 0], [5, 4, 1, 2]])
+    model.train_on_batch(tokens, np.zeros((3, 4, 5)))
+
+    (layer,) = inserted(model).values()
+    assert set(numbers([layer.count])[0]) == {7.0}
+
+
 class Padded(keras.layers.Layer):
     """A block in the manner of keras_hub: told of padding by an argument."""
 
