@@ -5,6 +5,7 @@ Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 
 from keras_memel import inhibitions
 from keras_memel import selections
+from keras_memel.analysis import analyze
 from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
 from keras_memel.inhibitions import Observe
@@ -18,6 +19,8 @@ from keras_memel.layer import MEmeL
 from keras_memel.moments import Moments
 from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
+from keras_memel.neurons import LayerReport
+from keras_memel.report import Report
 from keras_memel.scores import monosemantic_scale
 from keras_memel.selections import Random
 from keras_memel.selections import Rate
@@ -29,16 +32,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Inhibition",
+    "LayerReport",
     "LogPenalty",
     "MEmeL",
     "Moments",
     "Observe",
     "Random",
     "Rate",
+    "Report",
     "ReverseDeactivation",
     "Selection",
     "Threshold",
     "TopK",
+    "analyze",
     "batch_moments",
     "find",
     "inhibitions",

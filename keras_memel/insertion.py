@@ -27,12 +27,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src.backend import get_keras_mask  # As in `forward.py`
 
 from keras_memel import shapes
 from keras_memel import sites
 from keras_memel.forward import Insertion
 from keras_memel.forward import Output
-from keras_memel.forward import get_keras_mask
 from keras_memel.forward import insertion_of
 from keras_memel.forward import noting_call
 from keras_memel.forward import training_step

@@ -1,0 +1,169 @@
+"""`analyze`: from a model and a stream of inputs to a `Report`."""
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_memel import axes
+from keras_memel import registry
+from keras_memel import taps
+from keras_memel.forward import Output
+from keras_memel.forward import insertion_of
+from keras_memel.layer import MEmeL
+from keras_memel.neurons import LayerReport
+from keras_memel.report import Report
+from keras_memel.sites import Site
+from keras_memel.sites import Where
+from keras_memel.sources import Labels
+from keras_memel.sources import Source
+from keras_memel.streams import Stream
+
+
+def analyze(
+    model: keras.Layer,
+    x: Any,
+    features: Any = None,
+    layers: Where | None = None,
+    *,
+    axis: int | tuple[int, ...] | str | None = "auto",
+    output: Output = None,
+    epsilon: float = 0.0,
+    threshold: float = 9.0,
+    top: int = 8,
+    feature_names: Iterable[Any] | None = None,
+    batch_size: int = 32,
+    disk_limit: int = 8 << 30,
+    verbose: int | str = "auto",
+) -> Report:
+    """Runs inputs through a model and reports on its neurons.
+
+    For each neuron of the chosen layers: its moments, how far its values go
+    from their mean, in variances (the monosemantic scale `phi`, [Wang et al.
+    2024] Eq. 7, with the mean and variance over all of `x`), and on which
+    inputs; with labels, for which of them it stands and how surely.
+
+    The model runs once, at inference, and is not changed. Moments, extremes
+    and means by feature are gathered on the way, in float64. What needs values
+    in order (quantiles, ROC, F1, ...) has to wait for the mean of the whole
+    stream; the values are kept on disk until then, at 4 bytes each, and read
+    back neuron by neuron. So memory does not grow with the stream, and the
+    numbers are those of a computation on all activations at once. Only where
+    values would exceed `disk_limit`, or 4 million a neuron, are those figures
+    taken from a uniform random sample of them (`LayerReport.ranked` is its
+    size); the rest stays exact.
+
+    Masks: a position that a Keras mask or a `padding_mask` leaves out counts
+    nowhere. A value that is not finite is left out too, and counted.
+
+    Args:
+        model: A built model, with or without MEmeL layers.
+        x: Inputs: arrays as for `predict`, a `tf.data.Dataset`, a PyTorch
+            `DataLoader`, a `keras.utils.PyDataset`, or an iterable of batches,
+            `inputs` or `(inputs, targets)`.
+        features: `None`, or integer labels from 0 up: one an input, `(n,)`, or
+            one a position, `(n, length)`; or "targets", the targets of `x`.
+        layers: Which layers, as in `find`. `None`: those with a MEmeL; if
+            there is none, the layers with weights of the model and of models
+            within it.
+        axis: What tells neurons apart, as in `MEmeL`. "auto": as the MEmeL of
+            the layer does; without one, -1, a neuron a channel.
+        output: Which output, if a layer has several: an index or a key.
+        epsilon: Share of the layer's mean variance that is added to that of
+            each neuron.
+        threshold: Counted is the share of values with `phi` of at least this,
+            in variances.
+        top: Number of values with the highest `phi` to keep of each neuron.
+        feature_names: A name for each label; their numbers if `None`.
+        batch_size: Of arrays; other sources have their own.
+        disk_limit: Bytes of temporary files, over all layers.
+        verbose: 0 for no progress bar.
+
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError: If `layers` names none (the message lists the nearest
+            paths); if there are no inputs, as when a generator has been read
+            before; if labels are too few, too many, negative, or of the wrong
+            shape; if a layer is never called.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((4,)), keras.layers.Dense(3, name="hidden")]
+    ... )
+    >>> x = np.random.default_rng(0).normal(size=(100, 4))
+    >>> report = analyze(model, x, features=x[:, 0] > 1, verbose=0)
+    >>> report
+    <Report of 100 inputs, neurons {'hidden': 3}>
+    >>> report.features
+    ('0', '1')
+    """
+    epsilon = registry.number("epsilon", epsilon, "at least 0", 0.0)
+    threshold = registry.number("threshold", threshold, "at least 0", 0.0)
+    top = registry.integer("top", top, "at least 1", 1)
+    batch_size = registry.integer("batch_size", batch_size, "at least 1", 1)
+    disk_limit = registry.integer("disk_limit", disk_limit, "at least 1", 1)
+    if not (isinstance(model, keras.Layer) and model.built):
+        raise ValueError(
+            "Argument `model` must be a built Keras model: call it on some "
+            f"data, or build it, before. Received: model={model!r}"
+        )
+    source = Source(x, batch_size)
+    labels = Labels(features, feature_names, source)
+    found = taps.chosen(model, layers)
+    if not found:
+        raise ValueError(
+            "The model has no layer with weights to look at. Name some in "
+            f"`layers`. Received: {model!r}"
+        )
+    streams = [
+        Stream(site, _axis(site, axis), top, disk_limit // len(found))
+        for site in found
+    ]
+    with contextlib.ExitStack() as files:
+        for stream in streams:
+            files.callback(stream.close)
+        bar = _bar(verbose, source.batches, "batch")
+        seen = taps.outputs(model, found, source.inputs(labels), output)
+        for number, batch in enumerate(seen):
+            size, targets = labels.take()
+            for stream, calls in zip(streams, batch):
+                for call in calls:
+                    stream.add(call, source.seen - size, targets, labels.number)
+            bar.update(number + 1)
+        labels.finish()
+        if not source.seen:
+            raise ValueError(
+                "Argument `x` must hold at least one input; a generator can "
+                f"be read only once. Received: x={x!r}, which yielded nothing"
+            )
+        if source.batches is None:
+            bar.update(number + 1, finalize=True)
+        total = sum(stream.close_rows() for stream in streams)
+        bar, done = _bar(verbose, total, "neuron"), 0
+        reports = {}
+        for stream in streams:
+            for part in stream.finish(epsilon, threshold, labels.number):
+                if isinstance(part, LayerReport):
+                    reports[part.path] = part
+                else:
+                    done += part
+                    bar.update(done)
+    return Report(reports, source.seen, threshold, labels.names)
+
+
+def _bar(verbose: int | str, target: int | None, unit: str) -> Any:
+    return keras.utils.Progbar(
+        target, verbose=0 if verbose == 0 else 1, unit_name=unit
+    )
+
+
+def _axis(site: Site, axis: Any) -> Any:
+    if axis != "auto":
+        return axes.check(axis)
+    held = insertion_of(site.layer)
+    memel = held.memel if held else site.layer
+    return memel.axis if isinstance(memel, MEmeL) else -1

@@ -1,0 +1,199 @@
+"""How well one number, a monosemantic scale or an activation, tells a feature.
+
+All that is asked of a detector follows from its values in order: for each
+threshold, how many of them reach it (`selected`) and how many of those belong
+to the feature (`hits`). Values that tie are selected together.
+
+Pure functions on the values of one neuron.
+
+References:
+    [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).
+    [Gurnee et al. 2023] Finding Neurons in a Haystack: Case Studies with
+        Sparse Probing (arXiv 2305.01610).
+"""
+
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+Array = Any
+
+# A curve is kept at so many ranks: at each of the first, where it moves most,
+# and farther and farther apart up to the last.
+RANKS = 256
+_EACH = 64
+
+
+class Curve(NamedTuple):
+    """A detector at some of its thresholds, from the highest value down.
+
+    Attributes:
+        threshold: Values that are thresholds, `(..., ranks)`.
+        selected: How many values reach each, with ties.
+        hits: How many of those are of the feature.
+    """
+
+    threshold: Array
+    selected: Array
+    hits: Array
+
+
+class Detection(NamedTuple):
+    """How well the values of a neuron tell a feature.
+
+    Attributes:
+        roc_auc: Area under the receiver operating characteristic; NaN if all
+            values are of the feature, or none.
+        average_precision: Mean precision over the values of the feature.
+        ks_statistic: Kolmogorov-Smirnov distance between the values of the
+            feature and all values.
+        curve: The thresholds that are kept.
+    """
+
+    roc_auc: float
+    average_precision: float
+    ks_statistic: float
+    curve: Curve
+
+
+def ranks(count: int) -> Array:
+    """The ranks at which a curve of so many values is kept.
+
+    Returns:
+        `RANKS` whole numbers from 1 to `count`, the last of which repeat if
+        there are fewer values.
+
+    Example:
+
+    >>> ranks(1000)[[0, 1, 63, 64, 150, 255]].tolist()
+    [1, 2, 64, 65, 222, 1000]
+    """
+    each = np.arange(1, _EACH + 1)
+    step = np.arange(1, RANKS - _EACH + 1) / (RANKS - _EACH)
+    beyond = _EACH * (max(count, _EACH) / _EACH) ** step
+    found = np.rint(np.concatenate([each, beyond])).astype("int64")
+    return np.minimum(found, count)
+
+
+def detection(values: Array, positive: Array) -> Detection:
+    """How well high values tell a feature.
+
+    Args:
+        values: Values, `(n,)`.
+        positive: Whether each is of the feature, `(n,)`.
+
+    Returns:
+        `Detection`.
+
+    Example:
+
+    >>> found = detection(
+    ...     np.array([9.0, 4.0, 4.0, 1.0]),
+    ...     np.array([True, True, False, False]),
+    ... )
+    >>> found.roc_auc  # one of the four pairs ties
+    0.875
+    """
+    order = np.argsort(values)[::-1]
+    values, positive = values[order], positive[order]
+    last = np.flatnonzero(np.append(values[1:] != values[:-1], True))
+    selected = last + 1
+    hits = np.cumsum(positive)[last]
+    number, positives = len(values), int(hits[-1])
+    precision = hits / selected
+    before = np.append(0, hits[:-1])
+    average_precision = roc_auc = ks_statistic = np.nan
+    if positives:
+        recall = hits / positives
+        average_precision = np.sum((hits - before) * precision) / positives
+        ks_statistic = np.max(np.abs(recall - selected / number))
+    if 0 < positives < number:
+        false = (selected - hits) / (number - positives)
+        roc_auc = np.trapezoid(np.append(0, recall), np.append(0, false))
+    at = np.searchsorted(selected, ranks(number))
+    curve = Curve(values[last[at]], selected[at], hits[at])
+    return Detection(
+        float(roc_auc), float(average_precision), float(ks_statistic), curve
+    )
+
+
+def best_f1(values: Array, labels: Array, features: int) -> Array:
+    """F1 of the best threshold on a neuron, for each feature.
+
+    The measure of sparse probing with one neuron [Gurnee et al. 2023]: of all
+    rules "the value is at least t" and "at most t", the one whose F1 (harmonic
+    mean of precision and recall) is highest on these very values.
+
+    Args:
+        values: Activations, `(n,)`.
+        labels: Feature of each, `(n,)`.
+        features: Number of features.
+
+    Returns:
+        `(features,)`, in [0, 1]; NaN for a feature without values.
+
+    Example:
+
+    >>> best_f1(np.array([-1.0, 0.0, 0.0, 2.0]), np.array([0, 1, 1, 2]), 3)
+    array([1. , 0.8, 1. ])
+    """
+    best = np.full(features, np.nan)
+    number = len(values)
+    order = np.argsort(values)
+    ordered = values[order]
+    # Sorted by feature, and within one still from low to high.
+    ordered_labels = labels[order].astype("int32")
+    if features < 1 << 15:
+        ordered_labels = ordered_labels.astype("int16")  # A radix sort: faster
+    by_feature = np.argsort(ordered_labels, kind="stable")
+    new = np.append(True, ordered[1:] != ordered[:-1])
+    first = np.flatnonzero(new)
+    group = np.cumsum(new) - 1
+    at_least = number - first[group]  # Values from here on up, with ties
+    at_most = np.append(first[1:], number)[group]
+    counts = np.bincount(labels, minlength=features)
+    ends = np.cumsum(counts)
+    for feature in np.flatnonzero(counts):
+        count = counts[feature]
+        where = by_feature[ends[feature] - count : ends[feature]]
+        hits = np.arange(1, count + 1)
+        # Within a tie the count of hits is too low but for the last: the
+        # highest F1 of a tie is the right one.
+        below = 2 * hits / (at_most[where] + count)
+        above = 2 * hits[::-1] / (at_least[where] + count)
+        best[feature] = max(below.max(), above.max())
+    return best
+
+
+def at_rank(curve: Curve, count: Array, rank: Array) -> Curve:
+    """Curves where so many values are to be selected.
+
+    Exact at the ranks that are kept, which are all up to 64; between two of
+    them, which are at most 6 % apart, hits are interpolated.
+
+    Args:
+        curve: Curves of neurons, `(neurons, ranks)`.
+        count: Number of values of each neuron, `(neurons,)`.
+        rank: How many of them to select at least, `(neurons,)`.
+
+    Returns:
+        `Curve` of arrays `(neurons,)`; selected and hits are floats.
+    """
+    rank = np.clip(rank, 1, np.maximum(count, 1))
+    rows = np.arange(len(rank))
+    upper = np.minimum((curve.selected < rank[:, None]).sum(1), RANKS - 1)
+    kept = np.stack([ranks(int(n)) for n in count])
+    lower = np.maximum(upper - 1, 0)
+    high, low = curve.selected[rows, upper], curve.selected[rows, lower]
+    # A tie that spans the rank, or a rank that is kept: no interpolation.
+    exact = (upper == 0) | (kept[rows, upper] <= rank) | (high == low)
+    exact |= curve.threshold[rows, upper] == curve.threshold[rows, lower]
+    share = np.where(exact, 1.0, (rank - low) / np.maximum(high - low, 1))
+
+    def between(values: Any) -> Any:
+        return values[rows, lower] + share * (
+            values[rows, upper] - values[rows, lower]
+        )
+
+    return Curve(*(between(values) for values in curve))

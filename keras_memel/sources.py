@@ -1,0 +1,197 @@
+"""Batches and their labels, from whatever source."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+Array = Any
+
+
+class Source:
+    """Batches of inputs and targets, from whatever they come.
+
+    Args:
+        x: As in `analyze`.
+        batch_size: Of arrays.
+
+    Attributes:
+        size: Number of inputs, if it is known before.
+        batches: Number of batches, likewise.
+        seen: Number of inputs so far.
+    """
+
+    def __init__(self, x: Any, batch_size: int):
+        self.x = x
+        self.batch_size = batch_size
+        self.seen = 0
+        leaves = keras.tree.flatten(x)
+        self._is_text = is_text(x)
+        self.is_array = self._is_text or all(
+            hasattr(leaf, "shape") for leaf in leaves
+        )
+        self.size: int | None = None
+        self.batches: int | None = None
+        if self.is_array:
+            self.size = len(x if self._is_text else leaves[0])
+            self.batches = -(-self.size // batch_size)
+            sizes = {len(leaf) for leaf in leaves if not self._is_text}
+            if len(sizes) > 1:
+                raise ValueError(
+                    "All arrays of `x` must have the same length. "
+                    f"Received: lengths {sorted(sizes)}"
+                )
+        elif not hasattr(x, "__iter__") and not hasattr(x, "__getitem__"):
+            raise ValueError(
+                "Argument `x` must be arrays, a dataset, or an iterable of "
+                f"batches. Received: x={x!r} ({type(x).__name__})"
+            )
+        elif isinstance(x, keras.utils.PyDataset):
+            self.batches = x.num_batches
+        else:
+            with contextlib.suppress(TypeError):  # Of unknown length
+                self.batches = len(x)
+
+    def inputs(self, labels: "Labels") -> Iterator[Any]:
+        """Batches of inputs; hands size and targets of each to `labels`."""
+        for batch in self._raw():
+            inputs, targets = batch, None
+            if not self.is_array:
+                inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+                inputs = keras.tree.map_structure(_numpy, inputs)
+            texts = is_text(inputs)
+            size = len(inputs if texts else keras.tree.flatten(inputs)[0])
+            labels.put(size, targets)
+            self.seen += size
+            yield inputs
+
+    def _raw(self) -> Iterator[Any]:
+        if self.is_array:
+            for start in range(0, self.size or 0, self.batch_size):
+                part = slice(start, start + self.batch_size)
+                if self._is_text:
+                    yield self.x[part]
+                else:
+                    yield keras.tree.map_structure(
+                        lambda leaf: leaf[part],  # noqa: B023 - used at once
+                        self.x,
+                    )
+        elif isinstance(self.x, keras.utils.PyDataset):
+            for index in range(self.x.num_batches):
+                yield self.x[index]
+        else:
+            yield from self.x
+
+
+def is_text(x: Any) -> bool:
+    """Whether these are inputs of a model that tokenizes: a list of strings."""
+    return (
+        isinstance(x, list) and bool(x) and all(isinstance(i, str) for i in x)
+    )
+
+
+def _numpy(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, str) else np.asarray(leaf)
+
+
+class Labels:
+    """The labels of the stream, checked as they are used.
+
+    Attributes:
+        number: Number of features; `None` without labels.
+        names: Name of each.
+    """
+
+    def __init__(self, features: Any, names: Any, source: Source):
+        self._targets = isinstance(features, str)
+        if self._targets and features != "targets":
+            raise ValueError(
+                "Argument `features` must be None, integer labels, or "
+                f"'targets'. Received: features={features!r}"
+            )
+        self._all: Array | None = None
+        self._at = 0
+        self._given: list[tuple[int, Any]] = []
+        self.number: int | None = None
+        if features is not None and not self._targets:
+            self._all = self._checked(np.asarray(_numpy(features)))
+            if source.size not in (None, len(self._all)):
+                raise ValueError(
+                    "Argument `features` must have a label for each of the "
+                    f"{source.size} inputs. Received: {len(self._all)} labels"
+                )
+            self.number = int(self._all.max(initial=0)) + 1
+        names = None if names is None else tuple(map(str, names))
+        if self._targets:
+            if names is None:
+                raise ValueError(
+                    "With features='targets' the number of features is not "
+                    "known before the stream ends: pass `feature_names`. "
+                    "Received: feature_names=None"
+                )
+            self.number = len(names)
+        if self.number is None:
+            names = ()
+        elif names is None:
+            names = tuple(map(str, range(self.number)))
+        elif len(names) < self.number:
+            raise ValueError(
+                "Argument `feature_names` must have a name for each label up "
+                f"to {self.number - 1}. Received: {len(names)} names"
+            )
+        self.names: tuple[str, ...] = names
+        self.number = len(names) or None
+
+    def _checked(self, labels: Array) -> Array:
+        whole = labels.dtype.kind in "iub"
+        if labels.ndim < 1 or not whole or (labels.size and labels.min() < 0):
+            raise ValueError(
+                "Argument `features` must be whole numbers from 0 up, one an "
+                "input or one a position. "
+                f"Received: an array of shape {labels.shape}, dtype "
+                f"{labels.dtype}"
+                + (f", minimum {labels.min()}" if whole and labels.size else "")
+            )
+        return labels.astype("int64")
+
+    def put(self, size: int, targets: Any) -> None:
+        """Notes the size and the labels of the next batch."""
+        labels = None
+        if self._targets:
+            if targets is None:
+                raise ValueError(
+                    "With features='targets', `x` must yield (inputs, "
+                    "targets). Received: a batch without targets"
+                )
+            labels = self._checked(np.asarray(_numpy(targets)))
+            if labels.ndim == 2 and labels.shape[1] == 1:
+                labels = labels[:, 0]
+            if labels.max(initial=0) >= len(self.names):
+                raise ValueError(
+                    "Argument `feature_names` must have a name for each "
+                    f"label. Received: {len(self.names)} names, and label "
+                    f"{labels.max()}"
+                )
+        elif self._all is not None:
+            labels = self._all[self._at : self._at + size]
+        if labels is not None and len(labels) < size:
+            raise ValueError(
+                "Argument `features` must have a label for each input. "
+                f"Received: {self._at + len(labels)} labels, and more inputs"
+            )
+        self._at += size
+        self._given.append((size, labels))
+
+    def take(self) -> tuple[int, Any]:
+        """The size and the labels of a batch, in the order of `put`."""
+        return self._given.pop(0)
+
+    def finish(self) -> None:
+        """Raises if there are more labels than inputs."""
+        if self._all is not None and self._at < len(self._all):
+            raise ValueError(
+                "Argument `features` must have a label for each input. "
+                f"Received: {len(self._all)} labels for {self._at} inputs"
+            )
