@@ -4,6 +4,7 @@ Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 """
 
 from keras_memel import inhibitions
+from keras_memel import plots
 from keras_memel import selections
 from keras_memel.analysis import analyze
 from keras_memel.inhibitions import Inhibition
@@ -51,6 +52,7 @@ __all__ = [
     "insert",
     "inserted",
     "monosemantic_scale",
+    "plots",
     "pool",
     "save",
     "selections",

@@ -183,7 +183,9 @@ def at_rank(curve: Curve, count: Array, rank: Array) -> Curve:
     rank = np.clip(rank, 1, np.maximum(count, 1))
     rows = np.arange(len(rank))
     upper = np.minimum((curve.selected < rank[:, None]).sum(1), RANKS - 1)
-    kept = np.stack([ranks(int(n)) for n in count])
+    # Most neurons of a layer have one and the same number of values.
+    counts, which = np.unique(count, return_inverse=True)
+    kept = np.stack([ranks(int(n)) for n in counts])[which]
     lower = np.maximum(upper - 1, 0)
     high, low = curve.selected[rows, upper], curve.selected[rows, lower]
     # A tie that spans the rank, or a rank that is kept: no interpolation.

@@ -13,6 +13,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -259,6 +260,57 @@ class Report:
                 shown += ["feature", by, "roc_auc", "f1", "false_killing_rate"]
             best = rows.sort_values(by, ascending=False)[shown].head(top)
             print_fn(best.to_string(index=False, float_format="{:.3g}".format))
+
+    def plot(self, ax: Any = None) -> Any:
+        """The scales of all layers: `plots.ms_distribution(self)`."""
+        from keras_memel import plots
+
+        return plots.ms_distribution(self, ax)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        inputs: Sequence[Any] | None = None,
+        kind: str = "auto",
+        tokenize: Callable[[str], Sequence[str]] | None = None,
+        title: str = "Neurons",
+    ) -> None:
+        """Writes a page to look through the neurons, which stands alone.
+
+        A table of all neurons, to sort, search and filter by layer; for each
+        its distribution by feature, its mean scale on each, its False Killing
+        Rate, and the inputs that move it most. It needs no network, and is
+        usable with 10,000 neurons. Needs `pip install keras-memel[plot]`.
+
+        Args:
+            path: File to write.
+            inputs: The inputs that were analyzed, in their order, as they are
+                to be shown: texts or lists of tokens (of which the deciding
+                ones are marked), images, or time series.
+            kind: "text", "image" (`(height, width)` or with channels) or
+                "series" (`(time,)` or `(time, channels)`); "auto" takes what
+                has at most 4 columns for a series.
+            tokenize: From a text to its tokens, one a position, to mark them:
+                `list` for characters.
+            title: Of the page.
+
+        Raises:
+            ValueError: If there are fewer `inputs` than were analyzed, or
+                `kind` is none of these.
+
+        Example:
+
+        >>> import pathlib, tempfile
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> x = np.random.default_rng(0).normal(size=(50, 4))
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "neurons.html")
+        >>> analyze(model, x, verbose=0).to_html(path, inputs=x)
+        >>> path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+        True
+        """
+        from keras_memel import browser
+
+        browser.write(self, path, inputs, kind, tokenize, title)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report to one file, `.npz`.

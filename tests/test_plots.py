@@ -1,0 +1,89 @@
+"""Plots: the right numbers at the right places."""
+
+import keras
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from keras_memel import analyze
+from keras_memel import plots
+
+mpl.use("agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 3, 300)
+NAMES = ["ash", "birch", "cedar"]
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def report():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.ReLU(name="z")])
+    z = np.abs(RNG.normal(size=(300, 3))) + 3 * np.eye(3)[LABELS]
+    return analyze(model, z, LABELS, "z", feature_names=NAMES, verbose=0)
+
+
+def ticks(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_distribution_of_the_scale(report):
+    ax = report.plot()
+    assert ticks(ax.yaxis) == ["z"]
+    median = np.median(report.layers["z"].ms_quantile(0.99))
+    lines = [line.get_xdata() for line in ax.lines]
+    assert any(len(x) == 2 and np.allclose(x, median) for x in lines)
+
+
+def test_activation_by_feature_puts_its_own_first(report):
+    ax = plots.activation_by_feature(report, "z", 1)
+    assert ticks(ax.yaxis)[0] == "birch"
+    first = ax.patches[0]
+    counts = report.layers["z"].histogram[1, 1]
+    drawn = -first.get_data().values
+    np.testing.assert_allclose(drawn / drawn.max(), counts / counts.max())
+    few = plots.activation_by_feature(report, "z", 1, most=2)
+    assert "1 more" in few.get_title(loc="left")
+
+
+def test_feature_map_is_ordered_by_feature(report):
+    ax = plots.feature_map(report, "z")
+    np.testing.assert_allclose(
+        ax.images[0].get_array(), report.layers["z"].feature_ms.T
+    )
+    assert ticks(ax.yaxis) == NAMES
+
+
+def test_false_killing_rate_is_the_median_neuron(report):
+    rates = [0.05, 0.3]
+    ax = plots.false_killing_rate(report, rates=rates)
+    expected = [report.false_killing_rate(rate).median() for rate in rates]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), expected)
+
+
+def test_scale_over_training():
+    logs = {"a/ms_99": [1.0, 2.0], "b/ms_99": [3.0, 5.0], "loss": [1, 1]}
+    ax = plots.ms_over_training(logs)
+    assert [list(line.get_ydata()) for line in ax.lines] == [[1, 2], [3, 5]]
+    assert {text.get_text() for text in ax.texts} == {"a", "b"}
+    with pytest.raises(ValueError, match="ends in '/ms_50'"):
+        plots.ms_over_training(logs, "ms_50")
+
+
+def test_axes_can_be_given(report):
+    _, (first, second) = plt.subplots(2)
+    assert plots.ms_distribution(report, first) is first
+    assert plots.feature_map(report, "z", second) is second
+
+
+def test_bad_arguments_name_what_there_is(report):
+    with pytest.raises(ValueError, match=r"\['z'\]"):
+        plots.feature_map(report, "y")
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        plots.activation_by_feature(report, "z", 3)
