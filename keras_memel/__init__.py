@@ -7,6 +7,7 @@ from keras_memel import inhibitions
 from keras_memel import plots
 from keras_memel import selections
 from keras_memel.analysis import analyze
+from keras_memel.decrease import decrease_ratio
 from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
 from keras_memel.inhibitions import Observe
@@ -47,6 +48,7 @@ __all__ = [
     "TopK",
     "analyze",
     "batch_moments",
+    "decrease_ratio",
     "find",
     "inhibitions",
     "insert",

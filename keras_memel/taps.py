@@ -8,6 +8,7 @@ compiles it, and is left as it was.
 
 import contextlib
 import functools
+from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
@@ -69,10 +70,12 @@ class _Tap:
     def __call__(
         self, values: Tensor, mask: Tensor = None, training: bool | None = None
     ) -> Tensor:
-        noted = {"values": values}
-        if mask is not None:
-            noted["mask"] = mask
-        self.seen.append(noted)
+        # A training step may be traced while taps are in place.
+        if not training:
+            noted = {"values": values}
+            if mask is not None:
+                noted["mask"] = mask
+            self.seen.append(noted)
         if self.memel is None:
             return values
         return self.memel(values, mask=mask, training=training)
@@ -146,7 +149,7 @@ def outputs(
     found: list[Site],
     batches: Iterable[Any],
     output: Output = None,
-) -> Iterator[list[list[dict[str, np.ndarray]]]]:
+) -> Generator[list[list[dict[str, np.ndarray]]], None, None]:
     """The values at the sites, batch by batch, at inference.
 
     Args:
