@@ -7,6 +7,7 @@ from keras_memel import inhibitions
 from keras_memel import plots
 from keras_memel import selections
 from keras_memel.analysis import analyze
+from keras_memel.callbacks import MonosemanticityMonitor
 from keras_memel.decrease import decrease_ratio
 from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
@@ -38,6 +39,7 @@ __all__ = [
     "LogPenalty",
     "MEmeL",
     "Moments",
+    "MonosemanticityMonitor",
     "Observe",
     "Random",
     "Rate",

@@ -458,3 +458,32 @@ def test_summary_and_progress(capsys):
     out = capsys.readouterr().out
     assert "1,203 inputs, 7 neurons" in out
     assert "hidden: 5 neurons of 1,203 values" in out
+
+
+@pytest.mark.parametrize("p", [0.02, 0.1, 0.3])
+def test_a_planted_neuron_is_found_and_its_scale_is_known(p):
+    # On for a share p of the inputs: phi = (1 - p) / p, and p / (1 - p) off.
+    n = 1000
+    on = np.arange(n) < p * n
+    noise = np.abs(RNG.normal(size=(n, 5)))
+    z = np.column_stack([on, noise]).astype("float32")
+    report = analyze(identity(6), z, on.astype(int), "z", verbose=0)
+    layer = report.layers["z"]
+    assert layer.feature[0] == 1
+    assert layer.roc_auc[0] == 1
+    assert layer.feature_f1[0, 1] == 1
+    expected = np.array([p / (1 - p), (1 - p) / p]) * (n - 1) / n
+    np.testing.assert_allclose(layer.feature_ms[0], expected, rtol=1e-4)
+    assert (layer.roc_auc[1:] < 0.75).all()
+
+
+def test_a_planted_neuron_drowns_in_noise_step_by_step():
+    n = 2000
+    on = np.arange(n) % 50 == 0
+    noise = RNG.normal(size=n)
+    columns = [on + s * noise + 10 for s in (0.1, 0.3, 1.0, 3.0)]
+    z = np.stack(columns, 1).astype("float32")
+    auc = analyze(identity(4), z, on.astype(int), "z", verbose=0).roc_auc()
+    assert auc.iloc[0] >= 0.95
+    assert (np.diff(auc) < 0).all()
+    assert auc.iloc[-1] < 0.7
