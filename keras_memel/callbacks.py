@@ -46,8 +46,8 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             weights of the model back from the compiled loop: prefer a large
             number.
         x: Inputs on which the quantiles are measured, a batch or a few hundred
-            samples, run through the model at each reading; `None`: no
-            quantiles, and next to no cost.
+            samples, run through the model (which is compiled anew for it) at
+            each reading; `None`: no quantiles, and next to no cost.
         quantiles: Which, in (0, 1).
         histograms: Directory for histograms of means, variances and, with `x`,
             of the scale, for TensorBoard; needs TensorFlow, as Keras' own
@@ -210,7 +210,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             self._warn(
                 "",
                 "overhead",
-                f"The monitor itself takes {self._own / total:.0%} of the "
+                f"The monitor itself takes {self._own / total:.1%} of the "
                 "training time. Read more rarely (a larger `every`), or pass "
                 "fewer inputs `x`.",
             )

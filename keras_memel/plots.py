@@ -174,8 +174,8 @@ def feature_map(
 ) -> Axes:
     """Neurons by features: the mean scale of each on each.
 
-    The neurons with the highest mean scale on any feature, ordered by that
-    feature: a monosemantic layer shows a bright staircase.
+    The neurons that tell their feature best (`roc_auc`), ordered by it: a
+    monosemantic layer shows a bright staircase.
 
     Args:
         report: A report with labels.
@@ -202,7 +202,8 @@ def feature_map(
     if found.feature_ms is None or found.feature is None:
         raise unlabelled("A map of features")
     ms = np.where(np.isnan(found.feature_ms), 0.0, found.feature_ms)
-    chosen = np.argsort(-ms.max(1), kind="stable")[:most]
+    sure = np.nan_to_num(found.roc_auc, nan=0.0)
+    chosen = np.argsort(-sure, kind="stable")[:most]
     chosen = chosen[np.lexsort((-ms.max(1)[chosen], found.feature[chosen]))]
     ax = _new(ax, min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4)))
     # 1 is the mean over all features; the rest fades into it.

@@ -228,8 +228,8 @@ class Report:
         """Prints what stands out, layer by layer.
 
         Args:
-            top: Neurons to show of each layer: those with the highest mean
-                scale on a feature, or without labels the highest scale.
+            top: Neurons to show of each layer: those that tell their feature
+                best (`roc_auc`), or without labels have the highest scale.
             print_fn: What to print with.
         """
         frame = self.to_dataframe()
@@ -256,8 +256,9 @@ class Report:
             shown = ["neuron", "ms_50", "ms_99", "ms_max", "over_threshold"]
             by = "ms_max"
             if self.features:
-                by = "ms_on_feature"
-                shown += ["feature", by, "roc_auc", "f1", "false_killing_rate"]
+                by = "roc_auc"
+                shown += ["feature", "ms_on_feature", by]
+                shown += ["f1", "false_killing_rate"]
             best = rows.sort_values(by, ascending=False)[shown].head(top)
             print_fn(best.to_string(index=False, float_format="{:.3g}".format))
 

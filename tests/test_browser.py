@@ -137,8 +137,8 @@ def test_the_page_works_in_chromium(report, tmp_path, chromium):
     page.wait_for_selector("#chart svg")
 
     assert page.inner_text("#found") == "6 of 6 neurons"
-    # Most monosemantic first; a click on a header sorts, a second turns round.
-    best = report.to_dataframe()["ms_on_feature"].argmax()
+    # The surest first; a click on a header sorts, a second turns round.
+    best = report.to_dataframe()["roc_auc"].argmax()
     first = "#rows tr:first-child td:nth-child(2)"
     assert page.inner_text(first) == str(best)
     page.click("th:has-text('neuron')")

@@ -258,7 +258,7 @@ def test_the_monitor_tells_when_it_is_slow():
         warnings.simplefilter("error")
         monitor._check_overhead()
     monitor._own = 3.0
-    with pytest.warns(UserWarning, match="3% of the training time.*`every`"):
+    with pytest.warns(UserWarning, match="3.0% of the training time.*`every`"):
         monitor._check_overhead()
 
 
