@@ -95,24 +95,34 @@ def detection(values: Array, positive: Array) -> Detection:
     >>> found.roc_auc  # one of the four pairs ties
     0.875
     """
-    order = np.argsort(values)[::-1]
-    values, positive = values[order], positive[order]
-    last = np.flatnonzero(np.append(values[1:] != values[:-1], True))
-    selected = last + 1
-    hits = np.cumsum(positive)[last]
-    number, positives = len(values), int(hits[-1])
-    precision = hits / selected
-    before = np.append(0, hits[:-1])
+    # Sorting is all the work: what is asked of the whole curve changes only
+    # where there is a value of the feature.
+    ordered, own = np.sort(values), np.sort(values[positive])
+    number, positives = len(ordered), len(own)
+    negatives = number - positives
+
+    def reach(tau: Array, side: Any) -> tuple[Array, Array]:
+        # "left": values of at least tau; "right": values above it
+        return (
+            number - np.searchsorted(ordered, tau, side),
+            positives - np.searchsorted(own, tau, side),
+        )
+
     average_precision = roc_auc = ks_statistic = np.nan
     if positives:
-        recall = hits / positives
-        average_precision = np.sum((hits - before) * precision) / positives
-        ks_statistic = np.max(np.abs(recall - selected / number))
-    if 0 < positives < number:
-        false = (selected - hits) / (number - positives)
-        roc_auc = np.trapezoid(np.append(0, recall), np.append(0, false))
-    at = np.searchsorted(selected, ranks(number))
-    curve = Curve(values[last[at]], selected[at], hits[at])
+        selected, hits = reach(own, "left")
+        above, hits_above = reach(own, "right")
+        average_precision = np.mean(hits / selected)
+        ks_statistic = max(
+            np.max(np.abs(hits / positives - selected / number)),
+            np.max(np.abs(hits_above / positives - above / number)),
+        )
+        if negatives:
+            # A negative that ties with a positive is half above it.
+            false = (selected - hits) + (above - hits_above)
+            roc_auc = 1 - np.sum(false) / 2 / positives / negatives
+    threshold = ordered[number - ranks(number)]
+    curve = Curve(threshold, *reach(threshold, "left"))
     return Detection(
         float(roc_auc), float(average_precision), float(ks_statistic), curve
     )

@@ -189,7 +189,7 @@ class Stream:
                     by["feature_f1"][j] = ranking.best_f1(
                         values, one, features or 0
                     )
-                found = ranking.detection(phi, positive)
+                found = ranking.detection(phi.astype("float32"), positive)
                 for mine, its in zip(curve, found.curve):
                     mine[j] = its
                 for name in ("roc_auc", "average_precision", "ks_statistic"):

@@ -480,8 +480,8 @@ def test_a_planted_neuron_is_found_and_its_scale_is_known(p):
 def test_a_planted_neuron_drowns_in_noise_step_by_step():
     n = 2000
     on = np.arange(n) % 50 == 0
-    noise = RNG.normal(size=n)
-    columns = [on + s * noise + 10 for s in (0.1, 0.3, 1.0, 3.0)]
+    noise = np.random.default_rng(1).normal(size=n)
+    columns = [on + s * noise + 10 for s in (0.1, 0.3, 0.6, 2.0)]
     z = np.stack(columns, 1).astype("float32")
     auc = analyze(identity(4), z, on.astype(int), "z", verbose=0).roc_auc()
     assert auc.iloc[0] >= 0.95
