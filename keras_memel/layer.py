@@ -24,7 +24,7 @@ from keras_memel import selections
 from keras_memel.moments import Moments
 from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
-from keras_memel.scores import monosemantic_scale
+from keras_memel.scores import inverse_variance
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -278,7 +278,7 @@ class MEmeL(keras.layers.Layer):
     def _read_statistics(self) -> Moments:
         return Moments(
             *(
-                ops.reshape(_read(weight), self._keepdims_shape)
+                kernels.reshape(_read(weight), self._keepdims_shape)
                 for weight in (
                     self.count,
                     self.moving_mean,
@@ -293,7 +293,7 @@ class MEmeL(keras.layers.Layer):
             (self.moving_mean, statistics.mean),
             (self.moving_variance, statistics.variance),
         ):
-            weight.assign(ops.reshape(value, weight.shape))
+            weight.assign(kernels.reshape(value, weight.shape))
 
     def _write_gauges(
         self,
@@ -303,19 +303,19 @@ class MEmeL(keras.layers.Layer):
         state: dict[str, Tensor],
     ) -> None:
         total = ops.sum(batch.count)
-        could = ops.sum(ops.where(ready, batch.count, 0.0))
+        could = ops.sum(kernels.where(ready, batch.count, 0.0))
         self.inhibited_rate.assign(
-            ops.where(
+            kernels.where(
                 total > 0,
-                number / ops.maximum(total, 1.0),
+                number / kernels.at_least(total, 1.0),
                 self.inhibited_rate.value,
             )
         )
-        share = number / ops.maximum(could, 1.0)
+        share = number / kernels.at_least(could, 1.0)
         for key, value in self.selection.update(share, **state).items():
-            new = ops.where(could > 0, value, state[key])
+            new = kernels.where(could > 0, value, state[key])
             getattr(self, key).assign(new)
-        bad = ops.logical_not(ops.isfinite(batch.mean + batch.variance))
+        bad = ops.logical_not(kernels.isfinite(batch.mean + batch.variance))
         self.skipped_updates.assign_add(kernels.count(bad))
 
     def _add_state(
@@ -389,21 +389,19 @@ def _inhibit(
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Outputs, the number of values selected, and a penalty if there is one."""
-    phi = monosemantic_scale(
-        ops.stop_gradient(inputs),
-        statistics.mean,
-        statistics.variance,
-        epsilon,
-        where=ready,
-    )
-    # One pass marks what has no score: neurons that are not ready (NaN) and
-    # values that are not finite.
-    score = ops.nan_to_num(phi, nan=-1.0, posinf=-1.0, neginf=-1.0)
-    if valid is not None:
-        score = ops.where(valid, score, -1.0)
-    selected = ops.cast(selection(score, **arguments), "bool")
-    if not selection.skips_negative:
-        selected = ops.logical_and(selected, score >= 0)
+    scale = inverse_variance(statistics.variance, epsilon, where=ready)
+
+    def select(values: Tensor, valid: Tensor | None) -> Tensor:
+        score = kernels.score(values, statistics.mean, scale, valid)
+        selected = ops.cast(selection(score, **arguments), "bool")
+        if not selection.skips_negative:
+            selected = ops.logical_and(selected, score >= 0)
+        return selected
+
+    if selection.by_sample:
+        selected = kernels.by_sample(select, ops.stop_gradient(inputs), valid)
+    else:
+        selected = select(ops.stop_gradient(inputs), valid)
     mean = ops.cast(statistics.mean, inputs.dtype)
     return (
         inhibition(inputs, selected, mean),
@@ -421,7 +419,7 @@ def _default_name() -> str:
 def _read(weight: Any) -> Tensor:
     # PyTorch assigns in place: without the copy, what was computed from the
     # old value would see the new one in the backward pass.
-    return ops.copy(weight)
+    return kernels.copy(weight)
 
 
 def _check_dtype(inputs: Tensor) -> str:

@@ -32,10 +32,24 @@ def way(request):
         ((4, 3, 7), (0, 2)),
     ],
 )
-def test_sums(shape, axes, way, rng):
+@pytest.mark.parametrize("masked", [None, "whole", "broadcast"])
+def test_sums(shape, axes, masked, way, rng, monkeypatch):
+    monkeypatch.setattr(kernels.own, "BLOCK_SIZE", 60, raising=False)
     x = rng.normal(size=shape).astype("float32")
-    exact = x.astype("float64")
-    first, second = way.sums(ops.convert_to_tensor(x), axes)
+    shift = rng.normal(
+        size=[1 if a in axes else n for a, n in enumerate(shape)]
+    )
+    shift = shift.astype("float32")
+    exact = x.astype("float64") - shift
+    mask = None
+    if masked:
+        mask = rng.random(shape if masked == "whole" else shape[-1]) < 0.5
+        mask = mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape)
+        exact = np.where(mask, exact, 0.0)
+        mask = ops.convert_to_tensor(mask)
+    first, second = way.sums(
+        ops.convert_to_tensor(x), ops.convert_to_tensor(shift), axes, mask
+    )
     for got, expected in (
         (first, exact.sum(axes, keepdims=True)),
         (second, (exact**2).sum(axes, keepdims=True)),

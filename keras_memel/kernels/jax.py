@@ -16,18 +16,27 @@ Tensor = Any
 # 128 ones fit in a byte. 768, since with a power of two all rows would share
 # one set of the cache.
 BLOCK = (128, 768)
+COLUMNS = 64
 
 
-def sums(deviation: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def sums(
+    values: Tensor,
+    shift: Tensor,
+    axes: tuple[int, ...],
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """As `plain.sums`."""
-    if not is_known(deviation):
-        return plain.sums(deviation, axes)
-    rows = math.prod(deviation.shape[axis] for axis in axes)
+    if not is_known(values):
+        return plain.sums(values, shift, axes, mask)
+    rows = math.prod(values.shape[axis] for axis in axes)
     leading = axes == tuple(range(len(axes)))
-    wide = rows <= 32 or deviation.size >= 16384 * rows
-    if on_cpu() and leading and wide and rows:
-        return plain.sums_of_rows(deviation, axes, _sums_of_wide_rows)
-    return plain.sums(deviation, axes)
+    wide = rows <= 32 or values.size >= 16384 * rows
+    if not (on_cpu() and leading and wide and rows):
+        return plain.sums(values, shift, axes, mask)
+    deviation = plain.as_float32(values) - shift
+    if mask is not None:
+        deviation = jnp.where(mask, deviation, 0.0)
+    return plain.sums_of_rows(deviation, axes, _sums_of_wide_rows)
 
 
 def _sums_of_wide_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,19 +75,29 @@ def count(mask: Tensor) -> Tensor:
 def kth_largest(score: Tensor, k: int) -> Tensor:
     """As `plain.kth_largest`."""
     score = jnp.asarray(score)
-    if k > 1 or not on_cpu():
+    if k > 1 or not on_cpu() or not is_known(score):
         return plain.kth_largest(score, k)
     # XLA hands a maximum to a library, for which the scores must be written
     # to memory first. A reduction that it does not recognize is fused with
-    # what computes them: half the memory, and less time.
-    axes = tuple(range(1, score.ndim))
-    largest = jax.lax.reduce(
+    # what computes them; and in two stages, the first over columns of this
+    # many, it is short enough to be computed again where the scores are
+    # compared: no score is ever written. 11 ms became 3.
+    flat = score.reshape(len(score), math.prod(score.shape[1:]))
+    whole = flat.shape[1] // COLUMNS * COLUMNS
+    columns = flat[:, :whole].reshape(len(score), -1, COLUMNS)
+    largest = jnp.maximum(
+        _largest(_largest(columns, 1), 1), _largest(flat[:, whole:], 1)
+    )
+    return jnp.expand_dims(largest, tuple(range(1, score.ndim)))
+
+
+def _largest(score: Tensor, axis: int) -> Tensor:
+    return jax.lax.reduce(
         score,
         score.dtype.type(-math.inf),
         lambda a, b: jax.lax.select(a > b, a, b),
-        axes,
+        (axis,),
     )
-    return jnp.expand_dims(largest, axes)
 
 
 def is_known(values: Tensor) -> bool:
