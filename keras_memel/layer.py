@@ -392,10 +392,13 @@ def _inhibit(
     scale = inverse_variance(statistics.variance, epsilon, where=ready)
 
     def select(values: Tensor, valid: Tensor | None) -> Tensor:
-        score = kernels.score(values, statistics.mean, scale, valid)
-        selected = ops.cast(selection(score, **arguments), "bool")
+        def score(values: Tensor) -> Tensor:
+            return kernels.score(values, statistics.mean, scale, valid)
+
+        scores, selected = kernels.choose(selection, score, values, arguments)
+        selected = ops.cast(selected, "bool")
         if not selection.skips_negative:
-            selected = ops.logical_and(selected, score >= 0)
+            selected = ops.logical_and(selected, scores >= 0)
         return selected
 
     if selection.by_sample:

@@ -3,6 +3,7 @@
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
+import math
 from typing import Any
 
 from keras import ops
@@ -85,10 +86,8 @@ def inverse_variance(
         total = ops.sum(kernels.where(where, variance, 0.0))
         mean_variance = total / kernels.at_least(number, 1.0)
     denominator = variance + epsilon * mean_variance
-    usable = denominator > TINY
-    scale = kernels.where(
-        usable, 1.0 / kernels.where(usable, denominator, 1.0), 0.0
-    )
+    denominator = kernels.where(denominator > TINY, denominator, math.inf)
     if where is not None:
-        scale = kernels.where(where, scale, float("nan"))
-    return scale
+        denominator = kernels.where(where, denominator, math.nan)
+    # The division last: XLA makes no part of it again for every value.
+    return 1.0 / denominator

@@ -148,11 +148,16 @@ class TopK(Selection):
     def __init__(self, k: int = 1):
         self.k = registry.integer("k", k, "a whole number of at least 1", 1)
 
-    def __call__(self, score: Tensor) -> Tensor:
+    def __call__(self, score: Tensor, cutoff: Tensor = None) -> Tensor:
         score = ops.convert_to_tensor(score)
+        if cutoff is None:
+            cutoff = self.cutoff(score)
+        return (score >= cutoff) & (score > 0)
+
+    def cutoff(self, score: Tensor) -> Tensor:
+        """The k-th highest score of each sample, `(batch, 1, ..., 1)`."""
         self.check(tuple(score.shape)[1:])
-        kth = kernels.kth_largest(score, self.k)
-        return (score >= kth) & (score > 0)
+        return kernels.kth_largest(score, self.k)
 
     def check(self, shape: tuple[int | None, ...]) -> None:
         known = [size for size in shape if size is not None]

@@ -95,6 +95,17 @@ def by_sample(
     return select(values, valid)
 
 
+def choose(
+    selection: Any,
+    score: Callable[[Tensor], Tensor],
+    values: Tensor,
+    arguments: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """The scores of `values`, and which of them `selection` selects."""
+    scores = score(values)
+    return scores, selection(scores, **arguments)
+
+
 def count(mask: Tensor) -> Tensor:
     """Number of true values, a float32 scalar."""
     return ops.sum(ops.cast(mask, "float32"))
