@@ -29,6 +29,7 @@ for the sums of layers); and on PyTorch, all processes of the default group
 train one model together.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -160,12 +161,11 @@ def _all_reduce(parts: tuple[Tensor, ...]) -> list[Tensor]:
     packed = ops.stop_gradient(ops.concatenate(flat))
     add = _sum_tensorflow if _BACKEND == "tensorflow" else _sum_torch
     summed = add(packed)
-    ends, end = [], 0
-    for part in flat[:-1]:
-        end += part.shape[0]
-        ends.append(end)
-    pieces = ops.split(summed, ends)
-    return [ops.reshape(p, shape) for p, shape in zip(pieces, shapes)]
+    sums, end = [], 0
+    for shape in shapes:
+        start, end = end, end + math.prod(shape)
+        sums.append(ops.reshape(summed[start:end], shape))
+    return sums
 
 
 def _replicas_jax() -> int:
