@@ -136,7 +136,8 @@ class LogPenalty(Inhibition):
 
     The variance of the scale is dropped there, since small variances made
     the gradients unstable; `tiny` bounds them at the mean itself, where the
-    logarithm has none. With nothing selected the penalty is 0.
+    logarithm has none. With nothing selected the penalty is 0. The mean is over
+    the selected values of all replicas, if their losses are averaged.
 
     Args:
         weight: Factor of the penalty.

@@ -112,6 +112,11 @@ class MEmeL(keras.layers.Layer):
     calls. `TimeDistributed(MEmeL())` is such a case, once a time step: apply
     the layer to `(batch, time, ...)` directly instead.
 
+    On many devices the statistics are those of the whole batch, the same on
+    all of them, and so are `threshold` and the gauges; see
+    `keras_memel.sync`. `TopK` looks at one sample at a time; `Random` chooses
+    on each replica by itself, as `keras.layers.Dropout` does.
+
     Under `keras.RematScope` the layer itself is not rematerialized; inside
     another layer that is, it raises, since it would run twice in a step.
 

@@ -21,7 +21,8 @@ replicas get the same sums and go on alike, bit for bit.
                                          MultiWorkerMirroredStrategy
     PyTorch, `torch.distributed`         the default process group
 
-With one replica nothing is packed or sent.
+With one replica nothing is packed or sent. (The tests run all of these but
+the MultiWorkerMirroredStrategy, which needs more than one machine's setup.)
 
 What an engine must see to: every replica runs every training step, with an
 empty batch if it has no samples (`DistributedDataParallel.join` does not wait

@@ -37,7 +37,7 @@ LAUNCH = {
     ],
 }
 only = {
-    backend: pytest.mark.skipif(BACKEND != backend, reason=f"of {backend}")
+    backend: pytest.mark.skipif(backend != BACKEND, reason=f"of {backend}")
     for backend in LAUNCH
 }
 several_ranks = pytest.mark.skipif(
@@ -278,7 +278,7 @@ def test_a_strategy_whose_replicas_do_not_step_together_is_refused():
     with strategy.scope():
         layer = MEmeL()
         layer.build((2, 3))
-    with pytest.raises(ValueError, match="Received: .* CentralStorage"):
+    with pytest.raises(ValueError, match="type CentralStorage"):
         strategy.run(layer, (tf.zeros((2, 3)),), {"training": True})
     strategy.run(layer, (tf.zeros((2, 3)),))  # inference needs no replicas
 
@@ -301,7 +301,10 @@ def test_a_mapped_trace_is_refused(mapped):
         mesh = jax.sharding.Mesh(jax.devices(), ("batch",))
         rows = jax.sharding.PartitionSpec("batch")
         return jax.shard_map(
-            lambda x: step(x, training), mesh=mesh, in_specs=rows, out_specs=rows
+            lambda x: step(x, training),
+            mesh=mesh,
+            in_specs=rows,
+            out_specs=rows,
         )(np.ones((2, 3)))
 
     with pytest.raises(ValueError, match="mapped over the axes"):

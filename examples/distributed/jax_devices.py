@@ -10,9 +10,7 @@ is one for all devices, and its statistics are those of the whole batch.
 import os
 
 os.environ["KERAS_BACKEND"] = "jax"
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=4"
-)
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 
 import keras
 import numpy as np

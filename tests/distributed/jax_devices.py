@@ -71,7 +71,9 @@ def collectives(layer, spec):
     """Kind, and number of elements, of what devices tell one another."""
     shape = (32, 16, 48)
     layer.build(shape)
-    x = jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(AXES, spec))
+    x = jax.ShapeDtypeStruct(
+        shape, "float32", sharding=NamedSharding(AXES, spec)
+    )
     everywhere = NamedSharding(AXES, PartitionSpec())
     state = [
         jax.ShapeDtypeStruct(v.shape, v.value.dtype, sharding=everywhere)
@@ -109,7 +111,9 @@ def equal_copies(array):
     copies = {}
     for shard in array.addressable_shards:
         copies.setdefault(str(shard.index), []).append(np.asarray(shard.data))
-    return all((c == group[0]).all() for group in copies.values() for c in group)
+    return all(
+        (c == group[0]).all() for group in copies.values() for c in group
+    )
 
 
 def main(folder):

@@ -16,9 +16,7 @@ from keras_memel import Threshold
 from keras_memel import TopK
 
 STEPS, BATCH, TIME, WIDTH = 50, 8, 4, 6
-PARTS = [
-    {2: (8, 0), 6: (0, 8)}.get(step % 7, (4, 4)) for step in range(STEPS)
-]
+PARTS = [{2: (8, 0), 6: (0, 8)}.get(step % 7, (4, 4)) for step in range(STEPS)]
 
 LAYERS = {
     "top_1": lambda: MEmeL(late_start=3),
@@ -29,9 +27,7 @@ LAYERS = {
         Rate(0.1), forget_steps=None, late_start=3, score_with="current"
     ),
     "threshold": lambda: MEmeL(Threshold(4.0), late_start=3),
-    "penalty": lambda: MEmeL(
-        Rate(0.1), LogPenalty(0.1), axis=-1, late_start=3
-    ),
+    "penalty": lambda: MEmeL(Rate(0.1), LogPenalty(0.1), axis=-1, late_start=3),
 }
 # What it chooses depends on the shape that a replica draws for; its
 # statistics do not.
@@ -79,7 +75,9 @@ def training_data():
     x, y, mask = values()
     x = np.where(mask[..., None] & np.isfinite(x), x / 10, 0)
     shape = (STEPS * BATCH, TIME)
-    return x.astype("float32").reshape(*shape, -1), y[..., :2].reshape(*shape, 2)
+    return x.astype("float32").reshape(*shape, -1), y[..., :2].reshape(
+        *shape, 2
+    )
 
 
 def model(loss_weight=1.0):

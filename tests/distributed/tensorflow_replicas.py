@@ -94,7 +94,9 @@ def main(folder):
     with STRATEGY.scope():
         model = scenario.model()
     x, y = scenario.training_data()
-    x, y = (a.reshape(scenario.STEPS, scenario.BATCH, *a.shape[1:]) for a in (x, y))
+    x, y = (
+        a.reshape(scenario.STEPS, scenario.BATCH, *a.shape[1:]) for a in (x, y)
+    )
 
     def parts():
         for step in range(scenario.STEPS):
