@@ -21,6 +21,7 @@ from keras_memel import kernels
 from keras_memel import registry
 from keras_memel import remat
 from keras_memel import selections
+from keras_memel import sync
 from keras_memel.moments import Moments
 from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
@@ -111,6 +112,11 @@ class MEmeL(keras.layers.Layer):
     calls. `TimeDistributed(MEmeL())` is such a case, once a time step: apply
     the layer to `(batch, time, ...)` directly instead.
 
+    On many devices the statistics are those of the whole batch, the same on
+    all of them, and so are `threshold` and the gauges; see
+    `keras_memel.sync`. `TopK` looks at one sample at a time; `Random` chooses
+    on each replica by itself, as `keras.layers.Dropout` does.
+
     Under `keras.RematScope` the layer itself is not rematerialized; inside
     another layer that is, it raises, since it would run twice in a step.
 
@@ -171,13 +177,7 @@ class MEmeL(keras.layers.Layer):
                 f"Received: score_with={score_with!r}"
             )
         self.score_with = score_with
-        if not isinstance(at_inference, bool):
-            raise ValueError(
-                "Argument `at_inference` must be a bool. "
-                f"Received: at_inference={at_inference!r} "
-                f"({type(at_inference).__name__})"
-            )
-        self.at_inference = at_inference
+        self.at_inference = registry.boolean("at_inference", at_inference)
 
     def build(self, input_shape: Shape) -> None:
         rank = len(input_shape)
@@ -240,7 +240,7 @@ class MEmeL(keras.layers.Layer):
         mask: Tensor = None,
         training: bool | None = None,
     ) -> Tensor:
-        _check_dtype(inputs)
+        registry.float_dtype(inputs)
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
@@ -254,9 +254,9 @@ class MEmeL(keras.layers.Layer):
         statistics = history = self._read_statistics()
         if learning:
             batch = self._measure(inputs, history, valid)
-            pooled = pool(history, batch, self.forget_steps)
             if self.score_with == "current":
-                statistics = pooled
+                (batch,) = sync.merge(batch)
+                statistics = pooled = pool(history, batch, self.forget_steps)
 
         ready = (statistics.count > 0) & (steps >= self.late_start)
         arguments = dict(state)
@@ -268,10 +268,17 @@ class MEmeL(keras.layers.Layer):
         if not learning:
             return outputs
 
+        if self.score_with == "current":
+            (total,) = sync.total(number)
+        else:
+            batch, total = sync.merge(batch, number)
+            pooled = pool(history, batch, self.forget_steps)
         if penalty is not None:
+            if self.inhibition.loss_is_mean:
+                penalty = sync.weighted(penalty, number, total)
             self.add_loss(penalty)
         self._write_statistics(pooled)
-        self._write_gauges(batch, ready, number, state)
+        self._write_gauges(batch, ready, total, state)
         self.steps.assign(steps + 1.0)
         return outputs
 
@@ -349,7 +356,7 @@ class MEmeL(keras.layers.Layer):
         # Keras would not run `call`, and let integers pass until the model is
         # trained.
         del kwargs
-        dtype = _check_dtype(inputs)
+        dtype = registry.float_dtype(inputs)
         return keras.KerasTensor(
             inputs.shape, dtype=self.compute_dtype if self.autocast else dtype
         )
@@ -423,13 +430,3 @@ def _read(weight: Any) -> Tensor:
     # PyTorch assigns in place: without the copy, what was computed from the
     # old value would see the new one in the backward pass.
     return kernels.copy(weight)
-
-
-def _check_dtype(inputs: Tensor) -> str:
-    dtype: str = keras.backend.standardize_dtype(inputs.dtype)
-    if not keras.backend.is_float_dtype(dtype):
-        raise ValueError(
-            "Argument `inputs` must be of a floating-point dtype. "
-            f"Received: inputs of dtype {dtype}"
-        )
-    return dtype

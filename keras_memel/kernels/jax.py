@@ -5,10 +5,14 @@ Figures are of (32, 128, 768) float32 on two cores.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 
 from keras_memel.kernels import plain
 
@@ -27,12 +31,16 @@ def sums(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `plain.sums`."""
+    spread = jax.device_count() > 1
     leading = axes == tuple(range(len(axes)))
-    if not (leading and is_known(values) and values.size and on_cpu()):
+    known = leading and is_known(values) and values.size
+    if not (spread or (on_cpu() and known)):
         return plain.sums(values, shift, axes, mask)
     deviation = plain.as_float32(values) - shift
     if mask is not None:
         deviation = jnp.where(mask, deviation, 0.0)
+    if spread:  # merged axes would have to be gathered first
+        return plain.sums_of_axes(deviation, axes)
     return plain.sums_of_rows(
         deviation, axes, lambda rows: _sum_rows(rows, rows * rows)
     )
@@ -75,7 +83,7 @@ def _sum_pair(
 def count(mask: Tensor) -> Tensor:
     """As `plain.count`."""
     # XLA adds bytes four times as fast as floats.
-    if not is_known(mask):
+    if not (is_known(mask) and on_cpu()):
         return plain.count(mask)
     flat = mask.reshape(-1)
     blocks = flat.size // math.prod(BLOCK)
@@ -107,6 +115,9 @@ def choose(
 def kth_largest(score: Tensor, k: int) -> Tensor:
     """As `plain.kth_largest`."""
     score = jnp.asarray(score)
+    if k > 1 and jax.device_count() > 1:
+        kth = _kth_largest_of_rows(score.reshape(len(score), -1), k)
+        return kth.reshape((-1,) + (1,) * (score.ndim - 1))
     if k > 1 or not on_cpu() or not is_known(score):
         return plain.kth_largest(score, k)
     # XLA hands a maximum to a library, for which the scores must be written
@@ -125,11 +136,36 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
     return jnp.expand_dims(stage.max(axis=1), tuple(range(1, score.ndim)))
 
 
+@partial(custom_partitioning, static_argnums=(1,))
+def _kth_largest_of_rows(matrix: Tensor, k: int) -> Tensor:
+    return plain.kth_largest(matrix, k)
+
+
+def _partition(k: int, mesh: Any, arguments: Any, result: Any) -> Any:
+    del result
+    samples = arguments[0].sharding.spec[:1]
+    rows = NamedSharding(mesh, PartitionSpec(*samples, None))
+    return mesh, partial(plain.kth_largest, k=k), rows, (rows,)
+
+
+# XLA would gather all samples on every device to sort them. Each has a k-th
+# largest of its own: a device needs no others than it has.
+_kth_largest_of_rows.def_partition(
+    partition=_partition,
+    sharding_rule="sample value -> sample one",
+    need_replication_factors=("value", "one"),
+)
+
+
 def is_known(values: Tensor) -> bool:
     """Whether all sizes are numbers: Keras finds out shapes with symbols."""
     return all(isinstance(size, int) for size in values.shape)
 
 
 def on_cpu() -> bool:
-    """Whether the ways that were measured on a CPU apply."""
-    return bool(jax.default_backend() == "cpu")
+    """Whether the ways that were measured on a CPU, a single one, apply.
+
+    Spread over many devices, slices of an array move it between them, and an
+    unusual reduction is one that XLA cannot finish across them.
+    """
+    return bool(jax.default_backend() == "cpu" and jax.device_count() == 1)

@@ -46,6 +46,13 @@ def sums(
         deviation = ops.where(mask, deviation, 0.0)
     if axes == tuple(range(len(axes))):
         return sums_of_rows(deviation, axes, _sums_of_rows)
+    return sums_of_axes(deviation, axes)
+
+
+def sums_of_axes(
+    deviation: Tensor, axes: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """`sums` as they are written."""
     return (
         ops.sum(deviation, axis=axes, keepdims=True),
         ops.sum(deviation * deviation, axis=axes, keepdims=True),
