@@ -15,9 +15,9 @@ import pytest
 
 from keras_memel import MEmeL
 from keras_memel import Threshold
+from keras_memel.hosts import save
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
-from keras_memel.insertion import save
 from keras_memel.insertion import strip
 from tests.test_insertion import BACKEND
 from tests.test_insertion import MODELS
