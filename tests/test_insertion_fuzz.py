@@ -15,18 +15,12 @@ from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
-from tests.test_insertion import Several
-from tests.test_insertion import numbers
-from tests.test_insertion import same
-from tests.test_insertion_saving import statistics
+from tests.models import Several
+from tests.models import numbers
+from tests.models import same
+from tests.models import statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
-keras.saving.register_keras_serializable("memel_tests")(Several)
-Several.get_config = lambda self: {
-    **keras.layers.Layer.get_config(self),
-    "kind": self.kind,
-}
 
 WIDTH = 3
 KINDS = ["dense", "shared", "norm", "drop", "add", "join", "inner", "several"]
