@@ -14,6 +14,7 @@ pytestmark = [
 ]
 
 FILE = pathlib.Path(__file__).parents[1] / "examples" / "finetune_bert.py"
+SMALL = ["--train=64", "--test=16", "--epochs=6"]
 WORDS = ["a", "and", "dull", "film", "fine", "long", "the", "was"]
 
 
@@ -59,10 +60,7 @@ def preset(tmp_path):
 
 
 def test_each_arm_trains_and_inhibits(preset, data, capsys):
-    load().main(
-        [f"--model={preset}", f"--data={data}", "--length=8"]
-        + ["--train=64", "--test=16", "--epochs=6"]
-    )
+    load().main([f"--model={preset}", f"--data={data}", "--length=8"] + SMALL)
 
     printed = capsys.readouterr().out
     right = re.findall(r"seed 0  (\w+) +([\d.]+) % right", printed)
@@ -82,7 +80,9 @@ def test_each_arm_trains_and_inhibits(preset, data, capsys):
 def test_a_missing_preset_is_named_with_both_ways(tmp_path, data):
     pytest.importorskip("keras_hub")
     with pytest.raises(SystemExit, match=r"No model .*nowhere") as error:
-        load().main([f"--model={tmp_path / 'nowhere'}", f"--data={data}"])
+        load().main(
+            [f"--model={tmp_path / 'nowhere'}", f"--data={data}", *SMALL]
+        )
     assert "--model FOLDER" in str(error.value)
     assert "--model NAME" in str(error.value)
 

@@ -46,8 +46,6 @@ TRAINING = {
 
         strategy = tf.distribute.MirroredStrategy(
             ["CPU:0", "CPU:1"],
-            # Its own collectives wait for ever on two threads, for a plain
-            # model as well.
             cross_device_ops=tf.distribute.ReductionToOneDevice(),
         )
         with strategy.scope():
