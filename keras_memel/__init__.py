@@ -5,6 +5,7 @@ Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 
 from keras_memel import inhibitions
 from keras_memel import selections
+from keras_memel.hosts import save
 from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
 from keras_memel.inhibitions import Observe
@@ -12,7 +13,6 @@ from keras_memel.inhibitions import ReverseDeactivation
 from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
-from keras_memel.insertion import save
 from keras_memel.insertion import strip
 from keras_memel.layer import MEmeL
 from keras_memel.moments import Moments
