@@ -10,6 +10,10 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
+# All but the exports, which bring other backends along and take long: they
+# run with `nox -s exports-jax exports-tensorflow exports-torch`.
+nox.options.sessions = ["lint", "types", "tests-jax", "tests-tensorflow"]
+nox.options.sessions += ["tests-torch"]
 
 # Keras's name of each backend, which is that of our extra, of its module and
 # of its distribution.
@@ -45,21 +49,46 @@ def tests_torch(session: nox.Session) -> None:
     run_tests(session, "torch")
 
 
-# With what comes after the core: models of keras_hub, then files for other
-# runtimes. Made anew each time, since the converters bring other backends.
-@nox.session(name="hub-jax", reuse_venv=False)
-def hub_jax(session: nox.Session) -> None:
-    run_hub_tests(session, "jax")
+@nox.session(name="exports-jax", reuse_venv=False)
+def exports_jax(session: nox.Session) -> None:
+    run_export_tests(session, "jax")
 
 
-@nox.session(name="hub-tensorflow", reuse_venv=False)
-def hub_tensorflow(session: nox.Session) -> None:
-    run_hub_tests(session, "tensorflow")
+@nox.session(name="exports-tensorflow", reuse_venv=False)
+def exports_tensorflow(session: nox.Session) -> None:
+    run_export_tests(session, "tensorflow")
 
 
-@nox.session(name="hub-torch", reuse_venv=False)
-def hub_torch(session: nox.Session) -> None:
-    run_hub_tests(session, "torch")
+@nox.session(name="exports-torch", reuse_venv=False)
+def exports_torch(session: nox.Session) -> None:
+    run_export_tests(session, "torch")
+
+
+def run_tests(session: nox.Session, backend: str) -> None:
+    session.install(*CONSTRAINTS, "-e", f".[{backend},dev]")
+    install_keras_hub(session, backend)
+    others = [other for other in BACKENDS if other != backend]
+    session.run(
+        "python",
+        "-c",
+        "from importlib.util import find_spec; "
+        f"found = [b for b in {others} if find_spec(b)]; "
+        f"assert not found, f'beside {backend}: {{found}}'",
+    )
+    session.run(
+        "pytest",
+        "--numprocesses=auto",
+        "--cov",
+        "--cov-report=term-missing",
+        *session.posargs,
+        env={
+            "KERAS_BACKEND": backend,
+            "OTHER_BACKEND_1": others[0],
+            "OTHER_BACKEND_2": others[1],
+            "COVERAGE_FILE": f".coverage.{backend}",
+            "MPLBACKEND": "agg",
+        },
+    )
 
 
 # What keras_hub imports. Its own metadata asks for tensorflow-text as well,
@@ -76,6 +105,16 @@ KERAS_HUB = (
     "sentencepiece",
     "tokenizers",
 )
+
+
+def install_keras_hub(session: nox.Session, backend: str) -> None:
+    if backend == "tensorflow":
+        session.install(*CONSTRAINTS, "-e", f".[{backend},hub]")
+    else:
+        session.install(*CONSTRAINTS, *KERAS_HUB)
+        session.install(*CONSTRAINTS, "--no-deps", "keras-hub")
+
+
 # What Keras exports with, and what runs the files. On JAX it makes SavedModel
 # and OpenVINO files by way of TensorFlow, and on PyTorch LiteRT files by
 # litert-torch, which imports JAX.
@@ -86,55 +125,15 @@ CONVERTERS = {
 }
 
 
-def run_hub_tests(session: nox.Session, backend: str) -> None:
-    tools = ("hypothesis", "pytest", "pytest-xdist")
-    package = ("-e", f".[{backend}]")
-    if backend == "tensorflow":
-        session.install(*CONSTRAINTS, "-e", f".[{backend},hub]", *tools)
-    else:
-        session.install(*CONSTRAINTS, *package, *tools, *KERAS_HUB)
-        session.install(*CONSTRAINTS, "--no-deps", "keras-hub")
-    refuse_others(session, backend)
-    # Nothing that is needed may be missing here: a skip is a failure.
-    pytest = ("pytest", "--fail-on-skip", "--numprocesses=auto")
-    env = {"KERAS_BACKEND": backend}
-    files = ("tests/test_insertion_hub.py", "tests/test_finetune_bert.py")
-    session.run(*pytest, *files, env=env)
-    session.install(*CONSTRAINTS, *package, *CONVERTERS[backend])
-    # A version of anyio that litert-torch asks for has a pytest plugin that
-    # warns.
-    session.run(
-        *pytest, "-p", "no:anyio", "tests/test_insertion_export.py", env=env
-    )
-
-
-def refuse_others(session: nox.Session, backend: str) -> list[str]:
-    """Fails if there is another backend, and returns their names."""
-    others = [other for other in BACKENDS if other != backend]
-    session.run(
-        "python",
-        "-c",
-        "from importlib.util import find_spec; "
-        f"found = [b for b in {others} if find_spec(b)]; "
-        f"assert not found, f'beside {backend}: {{found}}'",
-    )
-    return others
-
-
-def run_tests(session: nox.Session, backend: str) -> None:
-    session.install(*CONSTRAINTS, "-e", f".[{backend},dev]")
-    others = refuse_others(session, backend)
+def run_export_tests(session: nox.Session, backend: str) -> None:
+    session.install(*CONSTRAINTS, "-e", f".[{backend}]", *CONVERTERS[backend])
+    session.install(*CONSTRAINTS, "hypothesis", "pytest")
     session.run(
         "pytest",
-        "--numprocesses=auto",
-        "--cov",
-        "--cov-report=term-missing",
-        *session.posargs,
-        env={
-            "KERAS_BACKEND": backend,
-            "OTHER_BACKEND_1": others[0],
-            "OTHER_BACKEND_2": others[1],
-            "COVERAGE_FILE": f".coverage.{backend}",
-            "MPLBACKEND": "agg",
-        },
+        "--fail-on-skip",  # a converter that is missing is a failure here
+        # A version of anyio that litert-torch asks for has a pytest plugin
+        # that warns.
+        *("-p", "no:anyio"),
+        "tests/test_insertion_export.py",
+        env={"KERAS_BACKEND": backend},
     )
