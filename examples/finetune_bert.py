@@ -15,6 +15,7 @@ not as a measurement of the method.
 """
 
 import argparse
+import logging
 import os
 import pathlib
 import statistics
@@ -40,6 +41,8 @@ ARMS = {
     "L2E": ("middle:2", l2e),
 }
 BATCH, LEARNING_RATE = 32, 5e-5
+
+logging.getLogger("absl").setLevel("ERROR")  # no remarks on threads
 
 
 def from_file(path):
@@ -88,7 +91,7 @@ def load_model(name, length):
         import keras_hub
     except ImportError as error:
         raise SystemExit(
-            f"This example needs keras_hub: pip install 'keras-hub[grain]'. "
+            "This example needs keras_hub: pip install 'keras-memel[hub]'. "
             f"Importing it failed with: {error}"
         ) from None
     try:
@@ -132,7 +135,15 @@ def run(arm, seed, rows, options):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     start = time.perf_counter()
-    model.fit(list(x), y, batch_size=BATCH, epochs=options.epochs, verbose=0)
+    # The split has shuffled the sentences; Keras does not shuffle strings.
+    model.fit(
+        list(x),
+        y,
+        batch_size=BATCH,
+        epochs=options.epochs,
+        shuffle=False,
+        verbose=0,
+    )
     seconds = time.perf_counter() - start
     notes = ""
     if inserted(model):
@@ -148,6 +159,21 @@ def run(arm, seed, rows, options):
         flush=True,
     )
     return right
+
+
+def check_length(arms, options):
+    """A run that ends before the late start would show nothing."""
+    steps = -(-options.train // BATCH) * options.epochs
+    for arm in arms:
+        if ARMS[arm] is not None:
+            late_start = MEmeL(**ARMS[arm][1]).late_start
+            if steps <= late_start:
+                raise SystemExit(
+                    f"{arm} inhibits nothing in its first {late_start} steps "
+                    f"of {BATCH} sentences: raise --train or --epochs. "
+                    f"Received: --train {options.train} --epochs "
+                    f"{options.epochs}, which make {steps} steps"
+                )
 
 
 def summarize(results, test):
@@ -170,7 +196,7 @@ def summarize(results, test):
     )
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -178,12 +204,13 @@ def main():
     parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--train", type=int, default=1280, help="sentences")
-    parser.add_argument("--test", type=int, default=500, help="sentences")
+    parser.add_argument("--train", type=int, default=512, help="sentences")
+    parser.add_argument("--test", type=int, default=300, help="sentences")
     parser.add_argument("--length", type=int, default=32, help="in tokens")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     arms = list(dict.fromkeys(["plain", *options.arms]))
+    check_length(arms, options)
     rows = load_data(options.data)
     print(
         f"{options.model} on {keras.config.backend()}: {options.train} "

@@ -9,6 +9,7 @@ from keras_memel import selections
 from keras_memel.analysis import analyze
 from keras_memel.callbacks import MonosemanticityMonitor
 from keras_memel.decrease import decrease_ratio
+from keras_memel.hosts import save
 from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
 from keras_memel.inhibitions import Observe
@@ -16,7 +17,6 @@ from keras_memel.inhibitions import ReverseDeactivation
 from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
-from keras_memel.insertion import save
 from keras_memel.insertion import strip
 from keras_memel.layer import MEmeL
 from keras_memel.moments import Moments

@@ -34,6 +34,11 @@ class Inhibition:
     `@keras.saving.register_keras_serializable()` and models that hold it can
     be saved and loaded.
 
+    Attributes:
+        loss_is_mean: True if `loss` is a mean over the selected values. On
+            many replicas it is then the mean over those of all. Else it is
+            what the engine makes of the losses of replicas: their average.
+
     Example:
 
     >>> class Halve(Inhibition):
@@ -41,6 +46,8 @@ class Inhibition:
     ...         return ops.where(mask, 0.5 * values, values)
     >>> layer = MEmeL(inhibition=Halve(), late_start=0)
     """
+
+    loss_is_mean = False
 
     def __call__(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
         """Inhibit.
@@ -129,7 +136,8 @@ class LogPenalty(Inhibition):
 
     The variance of the scale is dropped there, since small variances made
     the gradients unstable; `tiny` bounds them at the mean itself, where the
-    logarithm has none. With nothing selected the penalty is 0.
+    logarithm has none. With nothing selected the penalty is 0. The mean is over
+    the selected values of all replicas, if their losses are averaged.
 
     Args:
         weight: Factor of the penalty.
@@ -146,6 +154,8 @@ class LogPenalty(Inhibition):
     >>> print(round(float(penalty), 4), round(float(np.log(4.0**2)), 4))
     2.7726 2.7726
     """
+
+    loss_is_mean = True
 
     def __init__(self, weight: float = 1e-3, tiny: float = 1e-6):
         self.weight = registry.number("weight", weight, "at least 0", low=0.0)

@@ -1,59 +1,23 @@
-"""MEmeL in models that exist: find, insert, strip, save.
+"""MEmeL in models that exist: find, insert, inserted, strip.
 
-An inserted MEmeL is a tracked sublayer of the layer it stands on, its host,
-and the host's `call` passes its output through it. Keras itself puts `build`
-and `quantize` of every layer into the instance; the same is done here to the
-host and to the layers around it, up to the model:
-
-    call, quantized_call   note `training` and the padding mask on the way
-                           down; in a host, apply the MEmeL to the output
-    rematerialized_call    no rematerialization, which would run a MEmeL twice
-    get_config             raises, where a config would lose insertions
-    save, to_json, pickle  carry the insertions; `Inserted` repeats them
-    export, quantize, ...  work on the plain model
-
-`strip` takes all of this away again. `sites.py` says where a MEmeL can go,
-`shapes.py` how large it must be, `forward.py` what it is told.
+`sites.py` says where a MEmeL can go, `shapes.py` how large it must be,
+`forward.py` what it is told, `hosts.py` how it is attached and saved.
 """
 
-import contextlib
-import contextvars
-import dataclasses
-import functools
-import inspect
 import warnings
-from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask  # As in `forward.py`
 
+from keras_memel import hosts
 from keras_memel import shapes
 from keras_memel import sites
-from keras_memel.forward import Insertion
 from keras_memel.forward import Output
 from keras_memel.forward import insertion_of
-from keras_memel.forward import noting_call
-from keras_memel.forward import training_step
 from keras_memel.layer import MEmeL
 from keras_memel.sites import Site
 from keras_memel.sites import Where
 
-_HOOKS = "_memel_hooks"
-
-# What a model does without its MEmeLs, which get no harm from it: files for
-# deployment and presets hold the plain model; quantization and LoRA look at
-# layers without parts, and count layers.
-_PLAIN = (
-    "export",
-    "export_to_transformers",
-    "quantize",
-    "save_to_preset",
-    "enable_lora",
-    "save_lora_weights",
-    "load_lora_weights",
-)
 _FUNCTIONS = (
     "train_function",
     "test_function",
@@ -191,7 +155,7 @@ def insert(
         for site, spec in zip(found, specs)
     ]
     for site, copy in zip(found, copies):
-        _attach(site, copy, output)
+        hosts.attach(site, copy, output)
     _warn_of_remat(found)
     _reset(model)
     return model
@@ -222,7 +186,7 @@ def strip(model: keras.Layer) -> Any:
     >>> inserted(model)
     {}
     """
-    _detach(model)
+    hosts.detach(model)
     _reset(model)
     return model
 
@@ -244,49 +208,7 @@ def inserted(model: keras.Layer) -> dict[str, MEmeL]:
     >>> tuple(memel.moving_mean.shape)
     (2,)
     """
-    return {site.path: held.memel for site, held in _held(model)}
-
-
-def save(model: Any, filepath: Any, **kwargs: Any) -> None:
-    """Saves a model with the MEmeLs that were inserted anywhere into it.
-
-    The same as `model.save`, also for a model around the one that was given
-    to `insert`.
-
-    Args:
-        model: A Keras model.
-        filepath: Path that ends in ".keras".
-        **kwargs: As in `keras.Model.save`.
-
-    Raises:
-        ValueError: If the path is that of an HDF5 file.
-
-    Example:
-
-    >>> import tempfile
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> model = insert(model, "dense*", MEmeL())
-    >>> path = tempfile.mkdtemp() + "/model.keras"
-    >>> save(model, path)
-    >>> len(inserted(keras.saving.load_model(path)))
-    1
-    """
-    if str(filepath).endswith((".h5", ".hdf5")):
-        raise ValueError(
-            "The legacy HDF5 format cannot hold inserted layers. Save to a "
-            f"path that ends in '.keras'. Received: filepath={filepath!r}"
-        )
-    with _insertions_are_carried():
-        type(model).save(Inserted(model), filepath, **kwargs)
-
-
-# ---------------------------------------------------------------------------
-# The mechanism: attach and detach
-
-
-def _held(model: keras.Layer) -> list[tuple[Site, Insertion]]:
-    pairs = [(site, insertion_of(site.layer)) for site in sites.walk(model)]
-    return [(site, held) for site, held in pairs if held is not None]
+    return {site.path: held.memel for site, held in hosts.insertions(model)}
 
 
 def _copy(
@@ -309,91 +231,13 @@ def _copy(
         preprocessor = getattr(model, "preprocessor", None)
         shape[1] = getattr(preprocessor, "sequence_length", None)
     try:
-        with _variables_of(model):
+        with hosts.variables_of(model):
             copy.build(tuple(shape))
     except ValueError as error:
         raise ValueError(
             f"Layer {layer.name!r} cannot stand after {site.path!r}: {error}"
         ) from error
     return copy
-
-
-@contextlib.contextmanager
-def _variables_of(model: keras.Layer) -> Iterator[None]:
-    # TensorFlow wants all variables of a model under one strategy.
-    strategy = getattr(model, "distribute_strategy", None)
-    with strategy.scope() if strategy else contextlib.nullcontext():
-        yield
-
-
-def _attach(site: Site, memel: MEmeL, output: Output) -> None:
-    host = site.layer
-    # What a Keras mask is after the host is for the host to say, with the
-    # MEmeL and without.
-    object.__setattr__(memel, "compute_mask", _keep_mask)
-    # Values keep the dtype that the host gives them, whatever the policies.
-    memel.autocast = False
-    _track(host, memel)
-    vars(host)["_memel_insertion"] = Insertion(memel, output)
-    for layer in site.chain:
-        _hook(layer)
-        _refresh(layer)
-
-
-def _keep_mask(inputs: Any, previous_mask: Any = None) -> Any:
-    return get_keras_mask(inputs)
-
-
-def _track(host: keras.Layer, memel: MEmeL) -> None:
-    """Makes `memel` a sublayer of a built layer, which Keras does not allow.
-
-    This and `_untrack` alone reach into Keras' private tracker.
-    """
-    locked = host._tracker.locked
-    host._tracker.unlock()
-    try:
-        setattr(host, sites.INSERTED, memel)
-    finally:
-        if locked:
-            host._lock_state()
-
-
-def _untrack(host: keras.Layer, memel: MEmeL) -> None:
-    host._tracker.untrack(memel)
-    delattr(host, sites.INSERTED)
-
-
-def _refresh(layer: keras.Layer) -> None:
-    # On PyTorch each layer has a list of the variables of all its parts.
-    if hasattr(layer, "_torch_params"):
-        layer._track_variables()
-
-
-def _detach(model: keras.Layer) -> list[tuple[Site, Insertion]]:
-    held = _held(model)
-    if (own := insertion_of(model)) is not None:  # a part of a model, a host
-        held.append((Site("", (model,), ()), own))
-    layers = [model, *(site.layer for site in sites.walk(model))]
-    for layer in layers:
-        _check_hooks(layer)
-    for site, insertion in held:
-        _untrack(site.layer, insertion.memel)
-        del vars(site.layer)["_memel_insertion"]
-    for layer in layers:
-        _unhook(layer)
-        if held:
-            _refresh(layer)
-    return held
-
-
-@contextlib.contextmanager
-def _plain(model: keras.Layer) -> Iterator[None]:
-    held = _detach(model)
-    try:
-        yield
-    finally:
-        for site, insertion in held:
-            _attach(site, insertion.memel, insertion.output)
 
 
 def _reset(model: keras.Layer) -> None:
@@ -417,195 +261,3 @@ def _warn_of_remat(found: list[Site]) -> None:
             f"is off in the layers that hold one: {sorted(layers)}",
             stacklevel=3,
         )
-
-
-# ---------------------------------------------------------------------------
-# The hooks: instance attributes over methods of the class
-
-
-@dataclasses.dataclass(frozen=True)
-class _Hook:
-    wrapper: Callable[..., Any]
-    before: Any  # What the instance had under this name, or `_NOTHING`.
-
-
-_NOTHING = object()
-
-
-def is_hooked(layer: keras.Layer) -> bool:
-    """Whether a layer notes its calls: it holds a MEmeL, or is around one."""
-    return _HOOKS in vars(layer)
-
-
-def _hook(layer: keras.Layer) -> None:
-    if is_hooked(layer):
-        return
-    wrappers: dict[str, Callable[..., Any]] = {
-        "call": noting_call,
-        "quantized_call": noting_call,
-        "rematerialized_call": lambda layer, method: (
-            lambda layer_call, *args, **kwargs: layer_call
-        ),
-        "get_config": _guarded_config,
-    }
-    if isinstance(layer, keras.Model):
-        wrappers.update(dict.fromkeys(_PLAIN, _on_plain_model))
-        wrappers["save"] = lambda layer, method: functools.partial(save, layer)
-        wrappers["to_json"] = _by_proxy
-        wrappers["__reduce__"] = _by_proxy
-        if "training" not in inspect.signature(layer.call).parameters:
-            # Keras tells such a model nothing; its parts still should know.
-            wrappers["train_step"] = training_step
-    hooks: dict[str, _Hook] = {}
-    for name, wrap in wrappers.items():
-        method = getattr(layer, name, None)
-        if method is not None:
-            wrapper = functools.wraps(method)(wrap(layer, method))
-            hooks[name] = _Hook(wrapper, vars(layer).get(name, _NOTHING))
-            vars(layer)[name] = wrapper
-    vars(layer)[_HOOKS] = hooks
-
-
-def _unhook(layer: keras.Layer) -> None:
-    for name, hook in vars(layer).pop(_HOOKS, {}).items():
-        if hook.before is _NOTHING:
-            del vars(layer)[name]
-        else:
-            vars(layer)[name] = hook.before
-
-
-def _check_hooks(layer: keras.Layer) -> None:
-    for name, hook in vars(layer).get(_HOOKS, {}).items():
-        if vars(layer).get(name) is not hook.wrapper:
-            raise RuntimeError(
-                f"Something else has replaced `{name}` of {layer.name!r} "
-                "after a MEmeL was inserted, and would be lost, or keep the "
-                "MEmeL. Undo that first."
-            )
-
-
-def _on_plain_model(
-    layer: keras.Layer, method: Callable[..., Any]
-) -> Callable[..., Any]:
-    def plain(*args: Any, **kwargs: Any) -> Any:
-        number = len(inserted(layer))
-        at_inference = any(m.at_inference for m in inserted(layer).values())
-        if method.__name__ == "export" and at_inference:
-            return method(*args, **kwargs)
-        if number and method.__name__ in (
-            "save_to_preset",
-            "export_to_transformers",
-        ):
-            warnings.warn(
-                f"`{method.__name__}` writes the plain model, without its "
-                f"{number} inserted MEmeL layers and their statistics. Call "
-                "`model.save` to keep them.",
-                stacklevel=2,
-            )
-        with _plain(layer):
-            return method(*args, **kwargs)
-
-    return plain
-
-
-# ---------------------------------------------------------------------------
-# Saving
-
-_carried: contextvars.ContextVar[bool] = contextvars.ContextVar(
-    "keras_memel_carried", default=False
-)
-
-
-@contextlib.contextmanager
-def _insertions_are_carried() -> Iterator[None]:
-    token = _carried.set(True)
-    try:
-        yield
-    finally:
-        _carried.reset(token)
-
-
-def _guarded_config(
-    layer: keras.Layer, method: Callable[..., Any]
-) -> Callable[..., Any]:
-    def get_config() -> Any:
-        if not _carried.get() and _held_or_hosted(layer):
-            raise ValueError(
-                f"The config of {layer.name!r} would lose the MEmeL layers "
-                "that were inserted into it. To save the model with them, "
-                "call `model.save(path)`, or `keras_memel.save(model, path)` "
-                "for a model around it; to clone it or to get its config, "
-                "call `keras_memel.strip(model)` first."
-            )
-        return method()
-
-    return get_config
-
-
-def _held_or_hosted(layer: keras.Layer) -> bool:
-    return insertion_of(layer) is not None or bool(_held(layer))
-
-
-def _by_proxy(
-    layer: keras.Layer, method: Callable[..., Any]
-) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with _insertions_are_carried():
-            return getattr(type(layer), method.__name__)(
-                Inserted(layer), *args, **kwargs
-            )
-
-    return call
-
-
-@keras.saving.register_keras_serializable("keras_memel")
-class Inserted(keras.Operation.__base__):
-    """What a model with insertions is in a file; loaded, the model itself.
-
-    Keras saves by class and config, and the config of the model does not know
-    of insertions. So this stands in for the model while it is saved: it has
-    the parts of the model, and a config that holds the model and where to
-    insert what.
-    """
-
-    def __init__(self, model: keras.Layer):
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_model"], name)
-
-    def __dir__(self) -> list[str]:
-        return dir(self._model)
-
-    def _obj_type(self) -> str:
-        kind: str = self._model._obj_type()
-        return kind
-
-    def get_config(self) -> dict[str, Any]:
-        with _insertions_are_carried():
-            plain = keras.saving.serialize_keras_object(self._model)
-        # Keras compiles what it gets from `from_config`, if it shall.
-        plain.pop("compile_config", None)
-        return {
-            "model": plain,
-            "insertions": [
-                {
-                    "address": sites.address(site),
-                    "output": held.output,
-                    "layer": keras.saving.serialize_keras_object(held.memel),
-                }
-                for site, held in _held(self._model)
-            ],
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        model = keras.saving.deserialize_keras_object(config["model"])
-        for insertion in config["insertions"]:
-            site = sites.resolve(model, insertion["address"])
-            with _variables_of(model):
-                memel = keras.saving.deserialize_keras_object(
-                    insertion["layer"]
-                )
-            _attach(site, memel, insertion["output"])
-        return model

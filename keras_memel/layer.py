@@ -21,10 +21,11 @@ from keras_memel import kernels
 from keras_memel import registry
 from keras_memel import remat
 from keras_memel import selections
+from keras_memel import sync
 from keras_memel.moments import Moments
 from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
-from keras_memel.scores import monosemantic_scale
+from keras_memel.scores import inverse_variance
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -111,6 +112,11 @@ class MEmeL(keras.layers.Layer):
     calls. `TimeDistributed(MEmeL())` is such a case, once a time step: apply
     the layer to `(batch, time, ...)` directly instead.
 
+    On many devices the statistics are those of the whole batch, the same on
+    all of them, and so are `threshold` and the gauges; see
+    `keras_memel.sync`. `TopK` looks at one sample at a time; `Random` chooses
+    on each replica by itself, as `keras.layers.Dropout` does.
+
     Under `keras.RematScope` the layer itself is not rematerialized; inside
     another layer that is, it raises, since it would run twice in a step.
 
@@ -171,13 +177,7 @@ class MEmeL(keras.layers.Layer):
                 f"Received: score_with={score_with!r}"
             )
         self.score_with = score_with
-        if not isinstance(at_inference, bool):
-            raise ValueError(
-                "Argument `at_inference` must be a bool. "
-                f"Received: at_inference={at_inference!r} "
-                f"({type(at_inference).__name__})"
-            )
-        self.at_inference = at_inference
+        self.at_inference = registry.boolean("at_inference", at_inference)
 
     def build(self, input_shape: Shape) -> None:
         rank = len(input_shape)
@@ -240,7 +240,7 @@ class MEmeL(keras.layers.Layer):
         mask: Tensor = None,
         training: bool | None = None,
     ) -> Tensor:
-        _check_dtype(inputs)
+        registry.float_dtype(inputs)
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
@@ -254,9 +254,9 @@ class MEmeL(keras.layers.Layer):
         statistics = history = self._read_statistics()
         if learning:
             batch = self._measure(inputs, history, valid)
-            pooled = pool(history, batch, self.forget_steps)
             if self.score_with == "current":
-                statistics = pooled
+                (batch,) = sync.merge(batch)
+                statistics = pooled = pool(history, batch, self.forget_steps)
 
         ready = (statistics.count > 0) & (steps >= self.late_start)
         arguments = dict(state)
@@ -268,17 +268,24 @@ class MEmeL(keras.layers.Layer):
         if not learning:
             return outputs
 
+        if self.score_with == "current":
+            (total,) = sync.total(number)
+        else:
+            batch, total = sync.merge(batch, number)
+            pooled = pool(history, batch, self.forget_steps)
         if penalty is not None:
+            if self.inhibition.loss_is_mean:
+                penalty = sync.weighted(penalty, number, total)
             self.add_loss(penalty)
         self._write_statistics(pooled)
-        self._write_gauges(batch, ready, number, state)
+        self._write_gauges(batch, ready, total, state)
         self.steps.assign(steps + 1.0)
         return outputs
 
     def _read_statistics(self) -> Moments:
         return Moments(
             *(
-                ops.reshape(_read(weight), self._keepdims_shape)
+                kernels.reshape(_read(weight), self._keepdims_shape)
                 for weight in (
                     self.count,
                     self.moving_mean,
@@ -293,7 +300,7 @@ class MEmeL(keras.layers.Layer):
             (self.moving_mean, statistics.mean),
             (self.moving_variance, statistics.variance),
         ):
-            weight.assign(ops.reshape(value, weight.shape))
+            weight.assign(kernels.reshape(value, weight.shape))
 
     def _write_gauges(
         self,
@@ -303,19 +310,19 @@ class MEmeL(keras.layers.Layer):
         state: dict[str, Tensor],
     ) -> None:
         total = ops.sum(batch.count)
-        could = ops.sum(ops.where(ready, batch.count, 0.0))
+        could = ops.sum(kernels.where(ready, batch.count, 0.0))
         self.inhibited_rate.assign(
-            ops.where(
+            kernels.where(
                 total > 0,
-                number / ops.maximum(total, 1.0),
+                number / kernels.at_least(total, 1.0),
                 self.inhibited_rate.value,
             )
         )
-        share = number / ops.maximum(could, 1.0)
+        share = number / kernels.at_least(could, 1.0)
         for key, value in self.selection.update(share, **state).items():
-            new = ops.where(could > 0, value, state[key])
+            new = kernels.where(could > 0, value, state[key])
             getattr(self, key).assign(new)
-        bad = ops.logical_not(ops.isfinite(batch.mean + batch.variance))
+        bad = ops.logical_not(kernels.isfinite(batch.mean + batch.variance))
         self.skipped_updates.assign_add(kernels.count(bad))
 
     def _add_state(
@@ -349,7 +356,7 @@ class MEmeL(keras.layers.Layer):
         # Keras would not run `call`, and let integers pass until the model is
         # trained.
         del kwargs
-        dtype = _check_dtype(inputs)
+        dtype = registry.float_dtype(inputs)
         return keras.KerasTensor(
             inputs.shape, dtype=self.compute_dtype if self.autocast else dtype
         )
@@ -389,21 +396,22 @@ def _inhibit(
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Outputs, the number of values selected, and a penalty if there is one."""
-    phi = monosemantic_scale(
-        ops.stop_gradient(inputs),
-        statistics.mean,
-        statistics.variance,
-        epsilon,
-        where=ready,
-    )
-    # One pass marks what has no score: neurons that are not ready (NaN) and
-    # values that are not finite.
-    score = ops.nan_to_num(phi, nan=-1.0, posinf=-1.0, neginf=-1.0)
-    if valid is not None:
-        score = ops.where(valid, score, -1.0)
-    selected = ops.cast(selection(score, **arguments), "bool")
-    if not selection.skips_negative:
-        selected = ops.logical_and(selected, score >= 0)
+    scale = inverse_variance(statistics.variance, epsilon, where=ready)
+
+    def select(values: Tensor, valid: Tensor | None) -> Tensor:
+        def score(values: Tensor) -> Tensor:
+            return kernels.score(values, statistics.mean, scale, valid)
+
+        scores, selected = kernels.choose(selection, score, values, arguments)
+        selected = ops.cast(selected, "bool")
+        if not selection.skips_negative:
+            selected = ops.logical_and(selected, scores >= 0)
+        return selected
+
+    if selection.by_sample:
+        selected = kernels.by_sample(select, ops.stop_gradient(inputs), valid)
+    else:
+        selected = select(ops.stop_gradient(inputs), valid)
     mean = ops.cast(statistics.mean, inputs.dtype)
     return (
         inhibition(inputs, selected, mean),
@@ -421,14 +429,4 @@ def _default_name() -> str:
 def _read(weight: Any) -> Tensor:
     # PyTorch assigns in place: without the copy, what was computed from the
     # old value would see the new one in the backward pass.
-    return ops.copy(weight)
-
-
-def _check_dtype(inputs: Tensor) -> str:
-    dtype: str = keras.backend.standardize_dtype(inputs.dtype)
-    if not keras.backend.is_float_dtype(dtype):
-        raise ValueError(
-            "Argument `inputs` must be of a floating-point dtype. "
-            f"Received: inputs of dtype {dtype}"
-        )
-    return dtype
+    return kernels.copy(weight)

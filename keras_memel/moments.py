@@ -103,22 +103,19 @@ def batch_moments(
     >>> print(ops.convert_to_numpy(batch.variance))
     [[1. 0.]]
     """
-    values, history = kernels.as_float32(values), _as_tensors(history)
+    values, history = ops.convert_to_tensor(values), _as_tensors(history)
     count = sample_count(ops.shape(values), axes, mask)
     near = _near_value(values, axes, count, mask)
-    shift = ops.where(history.count > 0, history.mean, near)
-    deviation = values - shift
-    if mask is not None:
-        deviation = ops.where(mask, deviation, 0.0)
-    divisor = ops.maximum(count, 1.0)
-    first, second = kernels.sums(deviation, axes)
+    shift = kernels.where(history.count > 0, history.mean, near)
+    divisor = kernels.at_least(count, 1.0)
+    first, second = kernels.sums(values, shift, axes, mask)
     offset = first / divisor
     variance = second / divisor - offset * offset
     return Moments(
         count=ops.broadcast_to(count, shift.shape),
-        mean=ops.where(count > 0, shift + offset, 0.0),
+        mean=kernels.where(count > 0, shift + offset, 0.0),
         # `where`, not `maximum`: a NaN must stay one on every backend.
-        variance=ops.where(variance < 0, 0.0, variance),
+        variance=kernels.where(variance < 0, 0.0, variance),
     )
 
 
@@ -132,9 +129,11 @@ def _near_value(
             slice(0, 1) if axis in axes else slice(None)
             for axis in range(len(values.shape))
         )
-        return ops.sum(values[first], axis=axes, keepdims=True)
-    total = ops.sum(ops.where(mask, values, 0.0), axis=axes, keepdims=True)
-    return total / ops.maximum(count, 1.0)
+        near = kernels.as_float32(values[first])
+        return ops.sum(near, axis=axes, keepdims=True)
+    counted = kernels.where(mask, kernels.as_float32(values), 0.0)
+    total = ops.sum(counted, axis=axes, keepdims=True)
+    return total / kernels.at_least(count, 1.0)
 
 
 def pool(
@@ -178,8 +177,8 @@ def pool(
     m, b = history.count, batch.count
     if forget_steps is not None:
         m = ops.minimum(m, forget_steps * b)
-    total = ops.maximum(m + b, 1.0)
-    freedom = ops.maximum(m + b - 1.0, 1.0)
+    total = kernels.at_least(m + b, 1.0)
+    freedom = kernels.at_least(m + b - 1.0, 1.0)
     # mu + w (mu' - mu) rather than (m mu + b mu') / (m + b): the same number,
     # without the rounding of two large products.
     step = batch.mean - history.mean
@@ -188,13 +187,13 @@ def pool(
     variance = (
         m * weight * step * step
         + b * batch.variance
-        + ops.maximum(m - 1.0, 0.0) * history.variance
+        + kernels.at_least(m - 1.0, 0.0) * history.variance
     ) / freedom
-    usable = (b > 0) & ops.isfinite(mean) & ops.isfinite(variance)
+    usable = (b > 0) & kernels.isfinite(mean) & kernels.isfinite(variance)
     return Moments(
-        count=ops.where(usable, history.count + b, history.count),
-        mean=ops.where(usable, mean, history.mean),
-        variance=ops.where(usable, variance, history.variance),
+        count=kernels.where(usable, history.count + b, history.count),
+        mean=kernels.where(usable, mean, history.mean),
+        variance=kernels.where(usable, variance, history.variance),
     )
 
 

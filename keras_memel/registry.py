@@ -1,4 +1,4 @@
-"""What selections and inhibitions share: look-up, configs, checked numbers."""
+"""What all parts share: look-up, configs, checked arguments."""
 
 import inspect
 import math
@@ -83,3 +83,24 @@ def integer(argument: str, value: Any, expected: str, low: int) -> int:
             f"Received: {argument}={value!r} ({type(value).__name__})"
         )
     return int(value)
+
+
+def boolean(argument: str, value: Any) -> bool:
+    """`value`, if it is a bool."""
+    if not isinstance(value, bool):
+        raise ValueError(
+            f"Argument `{argument}` must be a bool. "
+            f"Received: {argument}={value!r} ({type(value).__name__})"
+        )
+    return value
+
+
+def float_dtype(inputs: Any) -> str:
+    """The dtype of `inputs`, if it is a floating-point one."""
+    dtype: str = keras.backend.standardize_dtype(inputs.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            "Argument `inputs` must be of a floating-point dtype. "
+            f"Received: inputs of dtype {dtype}"
+        )
+    return dtype

@@ -3,6 +3,7 @@
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
+import math
 from typing import Any
 
 from keras import ops
@@ -61,18 +62,32 @@ def monosemantic_scale(
     >>> print(ops.convert_to_numpy(phi))
     [[1. 9.]]
     """
-    values, mean, variance = (
-        kernels.as_float32(x) for x in (values, mean, variance)
-    )
+    values, mean = kernels.as_float32(values), kernels.as_float32(mean)
+    scale = inverse_variance(variance, epsilon, where)
+    return ops.square(values - mean) * scale
+
+
+def inverse_variance(
+    variance: Tensor, epsilon: float = 0.0, where: Tensor = None
+) -> Tensor:
+    """What a squared deviation is multiplied with, neuron by neuron.
+
+    Takes what `monosemantic_scale` takes.
+
+    Returns:
+        `1 / (variance_i + epsilon * mean_k(variance_k))`, 0 where that is not
+        a number that has a reciprocal, NaN where `where` is false.
+    """
+    variance = kernels.as_float32(variance)
     if where is None:
         mean_variance = ops.mean(variance)
     else:
         number = ops.sum(ops.cast(where, "float32"))
-        total = ops.sum(ops.where(where, variance, 0.0))
-        mean_variance = total / ops.maximum(number, 1.0)
+        total = ops.sum(kernels.where(where, variance, 0.0))
+        mean_variance = total / kernels.at_least(number, 1.0)
     denominator = variance + epsilon * mean_variance
-    usable = denominator > TINY
-    scale = ops.where(usable, 1.0 / ops.where(usable, denominator, 1.0), 0.0)
+    denominator = kernels.where(denominator > TINY, denominator, math.inf)
     if where is not None:
-        scale = ops.where(where, scale, float("nan"))
-    return ops.square(values - mean) * scale
+        denominator = kernels.where(where, denominator, math.nan)
+    # The division last: XLA makes no part of it again for every value.
+    return 1.0 / denominator

@@ -41,6 +41,9 @@ class Selection:
     Attributes:
         skips_negative: True if a score below 0 is never selected, which saves
             the layer a pass over the values to see to it.
+        by_sample: True if what is selected in a sample depends on the scores
+            of that sample alone, so that the layer may ask for some samples
+            at a time, which is faster on PyTorch.
         random: True if `__call__` takes a `seed`, a
             `keras.random.SeedGenerator` that the layer keeps and saves. It is
             made from the attribute `seed` of the selection, if there is one.
@@ -54,6 +57,7 @@ class Selection:
     """
 
     skips_negative = False
+    by_sample = False
     random = False
 
     def __call__(self, score: Tensor, **state: Any) -> Tensor:
@@ -139,15 +143,21 @@ class TopK(Selection):
     """
 
     skips_negative = True
+    by_sample = True
 
     def __init__(self, k: int = 1):
         self.k = registry.integer("k", k, "a whole number of at least 1", 1)
 
-    def __call__(self, score: Tensor) -> Tensor:
+    def __call__(self, score: Tensor, cutoff: Tensor = None) -> Tensor:
         score = ops.convert_to_tensor(score)
+        if cutoff is None:
+            cutoff = self.cutoff(score)
+        return (score >= cutoff) & (score > 0)
+
+    def cutoff(self, score: Tensor) -> Tensor:
+        """The k-th highest score of each sample, `(batch, 1, ..., 1)`."""
         self.check(tuple(score.shape)[1:])
-        kth = kernels.kth_largest(score, self.k)
-        return (score >= kth) & (score > 0)
+        return kernels.kth_largest(score, self.k)
 
     def check(self, shape: tuple[int | None, ...]) -> None:
         known = [size for size in shape if size is not None]
@@ -181,6 +191,7 @@ class Threshold(Selection):
     """
 
     skips_negative = True
+    by_sample = True
 
     def __init__(self, threshold: float = 9.0):
         self.threshold = registry.number(
@@ -227,6 +238,7 @@ class Rate(Selection):
     """
 
     skips_negative = True
+    by_sample = True
     # The threshold falls for as long as a layer is dead; this keeps it a
     # normal float32 from which a few steps lead back.
     lowest = 1e-6

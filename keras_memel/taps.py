@@ -22,7 +22,7 @@ from keras_memel.forward import Insertion
 from keras_memel.forward import Output
 from keras_memel.forward import insertion_of
 from keras_memel.forward import noting_call
-from keras_memel.insertion import is_hooked
+from keras_memel.hooks import is_hooked
 from keras_memel.layer import MEmeL
 from keras_memel.sites import Site
 

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from keras_memel import MEmeL
 from keras_memel.insertion import find
@@ -11,15 +10,17 @@ from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
 from keras_memel.paper import kdd2024
-from tests.test_insertion import BACKEND
-from tests.test_insertion import mean
-from tests.test_insertion import numbers
-from tests.test_insertion import same
-from tests.test_insertion import steps
-from tests.test_insertion_saving import statistics
+from tests.models import mean
+from tests.models import numbers
+from tests.models import same
+from tests.models import statistics
+from tests.models import steps
 
-# keras_hub and what it stands on warn of many things that are not ours.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    # keras_hub and what it stands on warn of many things that are not ours.
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("quick_compilation"),
+]
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 2, 8)
@@ -115,12 +116,7 @@ def mobile_net():
     model = keras.applications.MobileNetV2(
         input_shape=(32, 32, 3), weights=None, alpha=0.35, classes=2
     )
-    # Compiling so many layers is most of the work on JAX.
-    model.compile(
-        "sgd",
-        "sparse_categorical_crossentropy",
-        run_eagerly=BACKEND == "jax",
-    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
     return model, IMAGES.repeat(2, 1).repeat(2, 2), LABELS
 
 
@@ -134,8 +130,7 @@ MODELS = {
 
 
 def outputs(model, x):
-    flat = keras.tree.flatten(model(x, training=False))
-    return [np.array(ops.convert_to_numpy(value)) for value in flat]
+    return keras.tree.flatten(model.predict_on_batch(x))
 
 
 @pytest.mark.parametrize("name", MODELS)

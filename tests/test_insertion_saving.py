@@ -15,38 +15,28 @@ import pytest
 
 from keras_memel import MEmeL
 from keras_memel import Threshold
+from keras_memel.hosts import save
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
-from keras_memel.insertion import save
 from keras_memel.insertion import strip
-from tests.test_insertion import BACKEND
-from tests.test_insertion import MODELS
-from tests.test_insertion import Blocks
-from tests.test_insertion import X
-from tests.test_insertion import Y
-from tests.test_insertion import functional
-from tests.test_insertion import numbers
-from tests.test_insertion import same
-from tests.test_insertion import sequential
-from tests.test_insertion import steps
+from tests.models import BACKEND
+from tests.models import MODELS
+from tests.models import Blocks
+from tests.models import X
+from tests.models import Y
+from tests.models import functional
+from tests.models import numbers
+from tests.models import same
+from tests.models import sequential
+from tests.models import statistics
+from tests.models import steps
+from tests.models import trained
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation"),
     # Of an optimizer that has not made a step yet.
     pytest.mark.filterwarnings("ignore:Skipping variable loading"),
 ]
-
-
-def statistics(model):
-    return [numbers(layer.weights) for layer in inserted(model).values()]
-
-
-def trained(name, layer=None):
-    keras.utils.set_random_seed(0)
-    make, where = MODELS[name]
-    model = insert(make(), where, layer or MEmeL(late_start=1))
-    model.fit(X, Y, batch_size=8, verbose=0)
-    return model
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -333,111 +323,3 @@ def test_a_killed_fit_resumes_to_the_same_end(tmp_path):
     assert list(found["steps"]) == [20.0, 20.0]
     for key in set(expected) - {"epochs"}:
         np.testing.assert_array_equal(found[key], expected[key])
-
-
-FORMATS = {
-    "jax": ["tf_saved_model", "onnx", "openvino"],
-    "tensorflow": ["tf_saved_model", "onnx", "openvino", "litert"],
-    "torch": ["torch", "onnx", "openvino", "litert"],
-}[BACKEND]
-ENDINGS = {
-    "tf_saved_model": "",
-    "onnx": ".onnx",
-    "openvino": ".xml",
-    "litert": ".tflite",
-    "torch": ".pt2",
-}
-
-
-def files(path):
-    if path.is_dir():
-        return [p for p in path.rglob("*") if p.is_file()]
-    return [p for p in path.parent.iterdir() if p.stem == path.stem]
-
-
-def run_exported(path, kind):
-    if kind == "tf_saved_model":
-        import tensorflow as tf
-
-        loaded = tf.saved_model.load(str(path))
-        return loaded.serve(X).numpy()
-    if kind == "onnx":
-        session = pytest.importorskip("onnxruntime").InferenceSession(str(path))
-        (name,) = [node.name for node in session.get_inputs()]
-        return session.run(None, {name: X})[0]
-    if kind == "openvino":
-        import openvino
-
-        compiled = openvino.compile_model(str(path))
-        return compiled(X)[compiled.output(0)]
-    if kind == "litert":
-        if BACKEND == "torch":
-            from ai_edge_litert.interpreter import Interpreter
-        else:
-            import tensorflow as tf
-
-            Interpreter = tf.lite.Interpreter
-
-        interpreter = Interpreter(str(path))
-        signature = interpreter.get_signature_runner()
-        (name,) = signature.get_input_details()
-        return next(iter(signature(**{name: X}).values()))
-    import torch
-
-    exported = torch.export.load(str(path)).module()
-    return exported(torch.as_tensor(X)).detach().numpy()
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", FORMATS)
-def test_exported_files_are_those_of_the_plain_model(kind, tmp_path):
-    model = trained("functional")
-    expected = model.predict(X, verbose=0)
-    inputs = [keras.InputSpec(shape=(16, 8), dtype="float32")]
-    kwargs = {"input_signature": inputs} if kind in ("torch", "litert") else {}
-    path = tmp_path / ("with" + ENDINGS[kind])
-    plain = tmp_path / ("plain" + ENDINGS[kind])
-    untouched = functional()
-    untouched(X)
-    model(X)
-    try:
-        untouched.export(str(plain), format=kind, verbose=False, **kwargs)
-    except Exception as error:
-        pytest.skip(f"Keras cannot export to {kind} here: {error!r:.200}")
-
-    model.export(str(path), format=kind, verbose=False, **kwargs)
-
-    np.testing.assert_allclose(run_exported(path, kind), expected, atol=1e-5)
-    for file in files(path):
-        text = file.read_bytes()
-        # Names of layers; the path of our code may stand in debug notes.
-        assert b"memel_" not in text.replace(b"keras_memel", b""), file
-        assert b"inserted_memel" not in text, file
-        assert b"moving_mean" not in text, file
-    assert len(inserted(model)) == 2
-    model.fit(X, Y, verbose=0)
-    assert steps(model) == [3.0, 3.0]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_memel_that_works_at_inference_is_exported(tmp_path):
-    model = insert(
-        functional(),
-        "first",
-        MEmeL(late_start=0, at_inference=True, forget_steps=None),
-    )
-    model.fit(X, Y, verbose=0)
-    expected = model.predict(X, verbose=0)
-    model(X)
-    plain = strip(pickle.loads(pickle.dumps(model))).predict(X, verbose=0)
-    assert np.abs(expected - plain).max() > 1e-4
-    kind = "torch" if BACKEND == "torch" else "tf_saved_model"
-    path = tmp_path / ("m" + ENDINGS[kind])
-    try:
-        model.export(str(path), format=kind, verbose=False)
-    except ImportError as error:
-        pytest.skip(f"{error}")
-    if kind == "tf_saved_model":
-        np.testing.assert_allclose(
-            run_exported(path, kind), expected, atol=1e-5
-        )

@@ -17,25 +17,53 @@ def way(request):
     return request.param
 
 
-# Few rows, few wide rows, many wide rows, no rows, one column, three axes:
-# the branches of the JAX way.
+def compiled(way, function, *arrays):
+    """`function` as the layer runs it: on TensorFlow given to XLA, inside a
+    graph that knows no batch size.
+    """
+    arrays = [ops.convert_to_tensor(array) for array in arrays]
+    if BACKEND != "tensorflow" or way is kernels.plain:
+        return function(*arrays)
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in arrays]
+    return tf.function(kernels.fused(function), input_signature=signature)(
+        *arrays
+    )
+
+
+# The branches of the ways: few rows, many, a prime number of them, wide ones,
+# none; one column; more axes, whose sizes have factors up to 16 or do not;
+# axes that do not lead.
 @pytest.mark.parametrize(
-    ("shape", "axes"),
+    ("shape", "axes", "mask_shape"),
     [
-        ((5, 7), (0,)),
-        ((40, 7), (0,)),
-        ((8, 16384), (0,)),
-        ((70, 16384), (0,)),
-        ((0, 7), (0,)),
-        ((9, 1), (0,)),
-        ((40, 3, 7), (0, 1)),
-        ((4, 3, 7), (0, 2)),
+        ((5, 7), (0,), None),
+        ((40, 7), (0,), (40, 7)),
+        ((37, 7), (0,), (1, 7)),
+        ((8, 16384), (0,), None),
+        ((70, 16384), (0,), None),
+        ((0, 7), (0,), None),
+        ((9, 1), (0,), (9, 1)),
+        ((3, 32, 7), (0, 1), (3, 32, 1)),
+        ((5, 17, 7), (0, 1), None),
+        ((4, 3, 7), (0, 2), (1, 3, 7)),
     ],
 )
-def test_sums(shape, axes, way, rng):
+def test_sums(shape, axes, mask_shape, way, rng, monkeypatch):
+    # PyTorch: several blocks.
+    monkeypatch.setattr(kernels.own, "BLOCK_SIZE", 60, raising=False)
     x = rng.normal(size=shape).astype("float32")
-    exact = x.astype("float64")
-    first, second = way.sums(ops.convert_to_tensor(x), axes)
+    kept = [1 if axis in axes else size for axis, size in enumerate(shape)]
+    shift = rng.normal(size=kept).astype("float32")
+    exact = x.astype("float64") - shift
+    masks = []
+    if mask_shape:
+        masks = [rng.random(mask_shape) < 0.5]
+        exact = np.where(masks[0], exact, 0.0)
+    first, second = compiled(
+        way, lambda x, s, *masks: way.sums(x, s, axes, *masks), x, shift, *masks
+    )
     for got, expected in (
         (first, exact.sum(axes, keepdims=True)),
         (second, (exact**2).sum(axes, keepdims=True)),
@@ -44,6 +72,14 @@ def test_sums(shape, axes, way, rng):
         np.testing.assert_allclose(
             ops.convert_to_numpy(got), expected, rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 64, 5), (3, 17, 5), (0, 4), (7, 3), (2, 0, 3), (2, 3, 0)]
+)
+def test_count_of_a_tensor(shape, way, rng):
+    mask = rng.random(shape) < 0.5
+    assert float(compiled(way, way.count, mask)) == mask.sum()
 
 
 # Below, at and above a whole block of bytes; every one of 128 in a row true.

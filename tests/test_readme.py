@@ -45,10 +45,12 @@ def test_the_example_stands_before_anything_else():
 
 
 def test_continuous_integration_runs_the_command_of_the_readme():
-    quickstart, everything = (block.strip() for block in blocks("sh"))
+    commands = [block.strip() for block in blocks("sh")]
+    quickstart, everything, finetune = commands
     assert everything in (ROOT / ".ci" / "run").read_text().splitlines()
-    script = quickstart.split()[-1]
-    assert (ROOT / script).exists()
+    for command in (quickstart, finetune):
+        (script,) = re.findall(r"examples/\w+\.py", command)
+        assert (ROOT / script).exists()
 
 
 def test_links_within_the_repository_lead_somewhere():

@@ -17,9 +17,17 @@ if keras.backend.backend() in ("jax", "tensorflow", "torch"):
 else:
     own = plain
 
-as_float32 = plain.as_float32
+where = getattr(own, "where", plain.where)
+isfinite = getattr(own, "isfinite", plain.isfinite)
+reshape = getattr(own, "reshape", plain.reshape)
+copy = getattr(own, "copy", plain.copy)
+at_least = getattr(own, "at_least", plain.at_least)
+as_float32 = getattr(own, "as_float32", plain.as_float32)
 sums = getattr(own, "sums", plain.sums)
 count = getattr(own, "count", plain.count)
 kth_largest = getattr(own, "kth_largest", plain.kth_largest)
 replace = getattr(own, "replace", plain.replace)
+score = getattr(own, "score", plain.score)
+choose = getattr(own, "choose", plain.choose)
+by_sample = getattr(own, "by_sample", plain.by_sample)
 fused = getattr(own, "fused", plain.fused)

@@ -4,10 +4,15 @@ Figures are of (32, 128, 768) float32 on two cores.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 
 from keras_memel.kernels import plain
 
@@ -16,42 +21,69 @@ Tensor = Any
 # 128 ones fit in a byte. 768, since with a power of two all rows would share
 # one set of the cache.
 BLOCK = (128, 768)
+FEW_ROWS = 16
 
 
-def sums(deviation: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def sums(
+    values: Tensor,
+    shift: Tensor,
+    axes: tuple[int, ...],
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """As `plain.sums`."""
-    if not is_known(deviation):
-        return plain.sums(deviation, axes)
-    rows = math.prod(deviation.shape[axis] for axis in axes)
+    spread = jax.device_count() > 1
     leading = axes == tuple(range(len(axes)))
-    wide = rows <= 32 or deviation.size >= 16384 * rows
-    if on_cpu() and leading and wide and rows:
-        return plain.sums_of_rows(deviation, axes, _sums_of_wide_rows)
-    return plain.sums(deviation, axes)
+    known = leading and is_known(values) and values.size
+    if not (spread or (on_cpu() and known)):
+        return plain.sums(values, shift, axes, mask)
+    deviation = plain.as_float32(values) - shift
+    if mask is not None:
+        deviation = jnp.where(mask, deviation, 0.0)
+    if spread:  # merged axes would have to be gathered first
+        return plain.sums_of_axes(deviation, axes)
+    return plain.sums_of_rows(
+        deviation, axes, lambda rows: _sum_rows(rows, rows * rows)
+    )
 
 
-def _sums_of_wide_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    # XLA walks down one column after the other. With wide rows each step is a
-    # cache miss: 67 ms for (32, 98304). A reduction of the pair goes along
-    # the rows instead, 1 ms, as long as they are few.
-    zero = matrix.dtype.type(0)
-    first = second = zero
-    for start in range(0, len(matrix), 32):
-        part = matrix[start : start + 32]
-        a, b = jax.lax.reduce(
-            (part, part * part),
-            (zero, zero),
-            lambda x, y: (x[0] + y[0], x[1] + y[1]),
-            (0,),
-        )
-        first, second = first + a, second + b
-    return first, second
+def _sum_rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    # XLA adds up one column after the other; each number is then far from
+    # the next, and with wide rows each is a cache miss: 67 ms for
+    # (32, 98304). A reduction of a *pair* goes along the rows instead, 0.5
+    # ms, as long as they are few: so 16 at a time, and of (4096, 768) the
+    # 256 sums that are left once more. 1.2 ms became 0.4.
+    rows = len(first)
+    if rows <= FEW_ROWS:
+        return _sum_pair(first, second, 0)
+    whole = rows // FEW_ROWS * FEW_ROWS
+    # Consecutive rows together: they lie on one device.
+    shape = (whole // FEW_ROWS, FEW_ROWS, -1)
+    some = _sum_rows(
+        *_sum_pair(first[:whole].reshape(shape), second[:whole].reshape(shape))
+    )
+    if whole == rows:
+        return some
+    rest = _sum_pair(first[whole:], second[whole:], 0)
+    return some[0] + rest[0], some[1] + rest[1]
+
+
+def _sum_pair(
+    first: Tensor, second: Tensor, axis: int = 1
+) -> tuple[Tensor, Tensor]:
+    zero = first.dtype.type(0)
+    sums: tuple[Tensor, Tensor] = jax.lax.reduce(
+        (first, second),
+        (zero, zero),
+        lambda x, y: (x[0] + y[0], x[1] + y[1]),
+        (axis,),
+    )
+    return sums
 
 
 def count(mask: Tensor) -> Tensor:
     """As `plain.count`."""
     # XLA adds bytes four times as fast as floats.
-    if not is_known(mask):
+    if not (is_known(mask) and on_cpu()):
         return plain.count(mask)
     flat = mask.reshape(-1)
     blocks = flat.size // math.prod(BLOCK)
@@ -63,22 +95,66 @@ def count(mask: Tensor) -> Tensor:
     return rest + ones.sum(axis=1, dtype="uint8").astype("float32").sum()
 
 
+def choose(
+    selection: Any,
+    score: Callable[[Tensor], Tensor],
+    values: Tensor,
+    arguments: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """As `plain.choose`."""
+    if not hasattr(selection, "cutoff"):
+        return plain.choose(selection, score, values, arguments)
+    # Scores that are used twice are written to memory and read again. To
+    # compute them twice takes no longer, and no memory.
+    cutoff = selection.cutoff(score(values))
+    values, cutoff = jax.lax.optimization_barrier((values, cutoff))
+    scores = score(values)
+    return scores, selection(scores, cutoff)
+
+
 def kth_largest(score: Tensor, k: int) -> Tensor:
     """As `plain.kth_largest`."""
     score = jnp.asarray(score)
-    if k > 1 or not on_cpu():
+    if k > 1 and jax.device_count() > 1:
+        kth = _kth_largest_of_rows(score.reshape(len(score), -1), k)
+        return kth.reshape((-1,) + (1,) * (score.ndim - 1))
+    if k > 1 or not on_cpu() or not is_known(score):
         return plain.kth_largest(score, k)
     # XLA hands a maximum to a library, for which the scores must be written
     # to memory first. A reduction that it does not recognize is fused with
-    # what computes them: half the memory, and less time.
-    axes = tuple(range(1, score.ndim))
-    largest = jax.lax.reduce(
-        score,
+    # what computes them. In two stages, since it runs on one core if it ends
+    # in few numbers; the last a maximum again, since of two of one kind XLA
+    # would make one.
+    flat = score.reshape(len(score), math.prod(score.shape[1:]))
+    columns = math.gcd(flat.shape[1], 64)
+    stage = jax.lax.reduce(
+        flat.reshape(len(score), flat.shape[1] // columns, columns),
         score.dtype.type(-math.inf),
         lambda a, b: jax.lax.select(a > b, a, b),
-        axes,
+        (1,),
     )
-    return jnp.expand_dims(largest, axes)
+    return jnp.expand_dims(stage.max(axis=1), tuple(range(1, score.ndim)))
+
+
+@partial(custom_partitioning, static_argnums=(1,))
+def _kth_largest_of_rows(matrix: Tensor, k: int) -> Tensor:
+    return plain.kth_largest(matrix, k)
+
+
+def _partition(k: int, mesh: Any, arguments: Any, result: Any) -> Any:
+    del result
+    samples = arguments[0].sharding.spec[:1]
+    rows = NamedSharding(mesh, PartitionSpec(*samples, None))
+    return mesh, partial(plain.kth_largest, k=k), rows, (rows,)
+
+
+# XLA would gather all samples on every device to sort them. Each has a k-th
+# largest of its own: a device needs no others than it has.
+_kth_largest_of_rows.def_partition(
+    partition=_partition,
+    sharding_rule="sample value -> sample one",
+    need_replication_factors=("value", "one"),
+)
 
 
 def is_known(values: Tensor) -> bool:
@@ -87,5 +163,9 @@ def is_known(values: Tensor) -> bool:
 
 
 def on_cpu() -> bool:
-    """Whether the ways that were measured on a CPU apply."""
-    return bool(jax.default_backend() == "cpu")
+    """Whether the ways that were measured on a CPU, a single one, apply.
+
+    Spread over many devices, slices of an array move it between them, and an
+    unusual reduction is one that XLA cannot finish across them.
+    """
+    return bool(jax.default_backend() == "cpu" and jax.device_count() == 1)

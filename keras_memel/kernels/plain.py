@@ -9,6 +9,16 @@ from keras import ops
 
 Tensor = Any
 
+where = ops.where
+isfinite = ops.isfinite
+reshape = ops.reshape
+copy = ops.copy
+
+
+def at_least(x: Tensor, low: float) -> Tensor:
+    """`max(x, low)`."""
+    return ops.maximum(x, low)
+
 
 def as_float32(x: Any) -> Tensor:
     """`x` as a float32 tensor: itself if it is one."""
@@ -21,13 +31,28 @@ def as_float32(x: Any) -> Tensor:
     return ops.cast(x, "float32")
 
 
-def sums(deviation: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Sum and sum of squares of `deviation` over `axes`, "keepdims".
+def sums(
+    values: Tensor,
+    shift: Tensor,
+    axes: tuple[int, ...],
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Sum and sum of squares of `values - shift` over `axes`, "keepdims".
 
-    No gradient is taken through them.
+    Where `mask` is false a value does not count. No gradient is taken.
     """
+    deviation = as_float32(values) - shift
+    if mask is not None:
+        deviation = ops.where(mask, deviation, 0.0)
     if axes == tuple(range(len(axes))):
         return sums_of_rows(deviation, axes, _sums_of_rows)
+    return sums_of_axes(deviation, axes)
+
+
+def sums_of_axes(
+    deviation: Tensor, axes: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """`sums` as they are written."""
     return (
         ops.sum(deviation, axis=axes, keepdims=True),
         ops.sum(deviation * deviation, axis=axes, keepdims=True),
@@ -53,6 +78,39 @@ def sums_of_rows(
 
 def _sums_of_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return ops.sum(matrix, axis=0), ops.sum(matrix * matrix, axis=0)
+
+
+def score(
+    values: Tensor, mean: Tensor, scale: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """`(values - mean)^2 * scale`, or -1 where it is not finite or `valid`."""
+    phi = ops.square(as_float32(values) - mean) * scale
+    # One comparison finds what has no score: neurons without history (their
+    # scale is NaN) and values that are not finite.
+    scored = phi < math.inf
+    if valid is not None:
+        scored = ops.logical_and(scored, valid)
+    return ops.where(scored, phi, -1.0)
+
+
+def by_sample(
+    select: Callable[[Tensor, Tensor | None], Tensor],
+    values: Tensor,
+    valid: Tensor | None,
+) -> Tensor:
+    """`select(values, valid)`, which treats each sample by itself."""
+    return select(values, valid)
+
+
+def choose(
+    selection: Any,
+    score: Callable[[Tensor], Tensor],
+    values: Tensor,
+    arguments: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """The scores of `values`, and which of them `selection` selects."""
+    scores = score(values)
+    return scores, selection(scores, **arguments)
 
 
 def count(mask: Tensor) -> Tensor:

@@ -1,10 +1,99 @@
-"""PyTorch's ways: eager, so each operation is a pass over memory."""
+"""PyTorch's ways: eager, so each operation is a pass over memory.
 
+What needs several operations goes over the values block by block, so that
+all but the first find them in the cache and no large tensor is allocated on
+the way. When `torch.compile` traces, it fuses the plain operations itself.
+"""
+
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from keras_memel.kernels import plain
+
 Tensor = Any
+
+# Values in a block: its temporaries fit the cache of a core, and there are
+# so few blocks that the calls do not matter.
+BLOCK_SIZE = 400_000
+
+# On a neuron's statistics Keras' own operations take five times as long as
+# the work: each of them looks its arguments over and converts them.
+where = torch.where
+isfinite = torch.isfinite
+reshape = torch.reshape
+
+
+def at_least(x: Tensor, low: float) -> Tensor:
+    """As `plain.at_least`."""
+    return torch.clamp(x, min=low)
+
+
+def copy(weight: Any) -> Tensor:
+    """As `plain.copy`."""
+    return weight.value.detach().clone()
+
+
+def as_float32(x: Any) -> Tensor:
+    """As `plain.as_float32`."""
+    return x.to(torch.float32) if torch.is_tensor(x) else plain.as_float32(x)
+
+
+def sums(
+    values: Tensor,
+    shift: Tensor,
+    axes: tuple[int, ...],
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `plain.sums`."""
+    if torch.compiler.is_compiling() or 0 not in axes or not len(values):
+        return plain.sums(values, shift, axes, mask)
+    first = second = 0.0
+    for part, kept in blocks(values, mask):
+        # A new tensor, that may be written to.
+        deviation = torch.sub(part, shift).to(torch.float32)
+        if kept is not None:
+            deviation.masked_fill_(~kept, 0.0)
+        first = first + deviation.sum(axes, keepdim=True)
+        second = second + deviation.mul_(deviation).sum(axes, keepdim=True)
+    return first, second
+
+
+def score(
+    values: Tensor, mean: Tensor, scale: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """As `plain.score`."""
+    if torch.compiler.is_compiling():
+        return plain.score(values, mean, scale, valid)
+    phi = torch.sub(values, mean).to(torch.float32)
+    phi.mul_(phi).mul_(scale)
+    phi.nan_to_num_(-1.0, -1.0, -1.0)
+    return phi if valid is None else phi.masked_fill_(~valid, -1.0)
+
+
+def by_sample(
+    select: Callable[[Tensor, Tensor | None], Tensor],
+    values: Tensor,
+    valid: Tensor | None,
+) -> Tensor:
+    """As `plain.by_sample`."""
+    if torch.compiler.is_compiling() or not len(values):
+        return select(values, valid)
+    return torch.cat([select(*block) for block in blocks(values, valid)])
+
+
+def blocks(
+    values: Tensor, mask: Tensor | None
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Samples of a batch, as many at a time as make a block."""
+    samples = max(1, BLOCK_SIZE // max(1, math.prod(values.shape[1:])))
+    parts = values.split(samples)
+    if mask is None:
+        return [(part, None) for part in parts]
+    mask = mask.expand(len(values), *mask.shape[1:])
+    return list(zip(parts, mask.split(samples), strict=True))
 
 
 def count(mask: Tensor) -> Tensor:
@@ -40,5 +129,17 @@ class _Replace(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         (mask,) = ctx.saved_tensors
-        reverse = gradient * -ctx.delta if ctx.delta else 0.0
-        return torch.where(mask, reverse, gradient), None, None, None
+        if not ctx.delta:
+            return torch.where(mask, 0.0, gradient), None, None, None
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            # The latter: a gradient of the gradient is wanted.
+            reverse = gradient * -ctx.delta
+            return torch.where(mask, reverse, gradient), None, None, None
+        result = torch.empty_like(gradient)
+        start = 0
+        for part, chosen in blocks(gradient, mask):
+            end = start + len(part)
+            reverse = part * -ctx.delta
+            torch.where(chosen, reverse, part, out=result[start:end])
+            start = end
+        return result, None, None, None
