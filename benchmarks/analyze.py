@@ -48,7 +48,7 @@ def seconds(function):
     return time.perf_counter() - start
 
 
-def throughput(rounds=3, short=128, long=1024):
+def throughput(rounds=3, short=64, long=320):
     """The ratio for one more input: without what compilation takes."""
     model = network(192)
     x = RNG.normal(size=(long, 32, 192)).astype("float32")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel import neurons
 from keras_memel.neurons import LayerReport
-from keras_memel.neurons import unlabelled
 from keras_memel.report import Report
 
 Axes = Any
@@ -200,7 +200,7 @@ def feature_map(
     """
     found = report.layer(layer)
     if found.feature_ms is None or found.feature is None:
-        raise unlabelled("A map of features")
+        raise neurons.unlabelled("A map of features")
     ms = np.where(np.isnan(found.feature_ms), 0.0, found.feature_ms)
     sure = np.nan_to_num(found.roc_auc, nan=0.0)
     chosen = np.argsort(-sure, kind="stable")[:most]
@@ -318,8 +318,8 @@ def false_killing_rate(
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
     >>> x = np.random.default_rng(0).normal(size=(100, 4))
     >>> ax = false_killing_rate(analyze(model, x, x[:, 0] > 1, verbose=0))
-    >>> ax.get_ylim()
-    (0.0, 1.0)
+    >>> ax.get_ylabel()
+    'False Killing Rate (median neuron)'
     """
     import matplotlib
 
