@@ -1,0 +1,205 @@
+"""Write docs/cost.md: what a layer costs by count, and what was measured.
+
+    python benchmarks/cost.py
+
+The numbers of the page are computed here, or read from what
+benchmarks/scaling.py stored in benchmarks/results/scaling_*.jsonl.
+"""
+
+import json
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+
+# Bytes a value of float32: read for the moments, and for the score and the
+# output; output and mask written; gradient and mask read, gradient written.
+FORWARD = 4 + 4 + 4 + 1
+BACKWARD = 4 + 1 + 4
+STEP = FORWARD + BACKWARD
+COPY = 4 + 4
+
+# A model of 1e9 parameters on 1,000 devices. The device's figures are those
+# of the data sheet of an NVIDIA A100 80GB; the share of its arithmetic that
+# training reaches is an assumption.
+WIDTH, BLOCKS, LENGTH, SAMPLES, LAYERS = 2048, 24, 2048, 4, 4
+DEVICES, BANDWIDTH, FLOPS, REACHED = 1000, 2.0e12, 312e12, 0.4
+
+PAGE = """# What a layer costs
+
+<!-- Written by benchmarks/cost.py. -->
+
+## By count
+
+With V values in the activation, N neurons and R replicas, a training step
+moves, for each MEmeL with a rate or a threshold:
+
+| | bytes | of which |
+|---|--:|---|
+| memory, forward | {forward} V | values read for moments and for scores, \
+output and mask written |
+| memory, backward | {backward} V | gradient and mask read, gradient written |
+| memory, neurons | about 100 N | statistics and what is computed from them |
+| kept for backward | V | the mask, a byte a value |
+| sent by each replica | 8 (3 N + 1) | count, sum and sum of squares of each \
+neuron, and the number selected, float64; nothing if R = 1 |
+
+Arithmetic does not matter: some twenty operations a value, where a matrix
+product does thousands. So the time is that of {step} bytes a value, which is
+{copies:.2f} times that of a copy of the values ({copy} bytes). `TopK` reads
+the values once more, and for k > 1 sorts them. PyTorch, without a compiler,
+reads the values once more for the output, from the cache if the batch is
+small. None of this depends on the number of parameters.
+
+## 1e9 parameters on 1,000 devices
+
+{blocks} blocks of width {width} ({parameters:.1e} parameters), {samples}
+samples of {length} tokens a device, `MEmeL("rate", axis=-1)` after {layers}
+blocks, counted in float32. Computed, not measured:
+
+| | a layer | all {layers} | against |
+|---|--:|--:|---|
+| memory moved, MB | {moved:.0f} | {moved_all:.0f} | |
+| time of it at {bandwidth:.1f} TB/s, ms | {time:.2f} | {time_all:.2f} | \
+{step_time:.0f} ms a step at {reached:.0%} of {tera:.0f} TFLOP/s: \
+**{percent:.2f} %** |
+| sent, kB | {sent:.0f} | {sent_all:.0f} | {gradients:.1f} GB of gradients in \
+bfloat16: {sent_percent:.3f} % |
+| sent with `axis=None`, MB | {none:.0f} | {none_all:.0f} | \
+{none_percent:.0f} % of the gradients: take `axis=-1` |
+
+The share falls as a model grows: parameters grow with the square of the
+width, values with the width itself. Sums over 1,000 devices are so small that
+they take one latency each, some 0.1 ms; {layers} of them do not show either.
+
+## Measured
+
+`benchmarks/scaling.py` on two cores, float32; extra time over the same without
+a layer, medians of interleaved rounds. A copy, timed in the same rounds, tells
+how fast memory is; the count above says {copies:.2f} copies where the values
+fit no cache.
+{measured}
+"""
+
+
+def page(root=ROOT):
+    """The whole text."""
+    parameters = 12 * BLOCKS * WIDTH**2
+    tokens = SAMPLES * LENGTH
+    values = tokens * WIDTH
+    moved = STEP * values
+    step_time = 6 * parameters * tokens / (REACHED * FLOPS)
+    sent = 8 * (3 * WIDTH + 1)
+    none = 8 * (3 * WIDTH * LENGTH + 1)
+    gradients = 2 * parameters
+    return PAGE.format(
+        forward=FORWARD,
+        backward=BACKWARD,
+        step=STEP,
+        copy=COPY,
+        copies=STEP / COPY,
+        blocks=BLOCKS,
+        width=WIDTH,
+        parameters=parameters,
+        samples=SAMPLES,
+        length=LENGTH,
+        layers=LAYERS,
+        moved=moved / 1e6,
+        moved_all=LAYERS * moved / 1e6,
+        bandwidth=BANDWIDTH / 1e12,
+        time=1e3 * moved / BANDWIDTH,
+        time_all=1e3 * LAYERS * moved / BANDWIDTH,
+        step_time=1e3 * step_time,
+        reached=REACHED,
+        tera=FLOPS / 1e12,
+        percent=100 * LAYERS * moved / BANDWIDTH / step_time,
+        sent=sent / 1e3,
+        sent_all=LAYERS * sent / 1e3,
+        gradients=gradients / 1e9,
+        sent_percent=100 * LAYERS * sent / gradients,
+        none=none / 1e6,
+        none_all=LAYERS * none / 1e6,
+        none_percent=100 * LAYERS * none / gradients,
+        measured=measured(root),
+    )
+
+
+def measured(root):
+    rows = [
+        json.loads(line)
+        for backend in BACKENDS
+        for file in root.glob(f"benchmarks/results/scaling_{backend}.jsonl")
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    return "\n".join(
+        table(title, key, [row for row in rows if row["part"] == part], cell)
+        for part, key, title, cell in (
+            (
+                "values",
+                "values",
+                "`MEmeL('rate', axis=-1)`, 768 neurons: nanoseconds a value, "
+                "and in copies",
+                lambda r: f"{r['ns_per_value']:.2f} ({r['copies']:.1f})",
+            ),
+            (
+                "neurons",
+                "neurons",
+                "The same with 1e7 values",
+                lambda r: f"{r['ns_per_value']:.2f} ({r['copies']:.1f})",
+            ),
+            (
+                "k",
+                "selection",
+                "Selections, `axis=-1`, (32, 128, 768): milliseconds, and in "
+                "`Rate`s",
+                lambda r: f"{r['extra_ms']:.1f} ({r['ratio_to_rate']:.2f})",
+            ),
+            (
+                "bert",
+                "layer",
+                "A training step of BERT-base's shape (12 blocks of 768, 128 "
+                "tokens, batch 2, Adam), a layer after each of the middle four "
+                "blocks: per cent, with quartiles over the rounds",
+                lambda r: (
+                    f"{r['extra_percent']:+.1f} "
+                    f"({r['quartiles'][0]:+.1f} to {r['quartiles'][1]:+.1f})"
+                ),
+            ),
+            (
+                "replicas",
+                "replicas, neurons",
+                "The message between processes on these two cores (gloo): "
+                "bytes, and milliseconds",
+                lambda r: f"{r['bytes']:,}, {r['ms']:.2f}",
+            ),
+        )
+    )
+
+
+def table(title, key, rows, cell):
+    if not rows:
+        return ""
+    keys = key.split(", ")
+    cells = {}
+    for row in rows:
+        label = ", ".join(
+            f"{row[k]:,}"
+            if k != "selection" and k != "layer"
+            else f"`{row[k]}`"
+            for k in keys
+        )
+        cells.setdefault(label, {})[row["backend"]] = cell(row)
+    backends = [b for b in BACKENDS if any(r["backend"] == b for r in rows)]
+    lines = [
+        f"\n{title}:\n",
+        f"| {key} | {' | '.join(BACKENDS[b] for b in backends)} |",
+        "|---" + "|--:" * len(backends) + "|",
+    ]
+    for label, by_backend in cells.items():
+        line = " | ".join(by_backend.get(b, "") for b in backends)
+        lines.append(f"| {label} | {line} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "cost.md").write_text(page(), encoding="utf-8")

@@ -1,0 +1,35 @@
+"""docs/cost.md is what the stored measurements say."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location(
+    "cost", ROOT / "benchmarks/cost.py"
+)
+cost = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cost)
+
+
+def test_the_page_is_that_of_the_stored_measurements():
+    stored = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
+    assert cost.page() == stored, "run: python benchmarks/cost.py"
+
+
+def test_a_table_has_a_row_a_setting_and_a_column_a_backend(tmp_path):
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    for backend, ms in (("jax", 1.25), ("torch", 2.5)):
+        row = {
+            "backend": backend,
+            "part": "k",
+            "selection": "TopK(1)",
+            "extra_ms": ms,
+            "ratio_to_rate": ms / 1.25,
+        }
+        file = folder / f"scaling_{backend}.jsonl"
+        file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    lines = cost.page(tmp_path).splitlines()
+    assert "| selection | JAX | PyTorch |" in lines
+    assert "| `TopK(1)` | 1.2 (1.00) | 2.5 (2.00) |" in lines
