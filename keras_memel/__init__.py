@@ -5,6 +5,9 @@ Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 
 from keras_memel import inhibitions
 from keras_memel import selections
+from keras_memel.comparison import Comparison
+from keras_memel.contrasts import Contrast
+from keras_memel.evidence import compare
 from keras_memel.hosts import save
 from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
@@ -18,6 +21,7 @@ from keras_memel.layer import MEmeL
 from keras_memel.moments import Moments
 from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
+from keras_memel.runs import RunStore
 from keras_memel.scores import monosemantic_scale
 from keras_memel.selections import Random
 from keras_memel.selections import Rate
@@ -28,6 +32,8 @@ from keras_memel.selections import TopK
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
+    "Contrast",
     "Inhibition",
     "LogPenalty",
     "MEmeL",
@@ -36,10 +42,12 @@ __all__ = [
     "Random",
     "Rate",
     "ReverseDeactivation",
+    "RunStore",
     "Selection",
     "Threshold",
     "TopK",
     "batch_moments",
+    "compare",
     "find",
     "inhibitions",
     "insert",
