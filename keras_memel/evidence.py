@@ -297,9 +297,12 @@ def _check_seeds(seeds: Any) -> list[int]:
 
 def _folder(train: Callable[..., Any]) -> str:
     """Where the code of `train` lies, for its git revision."""
+    while isinstance(train, functools.partial):
+        train = train.func
+    code = train if inspect.isroutine(train) else type(train)
     try:
-        file = inspect.getsourcefile(inspect.unwrap(train))
-    except TypeError:  # a callable object, or a `functools.partial`
+        file = inspect.getsourcefile(inspect.unwrap(code))
+    except TypeError:  # compiled
         file = None
     folder = pathlib.Path(file).parent if file else pathlib.Path()
     return str(folder.absolute() if folder.is_dir() else pathlib.Path.cwd())
@@ -316,7 +319,7 @@ def _environment(folder: str) -> dict[str, Any]:
         "backend": backend,
         # Where the backend puts an array if nobody says otherwise.
         "device": str(keras.ops.zeros(()).device),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()}
         | {module.__name__: module.__version__ for module in modules},
     }
