@@ -7,12 +7,12 @@ import concurrent.futures
 import contextlib
 import functools
 import importlib
-import inspect
 import numbers
 import os
 import pathlib
 import platform
 import subprocess
+import sys
 import time
 import traceback
 import warnings
@@ -299,11 +299,9 @@ def _folder(train: Callable[..., Any]) -> str:
     """Where the code of `train` lies, for its git revision."""
     while isinstance(train, functools.partial):
         train = train.func
-    code = train if inspect.isroutine(train) else type(train)
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(code))
-    except TypeError:  # compiled
-        file = None
+    # Of a function, or of the class of a callable object.
+    module = getattr(train, "__module__", type(train).__module__)
+    file = getattr(sys.modules.get(module), "__file__", None)
     folder = pathlib.Path(file).parent if file else pathlib.Path()
     return str(folder.absolute() if folder.is_dir() else pathlib.Path.cwd())
 
