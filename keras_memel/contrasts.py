@@ -163,7 +163,7 @@ def _contrast(
         mean=float(deltas.mean()) if number else math.nan,
         low=low,
         high=high,
-        p=_sign_flip_p(deltas) if number > 1 else math.nan,
+        p=_sign_flip_p(deltas, largest) if number > 1 else math.nan,
         p_holm=math.nan,
         detectable=math.inf,
         verdict="not shown",
@@ -191,13 +191,19 @@ def _interval(deltas: np.ndarray) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def _sign_flip_p(deltas: np.ndarray) -> float:
-    """Two-sided p of the mean, over the flips of the signs of the deltas."""
+def _sign_flip_p(deltas: np.ndarray, largest: float) -> float:
+    """Two-sided p of the mean, over the flips of the signs of the deltas.
+
+    Scores that are shares, as accuracies are, make ties: flips with the mean
+    that was seen, which count. Differences of floats break them (0.8 - 0.7
+    is not 0.9 - 0.8), and p comes out too small; hence the rounding, to
+    digits that scores as large as `largest` do have.
+    """
     stats = need("scipy.stats", "evidence", "`Comparison`")
     return float(
         stats.permutation_test(
-            (deltas,),
-            np.mean,
+            (deltas / (largest or 1.0),),
+            lambda flipped, axis: np.round(np.mean(flipped, axis), 12),
             permutation_type="samples",
             n_resamples=2**EXACT_SEEDS,
             batch=2**12,

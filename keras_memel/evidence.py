@@ -210,7 +210,7 @@ def _scores(returned: Any) -> Run:
         run: Run = {"scores": {str(k): float(v) for k, v in scores.items()}}
     except (TypeError, ValueError):
         scores = {}
-    if not scores:
+    if not scores or any(isinstance(v, str) for v in scores.values()):
         raise TypeError(
             "`train(arm, seed)` must return a number, or a dictionary of at "
             f"least one number by name. Received: {returned!r} "

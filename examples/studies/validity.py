@@ -51,7 +51,7 @@ SITUATIONS = {
     # Of 0.995 deviations with 10 seeds: `Contrast.detectable`.
     "1 arm, detectable effect": None,
 }
-REPETITIONS = {10: 1000, 20: 400}
+REPETITIONS = {10: 400, 20: 100}
 
 
 def effects(situation, seeds):
@@ -181,16 +181,15 @@ def main():
         for law in LAWS
         for situation in SITUATIONS
     ]
-    if not file.exists():
-        # statsmodels' Holm collects garbage at each call, which takes half a
-        # second of looking through a backend.
-        gc.freeze()
-        lines = []
-        for law, situation, seeds in tqdm(settings):
-            repetitions = range(REPETITIONS[seeds])
-            lines.append(simulate(law, situation, seeds, repetitions))
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        file.write_text(text, encoding="utf-8")
+    # statsmodels' Holm collects garbage at each call, which takes half a
+    # second of looking through a backend.
+    gc.freeze()
+    file.parent.mkdir(exist_ok=True)
+    done = len(file.read_text().splitlines()) if file.exists() else 0
+    for law, situation, seeds in tqdm(settings[done:]):
+        line = simulate(law, situation, seeds, range(REPETITIONS[seeds]))
+        with open(file, "a", encoding="utf-8") as store:
+            store.write(json.dumps(line) + "\n")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     common.write_page("validity", page(lines))
 
