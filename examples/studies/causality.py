@@ -89,7 +89,8 @@ def plant(model, digits, units):
     """Teach each unit to be `HIGH` on one class and 0 on the others."""
     values = dense(model)[1].output
     both = keras.Model(
-        model.inputs, [model.outputs[0], keras.ops.take(values, units, axis=-1)]
+        model.inputs[0],
+        [model.outputs[0], keras.ops.take(values, units, axis=-1)],
     )
     both.compile(
         keras.optimizers.Adam(common.LEARNING_RATE),
