@@ -178,7 +178,12 @@ class Comparison:
                     f"{c.arm} less {c.other} ({c.metric})"
                 )
         notes += [
-            f"No verdict, since {reason}: {', '.join(pairs)}"
+            "No verdict, since "
+            + (
+                f"{reason}: any pair"
+                if len(pairs) == len(self.contrasts)
+                else f"{reason}: {', '.join(pairs)}"
+            )
             for reason, pairs in why.items()
         ]
         seen = {

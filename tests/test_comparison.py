@@ -169,7 +169,7 @@ def test_nine_seeds_are_too_few_for_any_effect():
     assert contrast.why == "a verdict takes 10 seeds"
     assert math.isnan(contrast.low)
     assert math.isinf(contrast.detectable)
-    assert "a verdict takes 10 seeds: arm less plain" in found.summary()
+    assert "a verdict takes 10 seeds: any pair" in found.summary()
 
 
 @pytest.mark.parametrize(
