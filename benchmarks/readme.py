@@ -53,8 +53,8 @@ def quickstart_section(root):
     where = [run["environment"] for run in runs]
     parts = [
         f"{quickstart.tables(quickstart.compared(runs))}\n",
-        f"10 paired seeds; {quickstart.WRONG_SHARE:.0%} of "
-        f"{quickstart.TRAINING_IMAGES} training labels wrong; "
+        "Differences in percentage points, of 10 paired seeds; "
+        f"{quickstart.WRONG_SHARE:.0%} of {quickstart.TRAINING_IMAGES} training labels wrong; "
         f"{quickstart.EPOCHS} epochs; {versions(where)}."
         "\n\nThe same experiment on each backend, points and verdict:\n",
     ]

@@ -19,6 +19,9 @@ from keras_memel.contrasts import contrast_all
 from keras_memel.extras import need
 from keras_memel.runs import Run
 
+# Told apart by those who do not see red and green.
+COLOURS = {"better": "#0072b2", "worse": "#d55e00", "not shown": "0.55"}
+
 
 class Comparison:
     """Arms of a study, compared seed by seed.
@@ -164,15 +167,20 @@ class Comparison:
             and math.isfinite(run.get("scores", {}).get(metric, math.nan))
         }
 
-    def notes(self) -> list[str]:
-        """What a reader of the numbers must know beside them."""
+    def notes(self, metric: str | None = None) -> list[str]:
+        """What a reader of the numbers must know beside them.
+
+        Args:
+            metric: Leave out what concerns other metrics only.
+        """
         notes = [
             f"{run['arm']}, seed {run['seed']}, failed: "
             f"{run['error'].strip().splitlines()[-1]}"
             for run in self.failed
         ]
         why: dict[str, list[str]] = {}
-        for c in self.contrasts:
+        contrasts = [c for c in self.contrasts if metric in (None, c.metric)]
+        for c in contrasts:
             if c.why:
                 why.setdefault(c.why, []).append(
                     f"{c.arm} less {c.other} ({c.metric})"
@@ -181,7 +189,7 @@ class Comparison:
             "No verdict, since "
             + (
                 f"{reason}: any pair"
-                if len(pairs) == len(self.contrasts)
+                if len(pairs) == len(contrasts)
                 else f"{reason}: {', '.join(pairs)}"
             )
             for reason, pairs in why.items()
@@ -310,6 +318,8 @@ class Comparison:
     ) -> Any:
         """A dot a seed, and the mean with its interval, for each contrast.
 
+        Blue is better, orange is worse, grey is not shown.
+
         Args:
             metric: Name of the metric; the first by default.
             scale: Factor of the numbers.
@@ -327,7 +337,7 @@ class Comparison:
         for place, c in enumerate(contrasts):
             # Seeds from top to bottom, so that a seed can be followed.
             spread = place + np.linspace(-0.22, 0.22, len(c.deltas))
-            colour = "0.55" if c.verdict == "not shown" else f"C{place % 10}"
+            colour = COLOURS[c.verdict]
             axes.plot(
                 scale * c.deltas, spread, "o", color=colour, alpha=0.5, ms=4
             )

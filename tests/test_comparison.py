@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -106,6 +107,7 @@ def test_p_is_the_share_of_all_flips_of_signs_and_holm_over_the_arms():
     np.testing.assert_allclose([c.p_holm for c in found], holm(raw))
 
 
+@example([0] * 6 + [2, 2, -2, -2])
 @settings(max_examples=25)
 @given(st.lists(st.integers(-3, 3), min_size=10, max_size=10))
 def test_ties_and_zeros_are_counted_exactly(whole):
@@ -159,6 +161,17 @@ def test_both_tests_must_agree():
     assert crowd.low == alone.low > 0
     assert crowd.p_holm > 0.05
     assert crowd.verdict == "not shown"
+
+
+def test_a_p_alone_is_not_enough():
+    # Two deltas far off, one of them low: the interval reaches below 0.
+    deltas = 0.8 + np.random.default_rng(6).normal(size=10)
+    runs = runs_of({"plain": np.zeros(10), "arm": deltas})
+    contrast = Comparison(runs).contrasts[0]
+    assert contrast.p_holm < 0.05
+    assert contrast.low < 0
+    assert contrast.why == ""
+    assert contrast.verdict == "not shown"
 
 
 def test_nine_seeds_are_too_few_for_any_effect():

@@ -104,6 +104,24 @@ def environments(runs):
     return "; ".join(found)
 
 
+def check(comparison, claims):
+    """Raise unless each claim of a page, metric: {(arm, other): verdict}, is
+    the verdict of the stored runs: words cannot be made from them, but must
+    not outlive them."""
+    for metric, verdicts in claims.items():
+        found = {
+            (c.arm, c.other): c.verdict
+            for c in comparison.contrasts
+            if c.metric == metric
+        }
+        for pair, verdict in verdicts.items():
+            if found[pair] != verdict:
+                raise AssertionError(
+                    f"The page says that {pair[0]} less {pair[1]} ({metric}) "
+                    f"is {verdict!r}; the runs say {found[pair]!r}."
+                )
+
+
 def write_page(name, text, figure=None):
     PAGES.mkdir(parents=True, exist_ok=True)
     (PAGES / f"{name}.md").write_text(text, encoding="utf-8")

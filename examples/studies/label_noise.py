@@ -140,7 +140,7 @@ def page(comparisons):
         )
     for share, found in comparisons.items():
         lines += ["", f"## {share:.0%} wrong", "", found.to_markdown(scale=100)]
-        lines += [""] + [f"- {note}" for note in found.notes()]
+        lines += [""] + [f"- {note}" for note in found.notes("accuracy")]
     rates = [run["rate"] for run in runs if run["arm"] == "dropout"]
     edge = np.mean(np.array(rates) == max(DROPOUT_RATES))
     lines += [
