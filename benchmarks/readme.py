@@ -54,8 +54,8 @@ def quickstart_section(root):
     parts = [
         f"{quickstart.tables(quickstart.compared(runs))}\n",
         "Differences in percentage points, of 10 paired seeds; "
-        f"{quickstart.WRONG_SHARE:.0%} of {quickstart.TRAINING_IMAGES} training labels wrong; "
-        f"{quickstart.EPOCHS} epochs; {versions(where)}."
+        f"{quickstart.WRONG_SHARE:.0%} of {quickstart.TRAINING_IMAGES} "
+        f"training labels wrong; {quickstart.EPOCHS} epochs; {versions(where)}."
         "\n\nThe same experiment on each backend, points and verdict:\n",
     ]
     files = [file, *sorted(file.parent.glob("*/quickstart.jsonl"))]

@@ -350,7 +350,8 @@ class Comparison:
             range(len(contrasts)),
             [f"{c.arm} less {c.other}" for c in contrasts],
         )
-        axes.invert_yaxis()
+        # From top to bottom, also where panels share the axis.
+        axes.set_ylim(len(contrasts) - 0.5, -0.5)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", alpha=0.3)

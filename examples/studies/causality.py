@@ -282,12 +282,17 @@ def page(comparisons):
 
 def figure(comparisons):
     plot, panels = plt.subplots(
-        1, len(comparisons), figsize=(12, 2.8), layout="constrained"
+        1,
+        len(comparisons),
+        figsize=(10, 2.8),
+        layout="constrained",
+        sharey=True,
     )
     for panel, (share, found) in zip(panels, comparisons.items()):
         found.plot("accuracy", scale=100, axes=panel)
         panel.set_title(f"{share:.0%} of the labels wrong", loc="left")
         panel.set_xlabel("accuracy at the end, points")
+    plot.set_layout_engine("constrained")
     return plot
 
 

@@ -252,9 +252,6 @@ def figure(found):
         found.plot(f"decrease, {stage}", scale=1e4, axes=panel)
         panel.set_title(stage, loc="left", fontsize=10)
         panel.set_xlabel("decrease ratio, 1/10,000")
-    # Each panel turned the axis that all share.
-    if not panels[0].yaxis_inverted():
-        panels[0].invert_yaxis()
     return plot
 
 
