@@ -152,6 +152,10 @@ def compare(
                 kept.append(run)
             runs[run["arm"], run["seed"]] = run
             bar.update()
+            if "error" in run and progress:
+                last = run["error"].strip().splitlines()[-1]
+                text = f"{run['arm']}, seed {run['seed']}, failed: {last}"
+                bar.write(text, file=sys.stderr)
     failed = [run for run in runs.values() if "error" in run]
     if failed:
         warnings.warn(

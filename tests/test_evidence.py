@@ -293,6 +293,7 @@ if __name__ == "__main__":
     assert len(errors) == 2
     # A progress bar, of all runs, with the time that is left.
     assert re.search(r"4/4 \[.*<", done.stderr)
+    assert "b, seed 1, failed: RuntimeError: b" in done.stderr
 
 
 def test_a_broken_executor_stops_the_study_and_keeps_what_is_done(tmp_path):
