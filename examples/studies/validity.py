@@ -52,11 +52,17 @@ SITUATIONS = {
     # Of 0.995 deviations with 10 seeds: `Contrast.detectable`.
     "1 arm, detectable effect": None,
 }
-# More where it costs less: of one arm, and of ten seeds.
 SEEDS = (10, 20)
 # What a plain BCa interval covers, in the same way.
 PLAIN = common.RESULTS / "validity_plain_bca.json"
-REPETITIONS = {(10, 5): 400, (10, 1): 1000, (20, 5): 100, (20, 1): 100}
+# More where it matters or costs little.
+REPETITIONS = {
+    (10, "1 arm"): 1000,
+    (10, "5 arms"): 400,
+    (20, "1 arm"): 100,
+    (20, "5 arms"): 100,
+    (20, "5 arms, no effect"): 400,
+}
 
 
 def effects(situation, seeds):
@@ -205,7 +211,11 @@ def main():
     for number, setting in enumerate(tqdm(settings)):
         line = lines[number]
         done = len(line["covered"]) if line else 0
-        wanted = REPETITIONS[setting[2], len(effects(*setting[1:]))]
+        _, situation, seeds = setting
+        wanted = REPETITIONS.get(
+            (seeds, situation),
+            REPETITIONS[seeds, situation.partition(",")[0]],
+        )
         more = simulate(*setting, range(done, wanted))
         for key in ("wrong", "found", "covered"):
             more[key] = (line[key] if line else "") + more[key]
