@@ -3,7 +3,7 @@
     python examples/studies/label_noise.py [--seeds 10]
 
 Digits, with 0 to 40 % of the training labels wrong; Reverse Deactivation (RD)
-of the values that stand out, at four rates, against plain training and against
+of the values that stand out, at five rates, against plain training and against
 four controls that get as many trials: the placebo (RD of values chosen
 blindly), the naive inhibitions of the paper, and dropout. Of each method the
 trial that is best on validation images counts. Runs what the stores in
@@ -26,9 +26,9 @@ from keras_memel import RunStore
 from keras_memel import compare
 
 SHARES = (0.0, 0.1, 0.2, 0.4)
-RATES = (0.02, 0.05, 0.1, 0.2)
+RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
 # Useful rates of dropout are higher.
-DROPOUT_RATES = (0.1, 0.2, 0.35, 0.5)
+DROPOUT_RATES = (0.1, 0.2, 0.35, 0.5, 0.65)
 METHODS = {
     "RD": lambda rate: MEmeL(Rate(rate)),
     "placebo": lambda rate: MEmeL(Random(rate)),
@@ -47,17 +47,24 @@ CONTRASTS = [("RD", method) for method in METHODS if method != "RD"]
 
 # What the page says in words.
 CLAIMS = {
-    0.0: {("RD", "plain"): "not shown", ("dropout", "plain"): "not shown"},
-    **{
-        share: {
-            ("RD", "plain"): "better",
-            ("placebo", "plain"): "better",
-            ("naive (a)", "plain"): "better",
-            ("dropout", "plain"): "better",
-            ("RD", "placebo"): "better",
-            ("RD", "dropout"): "not shown",
-        }
-        for share in SHARES[1:]
+    0.0: {("RD", "plain"): "not shown", ("dropout", "plain"): "better"},
+    0.1: {
+        ("RD", "plain"): "better",
+        ("placebo", "plain"): "better",
+        ("RD", "placebo"): "not shown",
+        ("RD", "dropout"): "worse",
+    },
+    0.2: {
+        ("RD", "plain"): "better",
+        ("placebo", "plain"): "better",
+        ("RD", "placebo"): "not shown",
+        ("RD", "dropout"): "not shown",
+    },
+    0.4: {
+        ("RD", "plain"): "better",
+        ("placebo", "plain"): "better",
+        ("RD", "placebo"): "worse",
+        ("RD", "dropout"): "worse",
     },
 }
 
@@ -132,16 +139,22 @@ def page(comparisons):
         f"columns name; a network of 2 x {common.WIDTH}, {common.EPOCHS} "
         "epochs; accuracy on the other images, whose labels are right. "
         f"{len(first.seeds)} seeds, each the same split, wrong labels, first "
-        "weights and order of batches for all arms. Each method has four "
+        "weights and order of batches for all arms. Each method has five "
         "trials, of which the one with the best *validation* accuracy counts, "
-        "seed by seed: rates of 2, 5, 10 and 20 % (dropout: 10, 20, 35 and "
-        "50 %). The layer stands before both ReLUs.",
+        "seed by seed: rates of 2, 5, 10, 20 and 40 % (dropout: 10, 20, 35, "
+        "50 and 65 %). The fifth was added when the other four had been seen, "
+        "since the validation images chose the highest so often. The layer "
+        "stands before both ReLUs.",
         "",
-        "Seen: with right labels no method is shown to help or to harm. With "
-        "wrong ones Reverse Deactivation (RD) helps, and more than its placebo "
-        "does: which values are inhibited matters, and much of the effect is "
-        "that of noise all the same. Dropout, with as many trials, helps as "
-        "much: no difference between the two is shown.",
+        "Seen: with wrong labels Reverse Deactivation (RD) helps, and noise "
+        "helps as well. The placebo, tuned alike, is nowhere shown to be worse "
+        "than RD, and is better with 40 % wrong; so is dropout, with 10 and "
+        "40 %. At a tenth of the values RD gives more than the placebo "
+        "(examples/quickstart.py): it reaches with few values what noise "
+        "reaches with many, and nothing beyond. Of the first four rates alone "
+        "RD would have been called better than its placebo wherever labels "
+        "are wrong; the fifth takes that back. With right labels only dropout "
+        "is shown to help, a little.",
         "",
         "![Points of accuracy over plain training, by rate](label_noise.png)",
         "",
@@ -184,9 +197,8 @@ def page(comparisons):
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Where that is often, the grid ends too early, and a method may have "
-        "more to give: the placebo above all, so that its distance to RD is "
-        "shown for rates up to 20 % only, and dropout.",
+        "Where that is often, the grid ends too early, and the method may have "
+        "more to give.",
         "",
         "One small network on one small set, with labels that are wrong at "
         "random, not as people are wrong. The validation labels that choose "
