@@ -228,8 +228,8 @@ def page(runs):
         "",
         "## Limits",
         "",
-        "RD and its placebo at one rate: at a higher one the placebo does as "
-        "much for wide networks (label_noise.md). "
+        "RD and its placebo at one rate: at a higher one the placebo is not "
+        "shown to be worse with 256 units (label_noise.md). "
         "Widths of one kind of network on one small set, far from where "
         "emergence is spoken of; a straight line through six widths, which "
         "says nothing beyond them. The number of epochs is the same for all "
