@@ -12,6 +12,8 @@ import json
 import pathlib
 import re
 
+from keras_memel import RunStore
+
 ROOT = pathlib.Path(__file__).parents[1]
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Each table of the speed section: setting, what it is, and a cell.
@@ -47,31 +49,35 @@ def quickstart_section(root):
     )
     quickstart = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(quickstart)
-    runs = read_lines(file)
+    runs = RunStore(file).read()
+    where = [run["environment"] for run in runs]
     parts = [
-        f"{quickstart.tables(runs)}\n",
+        f"{quickstart.tables(quickstart.compared(runs))}\n",
+        "Differences in percentage points, of 10 paired seeds; "
         f"{quickstart.WRONG_SHARE:.0%} of {quickstart.TRAINING_IMAGES} "
-        f"training labels wrong; {runs[0]['epochs']} epochs; {versions(runs)}."
+        f"training labels wrong; {quickstart.EPOCHS} epochs; {versions(where)}."
         "\n\nThe same experiment on each backend, points and verdict:\n",
     ]
-    stored = [runs, *map(read_lines, sorted(file.parent.glob("*/*.jsonl")))]
-    for number, runs_of_one in enumerate(stored):
+    files = [file, *sorted(file.parent.glob("*/quickstart.jsonl"))]
+    for number, stored in enumerate(files):
+        comparison = quickstart.compared(RunStore(stored).read())
         rows = [
-            row
-            for row in quickstart.compare(runs_of_one)
-            if row["arm"] == quickstart.MEMEL
+            contrast
+            for contrast in comparison.contrasts
+            if contrast.metric == "accuracy"
+            and contrast.arm == quickstart.MEMEL
         ]
         if number == 0:
             parts += [
                 " | ".join(
                     ["| backend"]
-                    + [f"{row['arm']} less {row['other']}" for row in rows]
+                    + [f"{row.arm} less {row.other}" for row in rows]
                 )
                 + " |",
                 "|---" * (1 + len(rows)) + "|",
             ]
-        cells = [f"{row['delta'].mean():+.1f} {row['verdict']}" for row in rows]
-        backend = BACKENDS[runs_of_one[0]["backend"]]
+        cells = [f"{100 * row.mean:+.1f} {row.verdict}" for row in rows]
+        backend = BACKENDS[comparison.runs[0]["environment"]["backend"]]
         parts.append(f"| {' | '.join([backend, *cells])} |")
     return "\n".join(parts)
 
@@ -115,11 +121,6 @@ def speed_section(root):
         parts.append("")
     parts.append(f"Two cores, {versions(rows)}.")
     return "\n".join(parts)
-
-
-def read_lines(file):
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def versions(rows):

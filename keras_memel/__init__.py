@@ -8,7 +8,10 @@ from keras_memel import plots
 from keras_memel import selections
 from keras_memel.analysis import analyze
 from keras_memel.callbacks import MonosemanticityMonitor
+from keras_memel.comparison import Comparison
+from keras_memel.contrasts import Contrast
 from keras_memel.decrease import decrease_ratio
+from keras_memel.evidence import compare
 from keras_memel.hosts import save
 from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
@@ -24,6 +27,7 @@ from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
 from keras_memel.neurons import LayerReport
 from keras_memel.report import Report
+from keras_memel.runs import RunStore
 from keras_memel.scores import monosemantic_scale
 from keras_memel.selections import Random
 from keras_memel.selections import Rate
@@ -34,6 +38,8 @@ from keras_memel.selections import TopK
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
+    "Contrast",
     "Inhibition",
     "LayerReport",
     "LogPenalty",
@@ -45,11 +51,13 @@ __all__ = [
     "Rate",
     "Report",
     "ReverseDeactivation",
+    "RunStore",
     "Selection",
     "Threshold",
     "TopK",
     "analyze",
     "batch_moments",
+    "compare",
     "decrease_ratio",
     "find",
     "inhibitions",

@@ -205,9 +205,9 @@ def test_rematerialized_hosts_count_every_step_once(mode):
 class Parent(keras.layers.Layer):
     """A block around the host of a MEmeL."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, dense, **kwargs):
         super().__init__(**kwargs)
-        self.dense = keras.layers.Dense(8, activation="relu", name="dense")
+        self.dense = dense
 
     def build(self, input_shape):
         self.dense.build(input_shape)
@@ -228,8 +228,11 @@ class Parent(keras.layers.Layer):
 def test_parents_of_hosts_are_not_rematerialized_either(scope):
     def train(scope):
         keras.utils.set_random_seed(0)
+        # Made outside of the scope: on TensorFlow, Keras cannot trace a Dense
+        # that is rematerialized, with or without a MEmeL.
+        dense = keras.layers.Dense(8, activation="relu", name="dense")
         with scope:
-            parent = Parent(name="parent")
+            parent = Parent(dense, name="parent")
         inputs = keras.Input((8,))
         model = keras.Model(inputs, keras.layers.Dense(2)(parent(inputs)))
         model.compile("sgd", "mse")

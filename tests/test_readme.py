@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from keras_memel import RunStore
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EMPTY = "".join(
@@ -70,8 +72,9 @@ def test_the_results_are_those_of_the_stored_runs():
 )
 def test_the_stored_runs_are_complete(folder, backend):
     file = ROOT / "examples" / "results" / folder / "quickstart.jsonl"
-    runs = readme.read_lines(file)
-    assert {run["backend"] for run in runs} == {backend}
+    runs = RunStore(file).read()
+    assert {run["environment"]["backend"] for run in runs} == {backend}
+    assert not any("error" in run for run in runs)
     arms = {run["arm"] for run in runs}
     assert len(arms) == 4
     assert len(runs) == 40

@@ -1,0 +1,402 @@
+"""What the runs of a study show: paired deltas, interval, test, verdict.
+
+runs --by metric, pair of arms--> Contrast --> tables, plot
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from keras_memel.contrasts import Contrast
+from keras_memel.contrasts import contrast_all
+from keras_memel.contrasts import mcnemar
+from keras_memel.extras import need
+from keras_memel.runs import Run
+
+# Told apart by those who do not see red and green.
+COLOURS = {"better": "#0072b2", "worse": "#d55e00", "not shown": "0.55"}
+
+
+class Comparison:
+    """Arms of a study, compared seed by seed.
+
+    For each metric and pair of arms, with `d` the deltas of the n seeds:
+
+    - The interval of the mean of `d` is a BCa bootstrap
+      (`scipy.stats.bootstrap`, 9,999 resamples, fixed seed), asked for a
+      level that makes up for the small n: a bootstrap of n values has
+      `sqrt((n-1)/n)` of their deviation and Gaussian tails. The level is
+      `1 - 2 Phi(-sqrt(n/(n-1)) t)` with `t` the 97.5 % quantile of Student's
+      law with n-1 degrees of freedom: 98.3 % for n = 10 (Hesterberg 2015,
+      section 4.1.1, there for the percentile interval).
+    - `p` is that of the sign-flip test (`scipy.stats.permutation_test`): the
+      share of all `2^n` choices of signs for which the mean is at least as far
+      from 0. Exact up to n = 16; beyond, from 65,536 random choices.
+    - Holm's correction (`statsmodels`) is over all pairs of a metric. There is
+      none over metrics: name yours before you look.
+    - The verdict is "better" or "worse" if the interval excludes 0 *and* the
+      corrected p is below 0.05; else it is "not shown", which is no proof of
+      no effect: see `detectable`.
+
+    There is no verdict with fewer than 10 seeds; nor if a run is missing,
+    failed or scored NaN, since the seeds that an arm survives say nothing of
+    the others; nor if the deltas of all seeds are equal, as they are when
+    `train` ignores its seed. How often verdicts are wrong, effects found and
+    intervals right is simulated in docs/studies/validity.md: the sign-flip
+    test supposes deltas as likely above as below their mean, and skewed ones
+    break it.
+
+    Args:
+        runs: Dictionaries with `arm`, `seed` and `scores` or `error`, as
+            `compare` makes and `RunStore.read` reads them.
+        arms: Names of the arms and their order; by default all, in the order
+            of the runs.
+        baseline: The arm that each other one is compared with; the first by
+            default.
+        contrasts: Further pairs `(arm, other)`.
+        higher_is_better: Or a dictionary of this by metric.
+
+    Raises:
+        ValueError: If an arm is named that is not among the arms, a pair is
+            named twice, or there are two runs of an arm with the same seed.
+        ImportError: If SciPy, statsmodels, or for some methods pandas or
+            matplotlib, is missing: `pip install 'keras-memel[evidence]'`.
+
+    Example:
+
+    >>> runs = [
+    ...     {"arm": arm, "seed": seed, "scores": {"%": score}}
+    ...     for arm, scores in (
+    ...         ("a", [81, 79, 84, 80, 76, 82, 83, 81, 78, 80]),
+    ...         ("b", [88, 87, 89, 86, 86, 91, 88, 88, 87, 90]),
+    ...     )
+    ...     for seed, score in enumerate(scores)
+    ... ]
+    >>> comparison = Comparison(runs)
+    >>> print(comparison.contrasts[0].verdict, comparison.contrasts[0].p)
+    better 0.001953125
+    >>> print(comparison.to_markdown())
+    | % | mean | lowest to highest | 95 % interval | p | detectable | verdict |
+    |---|--:|--:|--:|--:|--:|---|
+    | b less a | +7.6 | +5.0 to +10.0 | +6.2 to +8.9 | 0.002 | 1.9 | better |
+
+    References:
+        - Hesterberg (2015), What Teachers Should Know About the Bootstrap.
+        - Efron (1987), Better Bootstrap Confidence Intervals.
+        - Holm (1979), A Simple Sequentially Rejective Multiple Test Procedure.
+    """
+
+    def __init__(
+        self,
+        runs: Iterable[Run],
+        arms: Sequence[str] | None = None,
+        baseline: str | None = None,
+        contrasts: Iterable[tuple[str, str]] = (),
+        higher_is_better: bool | Mapping[str, bool] = True,
+    ):
+        found = list(runs)
+        names = list(dict.fromkeys(run["arm"] for run in found))
+        self.arms = tuple(names if arms is None else arms)
+        self.runs = tuple(run for run in found if run["arm"] in self.arms)
+        keys = [(run["arm"], run["seed"]) for run in self.runs]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(
+                "Argument `runs` must hold one run of each arm and seed. "
+                f"Received: more than one of {twice}"
+            )
+        if len(self.arms) < 2:
+            raise ValueError(
+                f"A comparison needs two arms. Received: arms={self.arms}"
+            )
+        self.baseline = self.arms[0] if baseline is None else baseline
+        self._check("baseline", self.baseline)
+        self.pairs = tuple(
+            (arm, self.baseline) for arm in self.arms if arm != self.baseline
+        ) + tuple((arm, other) for arm, other in contrasts)
+        for pair in self.pairs:
+            for name in pair:
+                self._check("contrasts", name)
+            if pair[0] == pair[1] or self.pairs.count(pair) > 1:
+                raise ValueError(
+                    "Argument `contrasts` must hold pairs of different arms, "
+                    "none twice, and none that the baseline makes. "
+                    f"Received: {pair!r}"
+                )
+        self.higher_is_better = higher_is_better
+        self.seeds = tuple(dict.fromkeys(run["seed"] for run in self.runs))
+        self.failed = tuple(run for run in self.runs if "error" in run)
+        self.metrics: tuple[str, ...] = tuple(
+            dict.fromkeys(m for run in self.runs for m in run.get("scores", ()))
+        )
+
+    def _check(self, argument: str, name: str) -> None:
+        if name not in self.arms:
+            raise ValueError(
+                f"Argument `{argument}` must name arms of {self.arms}. "
+                f"Received: {name!r}"
+            )
+
+    @cached_property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """Every pair on every metric, metric by metric."""
+        return tuple(
+            contrast
+            for metric in self.metrics
+            for contrast in contrast_all(
+                metric,
+                self.pairs,
+                {arm: self._by_seed(metric, arm) for arm in self.arms},
+                self.seeds,
+                self._up(metric),
+            )
+        )
+
+    def _up(self, metric: str) -> bool:
+        up = self.higher_is_better
+        return up.get(metric, True) if isinstance(up, Mapping) else up
+
+    def _by_seed(self, metric: str, arm: str) -> dict[int, float]:
+        return {
+            run["seed"]: run["scores"][metric]
+            for run in self.runs
+            if run["arm"] == arm
+            and math.isfinite(run.get("scores", {}).get(metric, math.nan))
+        }
+
+    def notes(self, metric: str | None = None) -> list[str]:
+        """What a reader of the numbers must know beside them.
+
+        Args:
+            metric: Leave out what concerns other metrics only.
+        """
+        notes = [
+            f"{run['arm']}, seed {run['seed']}, failed: "
+            f"{run['error'].strip().splitlines()[-1]}"
+            for run in self.failed
+        ]
+        why: dict[str, list[str]] = {}
+        contrasts = [c for c in self.contrasts if metric in (None, c.metric)]
+        for c in contrasts:
+            if c.why:
+                why.setdefault(c.why, []).append(
+                    f"{c.arm} less {c.other} ({c.metric})"
+                )
+        notes += [
+            "No verdict, since "
+            + (
+                f"{reason}: any pair"
+                if len(pairs) == len(contrasts)
+                else f"{reason}: {', '.join(pairs)}"
+            )
+            for reason, pairs in why.items()
+        ]
+        seen = {
+            (
+                run["environment"]["device"],
+                *sorted(run["environment"]["versions"].items()),
+            )
+            for run in self.runs
+            if "environment" in run
+        }
+        if len(seen) > 1:
+            notes.append(
+                f"The runs come from {len(seen)} different environments "
+                "(versions or devices), which pairs of seeds do not cancel"
+            )
+        return notes
+
+    def scores(self, metric: str | None = None) -> Any:
+        """The scores: a `pandas.DataFrame`, a row a seed, a column an arm.
+
+        Args:
+            metric: Name of the metric; the first by default.
+        """
+        pandas = need("pandas", "evidence", "`Comparison.scores`")
+        metric = self._metric(metric)
+        columns = {arm: self._by_seed(metric, arm) for arm in self.arms}
+        frame = pandas.DataFrame(columns, index=list(self.seeds), dtype=float)
+        return frame.rename_axis("seed")
+
+    def to_dataframe(self) -> Any:
+        """One row a contrast: a `pandas.DataFrame` of the fields of `Contrast`.
+
+        `deltas` and `seeds` stay whole, as an array and a tuple in each row.
+        """
+        pandas = need("pandas", "evidence", "`Comparison.to_dataframe`")
+        names = [field.name for field in dataclasses.fields(Contrast)]
+        rows = [[getattr(c, name) for name in names] for c in self.contrasts]
+        return pandas.DataFrame(rows, columns=names)
+
+    def to_markdown(self, metric: str | None = None, scale: float = 1.0) -> str:
+        """A table of the contrasts of one metric.
+
+        Args:
+            metric: Name of the metric; the first by default.
+            scale: Factor of the numbers: 100 makes points of shares.
+        """
+        header, *rows = self._table(self._metric(metric), scale)
+        rule = "|---" + "|--:" * (len(header) - 2) + "|---|"
+        lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+        return "\n".join([lines[0], rule, *lines[1:]])
+
+    def summary(self, scale: float = 1.0) -> str:
+        """The same for a terminal, every metric, with `notes` below.
+
+        Args:
+            scale: Factor of the numbers.
+        """
+        parts = []
+        for metric in self.metrics:
+            table = self._table(metric, scale)
+            widths = [max(map(len, column)) for column in zip(*table)]
+            for number, row in enumerate(table):
+                first, *rest = (
+                    cell.ljust(width) if place == 0 else cell.rjust(width)
+                    for place, (cell, width) in enumerate(zip(row, widths))
+                )
+                parts.append("  ".join([first, *rest]).rstrip())
+                if number == 0:
+                    parts.append("-" * (sum(widths) + 2 * len(rest)))
+            direction = "higher" if self._up(metric) else "lower"
+            parts.append(
+                f"{len(self.seeds)} paired seeds; {direction} is better.\n"
+            )
+        return "\n".join([*parts, *self.notes()]).rstrip()
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _metric(self, metric: str | None) -> str:
+        if metric is None and self.metrics:
+            return self.metrics[0]
+        if metric is None or metric not in self.metrics:
+            raise ValueError(
+                f"Argument `metric` must be one of {self.metrics}. "
+                f"Received: metric={metric!r}"
+            )
+        return metric
+
+    def _table(self, metric: str, scale: float) -> list[list[str]]:
+        contrasts = [c for c in self.contrasts if c.metric == metric]
+        # As many decimals as give the typical deviation two digits.
+        spread = [np.std(scale * c.deltas) for c in contrasts if c.seeds]
+        typical = statistics.median(spread) if spread else 0.0
+        decimals = 1 - math.floor(math.log10(typical)) if typical > 0 else 2
+        decimals = max(0, decimals)
+
+        def text(number: float) -> str:
+            return f"{scale * number:+.{decimals}f}"
+
+        def span(low: float, high: float) -> str:
+            return "" if math.isnan(low) else f"{text(low)} to {text(high)}"
+
+        header = [metric, "mean", "lowest to highest", "95 % interval"]
+        rows = [[*header, "p", "detectable", "verdict"]]
+        for c in contrasts:
+            ends = (
+                (min(c.deltas), max(c.deltas)) if c.seeds else (math.nan,) * 2
+            )
+            rows.append(
+                [
+                    f"{c.arm} less {c.other}",
+                    "" if math.isnan(c.mean) else text(c.mean),
+                    span(*ends),
+                    span(c.low, c.high),
+                    "" if math.isnan(c.p) else f"{c.p_holm:.3f}",
+                    "" if math.isinf(c.detectable) else text(c.detectable)[1:],
+                    c.verdict,
+                ]
+            )
+        return rows
+
+    def plot(
+        self, metric: str | None = None, scale: float = 1.0, axes: Any = None
+    ) -> Any:
+        """A dot a seed, and the mean with its interval, for each contrast.
+
+        Blue is better, orange is worse, grey is not shown.
+
+        Args:
+            metric: Name of the metric; the first by default.
+            scale: Factor of the numbers.
+            axes: `matplotlib.axes.Axes` to draw into; new ones by default.
+
+        Returns:
+            The axes.
+        """
+        pyplot = need("matplotlib.pyplot", "plot", "`Comparison.plot`")
+        metric = self._metric(metric)
+        contrasts = [c for c in self.contrasts if c.metric == metric]
+        if axes is None:
+            size = (7, 1.2 + 0.5 * len(contrasts))
+            axes = pyplot.subplots(figsize=size, layout="constrained")[1]
+        for place, c in enumerate(contrasts):
+            # Seeds from top to bottom, so that a seed can be followed.
+            spread = place + np.linspace(-0.22, 0.22, len(c.deltas))
+            colour = COLOURS[c.verdict]
+            axes.plot(
+                scale * c.deltas, spread, "o", color=colour, alpha=0.5, ms=4
+            )
+            axes.plot(
+                [scale * c.low, scale * c.high], [place] * 2, color=colour, lw=3
+            )
+            axes.plot(scale * c.mean, place, "D", color=colour, ms=8, mec="w")
+        axes.axvline(0.0, color="black", lw=1)
+        axes.set_yticks(
+            range(len(contrasts)),
+            [f"{c.arm} less {c.other}" for c in contrasts],
+        )
+        # From top to bottom, also where panels share the axis.
+        axes.set_ylim(len(contrasts) - 0.5, -0.5)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_xlabel(f"difference in {metric}")
+        return axes
+
+    def mcnemar(self) -> Any:
+        """McNemar's exact test of each pair of networks, where it can be made.
+
+        For runs that hold `correct`. It asks whether *these two networks*
+        differ on the population of the test examples, not whether their
+        recipes do: seeds, not examples, tell about those (Dietterich 1998).
+        Hence one row a seed, no pooling, and no verdict.
+
+        Returns:
+            `pandas.DataFrame` with `arm`, `other`, `seed`, `only_arm` and
+            `only_other` (how many examples only one of them gets right), and
+            `p` (`statsmodels`, binomial, two-sided).
+
+        Raises:
+            ValueError: If two runs of a seed were tested on different numbers
+                of examples.
+        """
+        pandas = need("pandas", "evidence", "`Comparison.mcnemar`")
+        answers = {
+            (run["arm"], run["seed"]): np.array(list(run["correct"])) == "1"
+            for run in self.runs
+            if "correct" in run
+        }
+        rows = []
+        for arm, other in self.pairs:
+            for seed in self.seeds:
+                if not {(arm, seed), (other, seed)} <= answers.keys():
+                    continue
+                ours, theirs = answers[arm, seed], answers[other, seed]
+                if len(ours) != len(theirs):
+                    raise ValueError(
+                        "McNemar's test needs the same test examples for both "
+                        f"arms. Received: {len(ours)} of {arm} and "
+                        f"{len(theirs)} of {other} with seed {seed}"
+                    )
+                rows.append([arm, other, seed, *mcnemar(ours, theirs)])
+        names = ["arm", "other", "seed", "only_arm", "only_other", "p"]
+        return pandas.DataFrame(rows, columns=names)
