@@ -221,11 +221,9 @@ def test_one_rank_sends_nothing():
     x = torch.zeros((2, scenario.TIME, scenario.WIDTH))
     with one_rank(), torch.profiler.profile() as profile:
         layer(x, training=True)
-        # The profiler sees what is sent.
-        before = [e for e in profile.events() or [] if "reduce" in e.name]
+        # One message, to show that the profiler would see those of the layer.
         torch.distributed.all_reduce(torch.ones(1))
     sent = [e.name for e in profile.events() if e.name == "gloo:all_reduce"]
-    assert not before
     assert len(sent) == 1
 
 
