@@ -73,7 +73,7 @@ def run(model, x, training=False):
     ]
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(
     steps=STEPS,
     picks=st.sets(st.integers(0, 30), min_size=1, max_size=4),
