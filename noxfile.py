@@ -115,11 +115,11 @@ def install_keras_hub(session: nox.Session, backend: str) -> None:
         session.install(*CONSTRAINTS, "--no-deps", "keras-hub")
 
 
-# What Keras exports with, and what runs the files. On JAX it makes SavedModel
-# and OpenVINO files by way of TensorFlow, and on PyTorch LiteRT files by
-# litert-torch, which imports JAX.
+# What Keras exports with, and what runs the files. On JAX it makes SavedModels
+# by way of TensorFlow, and on PyTorch LiteRT files by litert-torch, which
+# imports JAX.
 CONVERTERS = {
-    "jax": ("jax2onnx", "onnxruntime", "openvino", "tensorflow"),
+    "jax": ("jax2onnx", "onnxruntime", "tensorflow"),
     "tensorflow": ("onnxruntime", "openvino", "scipy", "tf2onnx"),
     "torch": ("litert-torch", "onnxruntime", "onnxscript", "openvino"),
 }
