@@ -3,6 +3,8 @@
     insert(model, "middle:4", MEmeL(**kdd2024))     # BERT and Swin in [M]
     insert(model, "middle:2", MEmeL(**l2e))         # the language models of [L]
 
+`arms` and `tuned` are the rows of the tables of [M], for `compare`.
+
 References:
     [M] Wang et al. (2024), Learning from Emergence (arXiv 2312.11560).
     [L] Wang et al. (2025), Learning Towards Emergence (arXiv 2503.23298).
@@ -14,6 +16,9 @@ Example:
 """
 
 from typing import Any
+
+from keras_memel.inhibitions import ReverseDeactivation
+from keras_memel.selections import TopK
 
 kdd2024: dict[str, Any] = {
     # One value a sample, the one with the largest monosemantic scale.
@@ -53,3 +58,39 @@ l2e: dict[str, Any] = {
 
 The paper finds the two middle layers of a language model best: `"middle:2"`.
 """
+
+arms: dict[str, dict[str, Any] | None] = {
+    "original": None,
+    "naive (a)": {**kdd2024, "inhibition": "naive_a"},
+    "naive (b)": {**kdd2024, "inhibition": "naive_b"},
+    "MEmeL": kdd2024,
+}
+"""What Tables 1 to 3 of the KDD 2024 paper compare, but for MEmeL-Tune.
+
+The original is the model without the layer.
+"""
+
+tune_grid: dict[str, tuple[int, ...]] = {
+    "k": (1, 5, 10, 50, 100),
+    "delta": (1, 5, 10, 50, 100),
+}
+"""MEmeL-Tune: values of a sample and factor of the reversed gradient."""
+
+
+def tuned(k: int, delta: float) -> dict[str, Any]:
+    """Settings of MEmeL-Tune, whose `k` and `delta` are best on validation.
+
+    Args:
+        k: Number of values a sample, `n_n` in the paper.
+        delta: Factor of the reversed gradient.
+
+    Example:
+
+    >>> MEmeL(**tuned(k=5, delta=10)).selection
+    TopK(k=5)
+    """
+    return {
+        **kdd2024,
+        "selection": TopK(k),
+        "inhibition": ReverseDeactivation(delta),
+    }
