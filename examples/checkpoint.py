@@ -1,0 +1,149 @@
+"""Checkpoints that a killed run goes on from, and its logs: see longrun.py."""
+
+import csv
+import json
+import os
+import time
+
+import keras
+import numpy as np
+
+if keras.config.backend() == "torch":
+    import torch.distributed as group
+
+
+def rank_and_ranks():
+    """Of this process among those of torchrun; else 0 and 1."""
+    if keras.config.backend() != "torch":
+        return 0, 1
+    if group.is_available() and group.is_initialized():
+        return group.get_rank(), group.get_world_size()
+    return 0, 1
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """All that the next step depends on, in one file, and the logs."""
+
+    def __init__(self, folder, data, what, every=None):
+        super().__init__()
+        self.folder, self.data, self.what = folder, data, what
+        self.every, self.file = every, folder / "checkpoint.npz"
+        self.epoch, self.step, self.history = 0, 0, {}
+        self.values = self.metrics = None
+        if rank_and_ranks()[0] == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, model):
+        """Where to go on; the values follow when training begins."""
+        if not self.file.is_file():
+            return
+        with np.load(self.file) as file:
+            facts = json.loads(str(file["facts"]))
+            self.values = [file[f"v{i}"] for i in range(facts["variables"])]
+            self.metrics = [file[f"m{i}"] for i in range(facts["metrics"])]
+        for key, now in self.what.items():
+            then = facts["what"].get(key)
+            if then != now:
+                raise SystemExit(
+                    f"{self.folder} holds another run, with {key}={then}: "
+                    f"remove it, or pass another --out. Received: {key}={now}"
+                )
+        self.epoch, self.step = facts["epoch"], facts["step"]
+        self.history, self.data.first = facts["history"], self.step
+        if self.step and len(model.metrics_variables) < len(self.metrics):
+            model.test_on_batch(*self.data[0])  # which makes them
+
+    def on_train_begin(self, logs=None):
+        # Not before: Keras first tries the model on a batch, which moves the
+        # states of random layers.
+        if self.values is not None:
+            _assign(variables(self.model), self.values)
+            self.values = None
+        if rank_and_ranks()[0] == 0:
+            self.events = _events(self.folder / "tensorboard", self.epoch)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.data.epoch = epoch
+        if self.data.first:
+            _assign(self.model.metrics_variables, self.metrics)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.data.first + batch + 1
+        if self.every and step % self.every == 0 and batch + 1 < len(self.data):
+            self.step = step
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        for key, value in (logs or {}).items():
+            self.history.setdefault(key, []).append(float(value))
+        self.epoch, self.step, self.data.first = epoch + 1, 0, 0
+        self._save()
+        if rank_and_ranks()[0] == 0:
+            with (self.folder / "log.csv").open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["epoch", *self.history])
+                for i, row in enumerate(zip(*self.history.values())):
+                    rows.writerow([i + 1, *row])
+            self.events(epoch + 1, logs or {})
+
+    def _save(self):
+        rank, ranks = rank_and_ranks()
+        if rank == 0:
+            values = [read(v) for v in variables(self.model)]
+            metrics = [read(v) for v in self.model.metrics_variables]
+            facts = {"what": self.what, "history": self.history}
+            facts |= {"epoch": self.epoch, "step": self.step}
+            facts |= {"variables": len(values), "metrics": len(metrics)}
+            arrays = {f"v{i}": value for i, value in enumerate(values)}
+            arrays |= {f"m{i}": value for i, value in enumerate(metrics)}
+            new = self.file.with_suffix(".new")
+            with new.open("wb") as file:
+                np.savez(file, facts=json.dumps(facts), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.file)  # killed before or after: one whole file
+        if ranks > 1:
+            group.barrier()
+
+
+def _events(folder, epoch):
+    """A function that writes the logs of an epoch for TensorBoard."""
+    try:
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.compat.proto import summary_pb2
+        from tensorboard.summary.writer import event_file_writer
+    except ImportError as error:
+        print(f"Nothing is written for TensorBoard: {error}")
+        return lambda epoch, logs: None
+    writer = event_file_writer.EventFileWriter(str(folder))
+
+    def write(step, **content):
+        event = event_pb2.Event(wall_time=time.time(), step=step, **content)
+        writer.add_event(event)
+        writer.flush()
+
+    # Steps after this were lost with a killed process.
+    start = event_pb2.SessionLog.START
+    write(epoch + 1, session_log=event_pb2.SessionLog(status=start))
+    return lambda epoch, logs: write(
+        epoch,
+        summary=summary_pb2.Summary(
+            value=[
+                summary_pb2.Summary.Value(tag=key, simple_value=float(value))
+                for key, value in logs.items()
+            ]
+        ),
+    )
+
+
+def variables(model):
+    return [*model.variables, *model.optimizer.variables]
+
+
+def read(variable):
+    return keras.ops.convert_to_numpy(variable.value)
+
+
+def _assign(targets, values):
+    for variable, value in zip(targets, values, strict=True):
+        variable.assign(value)

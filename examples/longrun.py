@@ -1,0 +1,254 @@
+"""What long runs share: precision, devices, checkpoints, logs and a plan.
+
+A family of experiments uses it so:
+
+    longrun.add_arguments(parser)
+    ...
+    with longrun.devices(options):  # make, compile and fit the model inside
+        data = longrun.Batches(x, y, batch, seed, transform=augment)
+        test = longrun.Batches(x_test, y_test, batch, shuffle=False)
+        model = build(...)
+        model.compile(...)
+        if options.dry_run:
+            longrun.plan(model, options, len(data), epochs, text={"data": ...},
+                         step=lambda: model.train_on_batch(*data[0]))
+        else:
+            history = longrun.fit(model, data, options, folder, epochs,
+                                  validation_data=test)
+
+`fit` goes on where a killed process stopped, to the numbers that it would
+have had: call it again with the same arguments. For that,
+- the order of samples, and whatever `transform` draws from the generator that
+  it gets, depend on seed, epoch and step alone;
+- a checkpoint holds the variables of the model, the states of its random
+  layers (which Keras' BackupAndRestore leaves out), those of the optimizer
+  (its step, its moving average of the weights), the metrics and the history;
+  and it takes the place of the one before in a single move;
+- learning rates follow the optimizer's step (`keras.optimizers.schedules`).
+Callbacks that remember something, such as EarlyStopping, begin anew.
+
+On many devices (`--devices all`) JAX and TensorFlow divide each batch by
+themselves. On PyTorch, start one process a device: `torchrun --standalone
+--nproc-per-node 2 examples/imagenet.py ...`. Each gets its rows of a batch,
+the gradients are averaged before the optimizer sees them, and the first
+process writes and prints; its training loss is that of its rows.
+"""
+
+import contextlib
+import os
+import pathlib
+import statistics
+import time
+
+import keras
+import numpy as np
+from checkpoint import Checkpoint
+from checkpoint import rank_and_ranks
+from checkpoint import read
+from checkpoint import variables
+
+from keras_memel import MEmeL
+from keras_memel import MonosemanticityMonitor
+from keras_memel import find
+from keras_memel import inserted
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# What may differ between two starts of one run.
+NOT_OF_A_RUN = {"out", "data", "dry_run", "devices", "save_every"}
+BACKEND = keras.config.backend()
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "torch":
+    import torch
+    import torch.distributed as group
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("--small", action="store_true", help="minutes on two cores")
+    add("--seed", type=int, default=0)
+    add("--epochs", type=int)
+    add("--batch", type=int, help="samples a step, over all devices")
+    add("--out", type=pathlib.Path, default=pathlib.Path("runs"))
+    add("--precision", choices=PRECISIONS, default="float32")
+    add("--devices", choices=("one", "all"), default="one")
+    add("--save-every", type=int, help="in steps; otherwise in each epoch")
+    add("--dry-run", action="store_true", help="print the plan, and stop")
+
+
+@contextlib.contextmanager
+def devices(options):
+    """Precision and devices of the models that are made and fitted inside."""
+    everywhere = options.devices == "all"
+    with contextlib.ExitStack() as stack:
+        before = keras.config.dtype_policy()
+        stack.callback(keras.config.set_dtype_policy, before)
+        keras.config.set_dtype_policy(options.precision)
+        if BACKEND == "jax" and everywhere:
+            distribution = keras.distribution
+            stack.callback(distribution.set_distribution, None)
+            distribution.set_distribution(distribution.DataParallel())
+        elif BACKEND == "tensorflow" and everywhere:
+            kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+            names = [d.name for d in tf.config.list_logical_devices(kind)]
+            strategy = tf.distribute.MirroredStrategy(names)
+            stack.enter_context(strategy.scope())
+        elif BACKEND == "torch" and "LOCAL_RANK" in os.environ:
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            if not group.is_initialized():
+                cuda = torch.cuda.is_available()
+                group.init_process_group("nccl" if cuda else "gloo")
+                stack.callback(group.destroy_process_group)
+        yield
+
+
+def number_of_devices():
+    if BACKEND == "jax":
+        found = keras.distribution.distribution()
+        return found.device_mesh.devices.size if found else 1
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    return rank_and_ranks()[1]
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches that are the same for the same seed, epoch and step.
+
+    x, y: arrays, or trees of arrays, with the samples on their first axis.
+    transform: `transform(x, y, rng)` gives the `(x, y)` to train on, from the
+        rows of a batch: reads files, augments. `rng` is NumPy's.
+    shuffle: for training: in each epoch another order, and full batches only.
+        `False`: the order as it is, and every sample.
+    """
+
+    def __init__(self, x, y, batch, seed=0, transform=None, shuffle=True):
+        super().__init__()
+        self.x, self.y, self.batch, self.seed = x, y, batch, seed
+        self.transform, self.shuffle = transform, shuffle
+        self.size = len(keras.tree.flatten(x)[0])
+        self.epoch = 0
+        self.first = 0  # steps of this epoch that were done before a restart
+        parts = number_of_devices()
+        if shuffle and (batch < 1 or batch > self.size or batch % parts):
+            raise SystemExit(
+                f"A batch must be a multiple of the {parts} device(s), and "
+                f"not more than the {self.size} samples. Received: {batch}"
+            )
+
+    def __len__(self):
+        left_over = 0 if self.shuffle else self.batch - 1
+        return (self.size + left_over) // self.batch - self.first
+
+    def __getitem__(self, step):
+        step, epoch, rank, ranks = step + self.first, self.epoch, 0, 1
+        order = np.arange(self.size)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(order)
+            rank, ranks = rank_and_ranks()
+        rows = order[step * self.batch : (step + 1) * self.batch][rank::ranks]
+        x, y = keras.tree.map_structure(lambda a: a[rows], (self.x, self.y))
+        if self.transform is None:
+            return x, y
+        rng = np.random.default_rng([self.seed, epoch, step, rank])
+        return self.transform(x, y, rng)
+
+
+def fit(model, data, options, folder, epochs, settings=None, **arguments):
+    """Trains, or goes on training, as `model.fit`. Returns the history.
+
+    model: built and compiled. data: a `Batches`. folder: of this run alone;
+    it gets checkpoint.npz, log.csv and tensorboard/. settings: what else makes
+    the run what it is, such as its arm, to tell it from other ones. arguments:
+    those of `model.fit`. A finished run is not run again: its weights are
+    loaded.
+    """
+    what = {**vars(options), **(settings or {})}
+    what["model"] = f"{len(model.weights)} of {model.count_params()} numbers"
+    what = {k: str(v) for k, v in what.items() if k not in NOT_OF_A_RUN}
+    model.optimizer.build(model.trainable_variables)
+    _average_gradients(model.optimizer)
+    keep = Checkpoint(pathlib.Path(folder), data, what, options.save_every)
+    callbacks = [*_monitor(model), *arguments.pop("callbacks", ()), keep]
+    arguments.setdefault("verbose", 2)
+    if rank_and_ranks()[0] > 0:
+        arguments["verbose"] = 0
+    while True:
+        keep.load(model)
+        # What was left of an epoch is fitted by itself, and then loaded again:
+        # at the end of `model.fit` a moving average replaces the weights.
+        end = keep.epoch + 1 if keep.step else epochs
+        model.fit(
+            data,
+            initial_epoch=keep.epoch,
+            epochs=end,
+            callbacks=callbacks,
+            shuffle=False,  # Keras would, by a generator of its own
+            **arguments,
+        )
+        if end == epochs or model.stop_training:
+            return keep.history
+
+
+def plan(model, options, steps_per_epoch, epochs, step, text=None, runs=1):
+    """Prints what a run would be, with the time of some steps measured.
+
+    step: runs one training step. text: lines by title: the arms, the data.
+    runs: how many there are to be, of arms and seeds.
+    """
+    model.optimizer.build(model.trainable_variables)
+    start = time.perf_counter()
+    step()
+    first, times = time.perf_counter() - start, []
+    for _ in range(3):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    seconds = statistics.median(times)
+    weights = sum(read(v).nbytes for v in model.weights) / 1e6
+    state = sum(read(v).nbytes for v in variables(model)) / 1e6
+    steps = steps_per_epoch * epochs
+    hours = seconds * steps / 3600
+    lines = {
+        **(text or {}),
+        "on": f"{BACKEND}, {number_of_devices()} device(s), "
+        f"{options.precision}",
+        "model": f"{model.count_params():,} numbers, {weights:,.1f} MB; a "
+        f"checkpoint has {state:,.1f} MB",
+        "steps": f"{steps_per_epoch:,} an epoch, {epochs} epochs: {steps:,}",
+        "measured": f"{seconds:.3f} s a step, after a first of {first:.1f} s",
+        "estimate": f"{hours:,.2f} hours a run, {hours * runs:,.2f} for "
+        f"{runs}, without validation",
+    }
+    for title, line in lines.items():
+        print(f"{title:10s}{line}")
+    return {"seconds": seconds, "steps": steps, "hours": hours * runs}
+
+
+def _average_gradients(optimizer):
+    """Over the processes of torchrun, before the optimizer sees them."""
+    if rank_and_ranks()[1] == 1:
+        return
+    apply = optimizer.apply
+
+    def averaged(gradients, variables=None):
+        sums = torch.cat([g.reshape(-1).float() for g in gradients])
+        group.all_reduce(sums)
+        parts = sums.div_(group.get_world_size()).split(
+            [g.numel() for g in gradients]
+        )
+        gradients = [
+            part.reshape(g.shape).to(g.dtype)
+            for part, g in zip(parts, gradients)
+        ]
+        return apply(gradients, variables)
+
+    optimizer.apply = averaged
+
+
+def _monitor(model):
+    try:
+        own = find(model, lambda layer: isinstance(layer, MEmeL))
+    except ValueError:
+        own = []
+    return [MonosemanticityMonitor()] if own or inserted(model) else []
