@@ -26,6 +26,8 @@ from keras_memel.moments import Moments
 from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
 from keras_memel.neurons import LayerReport
+from keras_memel.recurrent import ConvGRU2D
+from keras_memel.recurrent import ConvGRU2DCell
 from keras_memel.report import Report
 from keras_memel.runs import RunStore
 from keras_memel.scores import monosemantic_scale
@@ -40,6 +42,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "Contrast",
+    "ConvGRU2D",
+    "ConvGRU2DCell",
     "Inhibition",
     "LayerReport",
     "LogPenalty",

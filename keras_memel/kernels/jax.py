@@ -169,3 +169,22 @@ def on_cpu() -> bool:
     unusual reduction is one that XLA cannot finish across them.
     """
     return bool(jax.default_backend() == "cpu" and jax.device_count() == 1)
+
+
+def scan(
+    step: Callable[[Any, Any], Any],
+    carry: Any,
+    inputs: Any,
+    backwards: bool = False,
+    collect: bool = True,
+) -> tuple[Any, Any]:
+    """As `plain.scan`."""
+
+    def body(carry: Any, parts: Any) -> tuple[Any, Any]:
+        carry = step(carry, parts)
+        return carry, carry[0] if collect else None
+
+    carry, found = jax.lax.scan(body, carry, inputs, reverse=backwards)
+    if collect and backwards:
+        found = jnp.flip(found, 0)
+    return carry, found

@@ -148,3 +148,37 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     It must be pure, and return tensors.
     """
     return function
+
+
+def scan(
+    step: Callable[[Any, Any], Any],
+    carry: Any,
+    inputs: Any,
+    backwards: bool = False,
+    collect: bool = True,
+) -> tuple[Any, Any]:
+    """A step for each entry of `inputs`, one after the other.
+
+    Args:
+        step: From `carry` and the entries of one time step to the new `carry`,
+            of the same structure, shapes and dtypes. It must not assign to
+            variables.
+        carry: A tuple of tensors.
+        inputs: A tuple of tensors `(time, ...)`, of one time step at least.
+        backwards: Whether to begin with the last.
+        collect: Whether the first of `carry` is kept from every step.
+
+    Returns:
+        The last `carry`; and its firsts, `(time, ...)`, in the order of the
+        steps, or `None`.
+    """
+    length = inputs[0].shape[0]
+    found = []
+    for t in reversed(range(length)) if backwards else range(length):
+        carry = step(carry, tuple(part[t] for part in inputs))
+        if collect:
+            found.append(carry[0])
+    return carry, ops.stack(found) if collect else None
+
+
+conv = ops.conv

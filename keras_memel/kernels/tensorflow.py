@@ -121,3 +121,51 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args) if tf.executing_eagerly() else compiled(*args)
 
     return call
+
+
+def scan(
+    step: Callable[[Any, Any], Any],
+    carry: Any,
+    inputs: Any,
+    backwards: bool = False,
+    collect: bool = True,
+) -> tuple[Any, Any]:
+    """As `plain.scan`."""
+    length = inputs[0].shape[0] or tf.shape(inputs[0])[0]
+    arrays = [
+        tf.TensorArray(
+            part.dtype, length, element_shape=part.shape[1:]
+        ).unstack(part)
+        for part in inputs
+    ]
+    found = tf.TensorArray(
+        carry[0].dtype,
+        length if collect else 0,
+        element_shape=carry[0].shape,
+    )
+
+    def body(i: Tensor, found: Any, *carry: Any) -> tuple[Any, ...]:
+        t = length - 1 - i if backwards else i
+        carry = step(carry, tuple(array.read(t) for array in arrays))
+        if collect:
+            found = found.write(i, carry[0])
+        return i + 1, found, *carry
+
+    _, found, *last = tf.while_loop(
+        lambda i, *_: i < length,
+        body,
+        (tf.constant(0), found, *carry),
+        maximum_iterations=length,
+        swap_memory=True,
+    )
+    return tuple(last), found.stack() if collect else None
+
+
+def conv(inputs: Tensor, kernel: Tensor, **settings: Any) -> Tensor:
+    """As `plain.conv`."""
+    # TensorFlow has no channels-first convolution on a CPU.
+    if settings.get("data_format") != "channels_first" or not on_cpu():
+        return plain.conv(inputs, kernel, **settings)
+    settings["data_format"] = "channels_last"
+    last = plain.conv(tf.transpose(inputs, (0, 2, 3, 1)), kernel, **settings)
+    return tf.transpose(last, (0, 3, 1, 2))

@@ -1,0 +1,778 @@
+"""ConvGRU2D: a convolutional GRU, as `keras.layers.ConvLSTM2D` is an LSTM.
+
+Keras has no such layer. A time step, with convolutions `*` and a state `h`:
+
+    z  = sigmoid(W_z * x + b_z  +  R_z * h + d_z)         update gate
+    r  = sigmoid(W_r * x + b_r  +  R_r * h + d_r)         reset gate
+    c  = tanh(W_h * x + b_h  +  r (R_h * h + d_h))        candidate state
+    h <- z h + (1 - z) c
+
+What depends on the inputs alone, `W * x + b`, is computed for all time steps
+at once, before the scan over time.
+
+Reference: [Shi et al. 2017] Deep Learning for Precipitation Nowcasting: A
+Benchmark and A New Model (arXiv 1706.03458), Eq. 1.
+"""
+
+import inspect
+from typing import Any
+from typing import NamedTuple
+
+import keras
+from keras import ops
+from keras.src.backend import get_keras_mask
+from keras.src.backend import standardize_data_format
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+from keras.src.utils.argument_validation import standardize_padding
+from keras.src.utils.argument_validation import standardize_tuple
+
+from keras_memel import kernels
+from keras_memel import registry
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+# The gates, in the order in which they lie in the kernels: that of
+# `keras.layers.GRU`.
+GATES = ("update", "reset", "candidate")
+
+
+class Weights(NamedTuple):
+    """The weights of a cell in its compute dtype, read once for a call.
+
+    Attributes:
+        kernel: `(rows, columns, channels, 3 filters)`.
+        recurrent_kernel: `(rows, columns, filters, 3 filters)`.
+        bias: Added to the convolved inputs, broadcastable to them, or `None`.
+        recurrent_bias: The same for the convolved state.
+    """
+
+    kernel: Tensor
+    recurrent_kernel: Tensor
+    bias: Tensor | None
+    recurrent_bias: Tensor | None
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
+    """One time step of `ConvGRU2D`.
+
+    For loops of your own, as those of a forecaster that is fed its own
+    outputs. The arguments are those of `ConvGRU2D`, which says what they are.
+
+    Args:
+        filters: Number of channels of the state.
+        kernel_size: Rows and columns of the convolution of the inputs.
+        recurrent_kernel_size: The same of the state; `None`: `kernel_size`.
+        strides: Of the convolution of the inputs.
+        padding: Of the same, `"valid"` or `"same"`.
+        data_format: `"channels_last"`, `"channels_first"`, or `None`.
+        dilation_rate: Of the convolution of the inputs.
+        activation: Of the candidate state.
+        recurrent_activation: Of the gates.
+        use_bias: Whether there are biases.
+        kernel_initializer: Initializer of `kernel`.
+        recurrent_initializer: Initializer of `recurrent_kernel`.
+        bias_initializer: Initializer of `bias`.
+        kernel_regularizer: Regularizer of `kernel`.
+        recurrent_regularizer: Regularizer of `recurrent_kernel`.
+        bias_regularizer: Regularizer of `bias`.
+        kernel_constraint: Constraint on `kernel`.
+        recurrent_constraint: Constraint on `recurrent_kernel`.
+        bias_constraint: Constraint on `bias`.
+        dropout: Share of the inputs that is dropped in training.
+        recurrent_dropout: Share of the state that is.
+        reset_after: Whether the reset gate is applied after the convolution.
+        seed: Integer seed of both, or `None`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: `(batch, rows, columns, channels)`, or channels first.
+        states: The state `(batch, new rows, new columns, filters)`, or a list
+            that holds it.
+        training: Python boolean. Dropout is active in training only; what is
+            dropped stays the same from step to step, until
+            `reset_dropout_mask` and `reset_recurrent_dropout_mask` are called.
+
+    Returns:
+        The new state, as output and (in a list if it came in one) as state.
+
+    Raises:
+        ValueError: If an argument is not what is said in `ConvGRU2D`.
+
+    Example:
+
+    >>> cell = ConvGRU2DCell(4, kernel_size=3, padding="same")
+    >>> cell.build((None, 8, 8, 1))
+    >>> state = cell.get_initial_state(batch_size=2)
+    >>> output, state = cell(np.ones((2, 8, 8, 1)), state)
+    >>> tuple(output.shape)
+    (2, 8, 8, 4)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        recurrent_kernel_size: int | tuple[int, int] | None = None,
+        strides: int | tuple[int, int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, int] = 1,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        reset_after: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.filters = registry.integer("filters", filters, "at least 1", 1)
+        self.kernel_size = standardize_tuple(kernel_size, 2, "kernel_size")
+        if recurrent_kernel_size is None:
+            recurrent_kernel_size = self.kernel_size
+        self.recurrent_kernel_size = standardize_tuple(
+            recurrent_kernel_size, 2, "recurrent_kernel_size"
+        )
+        self.strides = standardize_tuple(strides, 2, "strides")
+        self.padding = standardize_padding(padding)
+        self.data_format = standardize_data_format(data_format)
+        self.dilation_rate = standardize_tuple(
+            dilation_rate, 2, "dilation_rate"
+        )
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                "Specifying `strides > 1` is not compatible with "
+                "`dilation_rate > 1`. "
+                f"Received: strides={self.strides} and "
+                f"dilation_rate={self.dilation_rate}"
+            )
+        self.activation = keras.activations.get(activation)
+        self.recurrent_activation = keras.activations.get(recurrent_activation)
+        self.use_bias = registry.boolean("use_bias", use_bias)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.recurrent_initializer = keras.initializers.get(
+            recurrent_initializer
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.recurrent_regularizer = keras.regularizers.get(
+            recurrent_regularizer
+        )
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.recurrent_constraint = keras.constraints.get(recurrent_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.dropout = _share("dropout", dropout)
+        self.recurrent_dropout = _share("recurrent_dropout", recurrent_dropout)
+        self.dropout_mask_count = len(GATES)
+        self.reset_after = registry.boolean("reset_after", reset_after)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+        # As in Keras' cells: sizes are found out from shapes.
+        self.state_size = -1
+
+    def build(self, input_shape: Shape, states_shape: Any = None) -> None:
+        channels = 1 if self.data_format == "channels_first" else 3
+        if any(size is None for size in input_shape[1:]):
+            raise ValueError(
+                "ConvGRU2D needs rows, columns and channels of a known size. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        self._sample_shape = tuple(input_shape[1:])
+        self.input_spec = keras.layers.InputSpec(
+            shape=(None, *self._sample_shape)
+        )
+        width = len(GATES) * self.filters
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.kernel_size, input_shape[channels], width),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.recurrent_kernel = self.add_weight(
+            name="recurrent_kernel",
+            shape=(*self.recurrent_kernel_size, self.filters, width),
+            initializer=self.recurrent_initializer,
+            regularizer=self.recurrent_regularizer,
+            constraint=self.recurrent_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                # Of inputs and state, as in `keras.layers.GRU`.
+                shape=(2, width) if self.reset_after else (width,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        # The output shape is checked: it may be empty.
+        self.compute_output_shape(input_shape)
+        self.built = True
+
+    def call(
+        self, inputs: Tensor, states: Any, training: bool | None = False
+    ) -> tuple[Tensor, Any]:
+        nested = isinstance(states, (list, tuple))
+        state = states[0] if nested else states
+        masks = recurrent_masks = None
+        if training:
+            masks = self.get_dropout_mask(inputs)
+            recurrent_masks = self.get_recurrent_dropout_mask(state)
+        weights = self.read()
+        convolved = self.convolve(_dropped(inputs, masks), weights)
+        gate, candidate = self.propose(
+            convolved, state, weights, recurrent_masks
+        )
+        state = gate * state + (1 - gate) * candidate
+        return state, [state] if nested else state
+
+    def read(self) -> Weights:
+        """The weights as they are now, in the compute dtype."""
+        kernel, recurrent_kernel = (
+            ops.cast(weight, self.compute_dtype)
+            for weight in (self.kernel, self.recurrent_kernel)
+        )
+        bias = recurrent_bias = None
+        if self.bias is not None:
+            parts = ops.cast(self.bias, self.compute_dtype)
+            shape = (1, 1, 1, -1)
+            if self.data_format == "channels_first":
+                shape = (1, -1, 1, 1)
+            if self.reset_after:
+                bias = ops.reshape(parts[0], shape)
+                recurrent_bias = ops.reshape(parts[1], shape)
+            else:
+                bias = ops.reshape(parts, shape)
+        return Weights(kernel, recurrent_kernel, bias, recurrent_bias)
+
+    def convolve(self, inputs: list[Tensor], weights: Weights) -> Tensor:
+        """`W * x + b` of all gates, `(batch, new rows, new columns, 3 f)`.
+
+        Args:
+            inputs: What each gate sees of the inputs; one for all of them, or
+                one for each.
+            weights: As from `read`.
+        """
+        found = self._convolve(
+            inputs,
+            weights.kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+        )
+        return found if weights.bias is None else found + weights.bias
+
+    def propose(
+        self,
+        convolved: Tensor,
+        state: Tensor,
+        weights: Weights,
+        masks: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Update gate and candidate state of one time step.
+
+        Args:
+            convolved: What `convolve` made of the inputs of the step.
+            state: The state before it.
+            weights: As from `read`.
+            masks: What is dropped of the state, for each gate, or `None`.
+        """
+        channels = self._channels
+        x_update, x_reset, x_candidate = ops.split(convolved, 3, channels)
+        seen = _dropped(state, masks)
+        kernel = weights.recurrent_kernel
+        if self.reset_after:
+            recurrent = self._convolve(seen, kernel)
+            if weights.recurrent_bias is not None:
+                recurrent = recurrent + weights.recurrent_bias
+            h_update, h_reset, h_candidate = ops.split(recurrent, 3, channels)
+        else:
+            last = 2 * self.filters
+            recurrent = self._convolve(seen[:2], kernel[..., :last])
+            h_update, h_reset = ops.split(recurrent, 2, channels)
+        update = self.recurrent_activation(x_update + h_update)
+        reset = self.recurrent_activation(x_reset + h_reset)
+        if self.reset_after:
+            h_candidate = reset * h_candidate
+        else:
+            h_candidate = self._convolve([reset * seen[-1]], kernel[..., last:])
+        return update, self.activation(x_candidate + h_candidate)
+
+    @property
+    def _channels(self) -> int:
+        return 1 if self.data_format == "channels_first" else -1
+
+    def _convolve(
+        self,
+        inputs: list[Tensor],
+        kernel: Tensor,
+        strides: tuple[int, int] = (1, 1),
+        padding: str = "same",
+        dilation_rate: tuple[int, int] = (1, 1),
+    ) -> Tensor:
+        # One convolution for all gates, unless each sees inputs of its own.
+        parts = [kernel]
+        if len(inputs) > 1:
+            parts = ops.split(kernel, len(inputs), axis=-1)
+        found = [
+            kernels.conv(
+                x,
+                part,
+                strides=strides,
+                padding=padding,
+                data_format=self.data_format,
+                dilation_rate=dilation_rate,
+            )
+            for x, part in zip(inputs, parts)
+        ]
+        if len(found) == 1:
+            return found[0]
+        return ops.concatenate(found, axis=self._channels)
+
+    def compute_output_shape(
+        self, inputs_shape: Shape, states_shape: Any = None
+    ) -> tuple[Shape, list[Shape]]:
+        channels = inputs_shape[self._channels]
+        outputs = ops.conv(
+            keras.KerasTensor(inputs_shape),
+            keras.KerasTensor((*self.kernel_size, channels, self.filters)),
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+        shape = tuple(outputs.shape)
+        return shape, [shape]
+
+    def get_initial_state(self, batch_size: Any = None) -> list[Tensor]:
+        """Zeros: `[(batch, new rows, new columns, filters)]`."""
+        shape, _ = self.compute_output_shape((None, *self._sample_shape))
+        return [ops.zeros((batch_size, *shape[1:]), dtype=self.compute_dtype)]
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        config.update(
+            filters=self.filters,
+            kernel_size=self.kernel_size,
+            recurrent_kernel_size=self.recurrent_kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+            use_bias=self.use_bias,
+            dropout=self.dropout,
+            recurrent_dropout=self.recurrent_dropout,
+            reset_after=self.reset_after,
+            seed=self.seed,
+        )
+        for kind, names in (
+            (keras.activations, ("activation", "recurrent_activation")),
+            (keras.initializers, _weights("initializer")),
+            (keras.regularizers, _weights("regularizer")),
+            (keras.constraints, _weights("constraint")),
+        ):
+            for name in names:
+                config[name] = kind.serialize(getattr(self, name))
+        return config
+
+
+def _weights(kind: str) -> tuple[str, ...]:
+    return f"kernel_{kind}", f"recurrent_{kind}", f"bias_{kind}"
+
+
+def _share(argument: str, value: Any) -> float:
+    # Keras would take 1 for 0, and -1 and 2 as well.
+    return registry.number(argument, value, "at least 0 and below 1", 0.0, 1.0)
+
+
+def _dropped(values: Tensor, masks: list[Tensor] | None) -> list[Tensor]:
+    """What each gate sees; one for all of them if nothing is dropped."""
+    return [values] if masks is None else [values * mask for mask in masks]
+
+
+_CELL_ARGUMENTS = tuple(inspect.signature(ConvGRU2DCell).parameters)[:-1]
+
+
+def _of_cell(name: str) -> Any:
+    return property(lambda layer: getattr(layer.cell, name))
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class ConvGRU2D(keras.layers.RNN):
+    """A gated recurrent unit over frames, whose products are convolutions.
+
+    To `keras.layers.GRU` what `keras.layers.ConvLSTM2D` is to
+    `keras.layers.LSTM`; arguments, weights and masks follow these.
+
+    At every time step, with inputs `x`, state `h` and convolutions `*`
+    [Shi et al. 2017, Eq. 1, without the bias of the state]:
+
+        z  = sigmoid(W_z * x + b_z + R_z * h + d_z)
+        r  = sigmoid(W_r * x + b_r + R_r * h + d_r)
+        c  = tanh(W_h * x + b_h + r (R_h * h + d_h))
+        h <- z h + (1 - z) c
+
+    With `reset_after=False` the candidate is `c = tanh(W_h * x + b_h +
+    R_h * (r h))`, and there is no `d`.
+
+    Args:
+        filters: Number of channels of the state and of the outputs.
+        kernel_size: Rows and columns of the convolution of the inputs, an
+            integer or a pair.
+        recurrent_kernel_size: The same of the state. `None` (default):
+            `kernel_size`.
+        strides: Strides of the convolution of the inputs, an integer or a
+            pair. That of the state has none: it keeps its size.
+        padding: Of the convolution of the inputs, `"valid"` (default) or
+            `"same"`. The state is always padded to stay as large as it is.
+        data_format: `"channels_last"`, `"channels_first"`, or `None` for what
+            `keras.config.image_data_format()` says. (TensorFlow convolves
+            channels-first images on a GPU only; on a CPU they are turned
+            around and back.)
+        dilation_rate: Dilation of the convolution of the inputs, an integer
+            or a pair; not together with strides.
+        activation: Activation of the candidate state.
+        recurrent_activation: Activation of the two gates.
+        use_bias: Whether there are biases.
+        kernel_initializer: Initializer of `kernel`.
+        recurrent_initializer: Initializer of `recurrent_kernel`.
+        bias_initializer: Initializer of `bias`.
+        kernel_regularizer: Regularizer of `kernel`.
+        recurrent_regularizer: Regularizer of `recurrent_kernel`.
+        bias_regularizer: Regularizer of `bias`.
+        activity_regularizer: Regularizer of the outputs.
+        kernel_constraint: Constraint on `kernel`.
+        recurrent_constraint: Constraint on `recurrent_kernel`.
+        bias_constraint: Constraint on `bias`.
+        dropout: Share of the inputs that is dropped in training, in [0, 1):
+            for each gate other values, the same in all time steps.
+        recurrent_dropout: The same of the state.
+        reset_after: Whether the reset gate is applied after the convolution
+            of the state (default, as in `keras.layers.GRU`) or before it.
+        seed: Integer, for the same dropout again; `None` draws one.
+        return_sequences: Whether to return the state of every time step, or
+            that of the last (default).
+        return_state: Whether to return the last state besides.
+        go_backwards: Whether to begin with the last frame. The outputs come
+            in the order in which they are computed.
+        stateful: Whether a batch begins with the states that the batch before
+            ended with, sample by sample. The batch size must be fixed.
+        unroll: Whether to write all time steps out in place of a loop. Their
+            number must be known.
+        zero_output_for_mask: Whether the outputs of masked time steps are 0
+            instead of the state, with `return_sequences`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        sequences: `(batch, time, rows, columns, channels)`, or
+            `(batch, time, channels, rows, columns)` if channels come first.
+        initial_state: The state before the first time step, or a list that
+            holds it. `None`: zeros, or the last one if stateful.
+        mask: Booleans `(batch, time)`: true for the time steps that count. At
+            the others the state stays as it is, whatever the frame holds. With
+            more axes, as from `keras.layers.Masking`, a time step counts if
+            any part of it does.
+        training: Python boolean, for dropout.
+
+    Output shape:
+        `(batch, new rows, new columns, filters)`, or channels first; with
+        `return_sequences` `(batch, time, ...)`. With `return_state` a pair of
+        outputs and state.
+
+    Weights, with the gates in the order update, reset, candidate:
+        kernel: `(rows, columns, channels, 3 filters)`.
+        recurrent_kernel: `(rows, columns, filters, 3 filters)`.
+        bias: `(2, 3 filters)`, of inputs and of state; `(3 filters,)` with
+            `reset_after=False`.
+
+    A stateful layer keeps its states from call to call in `fit`, `evaluate`
+    and `predict` on all backends. They are not saved. `reset_state()` makes
+    them 0.
+
+    Raises:
+        ValueError: If an argument is not what is said above; at build, if rows,
+            columns or channels are of unknown size, or nothing is left after
+            the convolution; at the call, if the initial state or the mask does
+            not fit.
+
+    Example:
+
+    >>> layer = ConvGRU2D(4, kernel_size=3, padding="same")
+    >>> tuple(layer(np.ones((2, 5, 8, 8, 1))).shape)
+    (2, 8, 8, 4)
+
+    Reference:
+        - [Shi et al. 2017](https://arxiv.org/abs/1706.03458)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        recurrent_kernel_size: int | tuple[int, int] | None = None,
+        strides: int | tuple[int, int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, int] = 1,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        reset_after: bool = True,
+        seed: int | None = None,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        zero_output_for_mask: bool = False,
+        **kwargs: Any,
+    ):
+        cell = ConvGRU2DCell(
+            filters=filters,
+            kernel_size=kernel_size,
+            recurrent_kernel_size=recurrent_kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            recurrent_regularizer=recurrent_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            recurrent_constraint=recurrent_constraint,
+            bias_constraint=bias_constraint,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            reset_after=reset_after,
+            seed=seed,
+            name="conv_gru2d_cell",
+            dtype=kwargs.get("dtype"),
+        )
+        super().__init__(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            zero_output_for_mask=zero_output_for_mask,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
+        self.input_spec = keras.layers.InputSpec(ndim=5)
+
+    def build(
+        self, sequences_shape: Shape, initial_state_shape: Any = None
+    ) -> None:
+        super().build(sequences_shape, initial_state_shape)
+        self.input_spec = keras.layers.InputSpec(
+            shape=(None, None, *sequences_shape[2:])
+        )
+        self.built = True
+
+    @property
+    def variables(self) -> list[Any]:
+        """All state of the layer, the states of a stateful one included."""
+        # Keras' own layers leave them out, and JAX then forgets them.
+        return [*super().variables, *(self.states or ())]
+
+    def call(
+        self,
+        sequences: Tensor,
+        initial_state: Any = None,
+        mask: Tensor | None = None,
+        training: bool | None = False,
+    ) -> Any:
+        if mask is None:  # Keras passes none beside an initial state
+            mask = get_keras_mask(sequences)
+        state = self._first_state(sequences, initial_state)
+        valid = _time_mask(mask, sequences)
+        # `stateless_call` does not cast for us.
+        frames = ops.cast(sequences, self.compute_dtype)
+        frames = ops.swapaxes(frames, 0, 1)
+        if valid is not None:
+            # Whatever stands there, NaN included, reaches no gradient.
+            frames = ops.where(valid, frames, ops.zeros_like(frames))
+
+        masks = recurrent_masks = None
+        if training:
+            masks = self._draw(frames[0], self.dropout)
+            recurrent_masks = self._draw(state, self.recurrent_dropout)
+        weights = self.cell.read()
+        convolved = self._convolve(frames, masks, weights)
+
+        def step(carry: Any, parts: Any) -> Any:
+            (state,) = carry
+            convolved, *valid = parts
+            gate, candidate = self.cell.propose(
+                convolved, state, weights, recurrent_masks
+            )
+            new = gate * state + (1 - gate) * candidate
+            return (ops.where(valid[0], new, state) if valid else new,)
+
+        scan = kernels.plain.scan if self.unroll else kernels.scan
+        (state,), outputs = scan(
+            step,
+            (state,),
+            (convolved,) if valid is None else (convolved, valid),
+            backwards=self.go_backwards,
+            collect=self.return_sequences,
+        )
+        if self.stateful:
+            self.states[0].assign(state)
+        output = state
+        if self.return_sequences:
+            if valid is not None and self.zero_output_for_mask:
+                if self.go_backwards:
+                    valid = ops.flip(valid, axis=0)
+                outputs = ops.where(valid, outputs, ops.zeros_like(outputs))
+            output = ops.swapaxes(outputs, 0, 1)
+        return (output, state) if self.return_state else output
+
+    def _first_state(self, sequences: Tensor, initial_state: Any) -> Tensor:
+        batch, time = sequences.shape[:2]
+        if time == 0 or (self.unroll and time is None):
+            raise ValueError(
+                "Argument `sequences` must hold at least one time step, and a "
+                "known number of them if `unroll=True`. "
+                f"Received: sequences of shape {tuple(sequences.shape)}"
+            )
+        expected = self._expected_batch_size
+        if self.stateful and batch not in (None, expected):
+            raise ValueError(
+                "Argument `sequences` of a stateful layer must have the batch "
+                f"size that the layer was built with, {expected}. "
+                f"Received: sequences of shape {tuple(sequences.shape)}"
+            )
+        if initial_state is None and self.stateful:
+            # On PyTorch, the value that the last step will not overwrite.
+            return ops.cast(kernels.copy(self.states[0]), self.compute_dtype)
+        if initial_state is None:
+            return self.get_initial_state(ops.shape(sequences)[0])[0]
+        states = initial_state
+        if not isinstance(states, (list, tuple)):
+            states = [states]
+        shapes = [tuple(ops.convert_to_tensor(s).shape) for s in states]
+        step_shape = (batch, *sequences.shape[2:])
+        wanted = tuple(self.cell.compute_output_shape(step_shape)[0])
+        if len(shapes) != 1 or not _fits(shapes[0], wanted):
+            raise ValueError(
+                f"Argument `initial_state` must be one state of shape {wanted}."
+                f" Received: initial_state of shapes {shapes}"
+            )
+        return ops.cast(states[0], self.compute_dtype)
+
+    def _draw(self, like: Tensor, rate: float) -> list[Tensor] | None:
+        if not rate:
+            return None
+        seed = self.cell.seed_generator
+        ones = ops.ones_like(like)
+        return [keras.random.dropout(ones, rate, seed=seed) for _ in GATES]
+
+    def _convolve(
+        self, frames: Tensor, masks: list[Tensor] | None, weights: Weights
+    ) -> Tensor:
+        """`W * x + b` of all frames, `(time, batch, ...)`."""
+        time, batch, *sample = ops.shape(frames)
+        flat = [
+            ops.reshape(seen, (time * batch, *sample))
+            for seen in _dropped(frames, masks)
+        ]
+        found = self.cell.convolve(flat, weights)
+        return ops.reshape(found, (time, batch, *ops.shape(found)[1:]))
+
+    def compute_output_shape(
+        self, sequences_shape: Shape, initial_state_shape: Any = None
+    ) -> Any:
+        batch, time, *sample = sequences_shape
+        state, _ = self.cell.compute_output_shape((batch, *sample))
+        outputs = (batch, time, *state[1:]) if self.return_sequences else state
+        return (outputs, state) if self.return_state else outputs
+
+    def compute_mask(self, sequences: Tensor, mask: Any) -> Any:
+        mask = keras.tree.flatten(mask)[0]
+        kept = None
+        if mask is not None and self.return_sequences:
+            kept = _any_part(mask)
+            if self.go_backwards:
+                kept = ops.flip(kept, axis=1)
+        return [kept, None] if self.return_state else kept
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        cell = self.cell.get_config()
+        del config["cell"]
+        config.update({name: cell[name] for name in _CELL_ARGUMENTS})
+        config["activity_regularizer"] = keras.regularizers.serialize(
+            self.activity_regularizer
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ConvGRU2D":
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
+for _name in _CELL_ARGUMENTS:
+    setattr(ConvGRU2D, _name, _of_cell(_name))
+
+
+def _fits(shape: Shape, wanted: Shape) -> bool:
+    return len(shape) == len(wanted) and all(
+        s == w or None in (s, w) for s, w in zip(shape, wanted)
+    )
+
+
+def _any_part(mask: Tensor) -> Tensor:
+    mask = ops.cast(mask, "bool")
+    axes = tuple(range(2, len(mask.shape)))
+    return ops.any(mask, axis=axes) if axes else mask
+
+
+def _time_mask(mask: Tensor | None, sequences: Tensor) -> Tensor | None:
+    """The mask as `(time, batch, 1, 1, 1)`."""
+    if mask is None:
+        return None
+    shape, wanted = tuple(mask.shape), tuple(sequences.shape)
+    if not 2 <= len(shape) <= 5 or not _fits(shape, wanted[: len(shape)]):
+        raise ValueError(
+            "Argument `mask` must have the leading dimensions of `sequences`, "
+            "batch and time at least. "
+            f"Received: mask of shape {shape} for sequences of shape {wanted}"
+        )
+    mask = ops.swapaxes(_any_part(mask), 0, 1)
+    return ops.reshape(mask, (*ops.shape(mask), 1, 1, 1))
