@@ -3,7 +3,7 @@
     moments, extremes, means by feature     exact, merged chunk by chunk in
                                             float64
     the values that lie farthest out        exact, a few a neuron
-    all values                              on disk (`Spool`), for what needs
+    all values                              aside (`Spool`), for what needs
                                             them in order: quantiles, curves
 
 Values arrive as rows: one row a sample, one column a neuron, NaN where a mask
@@ -12,19 +12,22 @@ fixed size first, so that no result depends on the size of a batch.
 """
 
 import dataclasses
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from keras_memel.spool import Spool
 
 Array = Any
 
 # Values that are worked on at once: a few megabytes in float64.
 CHUNK = 1 << 20
-# Rows that are put in order at once; with more, a random part of them stands
-# for all. Each takes about 100 bytes of memory while one neuron is read.
-MOST_ROWS = 1 << 22
+# Rows that are summed in float32 before they are added up in float64.
+SUMMED = 1 << 14
+# Of those, so many that their powers stay in the cache.
+_SLAB = 1 << 17
 
 
 @dataclasses.dataclass
@@ -45,23 +48,14 @@ class Central:
     fourth: Array | None = None
 
     @classmethod
-    def of(cls, values: Array, valid: Array | None) -> "Central":
-        """The moments of rows; `valid` tells which values count."""
-        if valid is None:
-            count = np.full(values.shape[1], float(len(values)))
-        else:
-            count = valid.sum(0).astype("float64")
-        mean = values.sum(0) / np.maximum(count, 1)
-        deviation = values - mean
-        if valid is not None:
-            deviation[~valid] = 0.0
-        square = deviation * deviation
+    def joined(cls, parts: Sequence["Central"]) -> "Central":
+        """Those of neurons side by side, which is along the last axis."""
+        columns = zip(*(vars(part).values() for part in parts))
         return cls(
-            count,
-            mean,
-            square.sum(0),
-            np.einsum("ij,ij->j", square, deviation),
-            np.einsum("ij,ij->j", square, square),
+            *(
+                None if column[0] is None else np.concatenate(column, -1)
+                for column in columns
+            )
         )
 
     def merge(self, new: "Central") -> "Central":
@@ -91,94 +85,68 @@ class Central:
         return Central(a + b, self.mean + shift, second, third, fourth)
 
 
-class Spool:
-    """Rows on disk, read back neuron by neuron.
+def sums(
+    values: Array, valid: Array | None, low: Array, high: Array, start: Array
+) -> tuple[Central, Central, Array]:
+    """The sums of values that are added up in float32.
 
-    In memory up to 32 MB. Once the rows exceed their budget, a random half of
-    them is dropped, and from then on each new row is kept with half the
-    probability: what remains is at any time a uniform sample of all.
+    Of deviations from about the mean, in units of about the largest of them:
+    no power of them leaves the range of float32, and none cancels. What the
+    mean is off by, the sums themselves tell.
 
     Args:
-        neurons: Values in a row.
-        budget: Bytes that the values may take.
+        values: float32, `(neurons, rows)`.
+        valid: Which of them count, or `None` for all.
+        low, high: Lowest and highest that count, of each neuron.
+        start: Where each part begins, in rows.
+
+    Returns:
+        The moments of all rows, those of each part up to the second, `(parts,
+        neurons)`, and the sum of absolute values.
     """
-
-    def __init__(self, neurons: int, budget: int):
-        self.neurons = neurons
-        self.most = max(1, min(MOST_ROWS, budget // (4 * neurons)))
-        self.rows = 0
-        self.share = 1.0
-        self._random = np.random.default_rng(0)
-        self._file = _temporary()
-        self._sizes: list[int] = []
-        self._labels: list[Array] = []
-
-    def append(self, values: Array, labels: Array | None) -> None:
-        """Adds rows `(rows, neurons)` and the label of each."""
-        if self.share < 1:
-            values, labels = self._part(self.share, values, labels)
-        self._write(values, labels)
-        while self.rows > self.most:
-            self._halve()
-
-    def _part(
-        self, share: float, values: Array, labels: Array | None
-    ) -> tuple[Array, Array | None]:
-        kept = self._random.random(len(values)) < share
-        return values[kept], None if labels is None else labels[kept]
-
-    def _write(self, values: Array, labels: Array | None) -> None:
-        if not len(values):
-            return
-        # The values of a neuron side by side: they are read together.
-        block = np.ascontiguousarray(values.T, dtype="float32")
-        self._file.write(block.tobytes())
-        self._sizes.append(len(values))
-        if labels is not None:
-            self._labels.append(labels.astype("int32"))
-        self.rows += len(values)
-
-    def _halve(self) -> None:
-        old, sizes = self._file, self._sizes
-        labels: list[Any] = self._labels or [None] * len(sizes)
-        self._file, self._sizes, self._labels = _temporary(), [], []
-        self.rows, self.share = 0, self.share / 2
-        old.seek(0)
-        with old:
-            for size, label in zip(sizes, labels):
-                block = np.frombuffer(
-                    old.read(4 * size * self.neurons), "float32"
-                ).reshape(self.neurons, size)
-                self._write(*self._part(0.5, block.T, label))
-
-    @property
-    def labels(self) -> Array | None:
-        """The label of each row that is left."""
-        return np.concatenate(self._labels) if self._labels else None
-
-    def blocks(self) -> Iterator[tuple[int, Array]]:
-        """The number of the first neuron, and values `(neurons, rows)`."""
-        width = max(1, CHUNK // max(self.rows, 1))
-        for start in range(0, self.neurons, width):
-            stop = min(start + width, self.neurons)
-            block = np.empty((stop - start, self.rows), "float32")
-            offset = row = 0
-            for size in self._sizes:
-                self._file.seek(offset + 4 * start * size)
-                read = self._file.read(4 * (stop - start) * size)
-                block[:, row : row + size] = np.frombuffer(
-                    read, "float32"
-                ).reshape(-1, size)
-                offset += 4 * self.neurons * size
-                row += size
-            yield start, block
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _temporary() -> Any:
-    return tempfile.SpooledTemporaryFile(max_size=1 << 25)
+    if valid is None:
+        counts = np.diff(start, append=values.shape[1])[:, None] * 1.0
+        counts = np.broadcast_to(counts, (len(start), len(values)))
+    else:
+        values = np.where(valid, values, np.float32(0))
+        counts = np.add.reduceat(valid, start, axis=1, dtype="float64").T
+    count = counts.sum(0)
+    low, high = (np.where(count > 0, end, np.float32(0)) for end in (low, high))
+    n = np.maximum(count, 1)
+    base = (values.sum(1, dtype="float64") / n).astype("float32")
+    # A power of two: to divide by it rounds nothing.
+    _, exponent = np.frexp(np.maximum(high - base, base - low))
+    unit = np.ldexp(np.float32(1), np.clip(exponent, -125, 127))
+    deviation = values - base[:, None]
+    deviation *= (1 / unit)[:, None]
+    if valid is not None:
+        deviation[~valid] = 0.0
+    square = deviation * deviation
+    firsts, seconds = (
+        np.add.reduceat(one, start, axis=1).astype("float64").T
+        for one in (deviation, square)
+    )
+    third, fourth = (
+        np.einsum("ij,ij->i", square, one).astype("float64")
+        for one in (deviation, square)
+    )
+    base, unit = base.astype("float64"), unit.astype("float64")
+    first, second = firsts.sum(0), seconds.sum(0)
+    off, offs = first / n, firsts / np.maximum(counts, 1)
+    every = Central(
+        count,
+        base + unit * off,
+        unit**2 * np.maximum(second - off * first, 0),
+        unit**3 * (third - 3 * off * second + 2 * off**2 * first),
+        unit**4
+        * (fourth - 4 * off * third + 6 * off**2 * second - 3 * off**3 * first),
+    )
+    parts = Central(
+        counts,
+        np.where(counts > 0, base + unit * offs, 0.0),
+        unit**2 * np.maximum(seconds - offs * firsts, 0.0),
+    )
+    return every, parts, np.abs(values).sum(1, dtype="float64")
 
 
 class Accumulator:
@@ -188,7 +156,7 @@ class Accumulator:
         shape: Shape of the neurons.
         features: Number of features, or `None`.
         top: How many of the farthest values to keep, on either side.
-        budget: Bytes on disk.
+        spool: From the number of neurons to a `Spool`.
     """
 
     def __init__(
@@ -196,11 +164,11 @@ class Accumulator:
         shape: tuple[int, ...],
         features: int | None,
         top: int,
-        budget: int,
+        spool: Callable[[int], Spool],
     ):
         self.shape = shape
         self.neurons = neurons = int(np.prod(shape))
-        self.spool = Spool(neurons, budget)
+        self.spool = spool(neurons)
         zero = np.zeros(neurons)
         self.moments = Central(zero, zero, zero, zero, zero)
         self.absolute = zero  # Sum of |z|
@@ -213,7 +181,7 @@ class Accumulator:
         # The highest values and, negated, the lowest: (2, top, neurons).
         self.top = np.full((2, top, neurons), -np.inf, "float32")
         self.top_row = np.full((2, top, neurons, 2), -1)
-        self._most = max(1, CHUNK // neurons)
+        self._most = max(1, min(SUMMED, CHUNK // neurons))
         self._waiting: list[tuple[Any, ...]] = []
         self._rows = 0
 
@@ -271,77 +239,93 @@ class Accumulator:
         where: Array,
         labels: Array | None,
     ) -> None:
-        valid: Array | None = np.isfinite(values)
-        assert valid is not None
-        if missing is not None:
-            valid &= ~missing
-        if valid.all():
-            valid = None
-        else:
-            seen = np.ones_like(valid) if missing is None else ~missing
-            self.nonfinite += (seen & ~valid).sum(0)
-            values = np.where(valid, values, np.float32(np.nan))
+        if labels is not None:
+            # What is of one feature lies side by side from here on.
+            order = np.argsort(labels, kind="stable")
+            values, where, labels = values[order], where[order], labels[order]
+            missing = None if missing is None else missing[order]
+        values = np.ascontiguousarray(values.T)  # And what is of one neuron.
+        low, high = values.min(1), values.max(1)
+        valid: Array | None = None
+        if missing is not None or not np.isfinite([low, high]).all():
+            valid = np.isfinite(values)
+            seen = np.ones_like(valid) if missing is None else ~missing.T
+            self.nonfinite += (seen & ~valid).sum(1)
+            valid &= seen
+            values[~valid] = np.nan
+            low = np.where(valid, values, np.float32(np.inf)).min(1)
+            high = np.where(valid, values, np.float32(-np.inf)).max(1)
         self.spool.append(values, labels)
-        low = high = values
-        if valid is not None:
-            low = np.where(valid, values, np.float32(np.inf))
-            high = np.where(valid, values, np.float32(-np.inf))
-        self.low = np.minimum(self.low, low.min(0))
-        self.high = np.maximum(self.high, high.max(0))
-        self._extremes(0, high, where)
-        self._extremes(1, -low, where)
+        self.low = np.minimum(self.low, low)
+        self.high = np.maximum(self.high, high)
+        self._extremes(0, values, high, where)
+        self._extremes(1, values, -low, where)
+        self._sum(values, valid, low, high, labels)
 
-        values = values.astype("float64")
-        if valid is not None:
-            values[~valid] = 0.0
-        self.moments = self.moments.merge(Central.of(values, valid))
-        self.absolute = self.absolute + np.abs(values).sum(0)
-        if self.by_feature is not None and labels is not None:
-            self.by_feature = self.by_feature.merge(
-                self._by_feature(values, valid, labels)
-            )
-
-    def _extremes(self, side: int, values: Array, where: Array) -> None:
+    def _extremes(
+        self, side: int, values: Array, highest: Array, where: Array
+    ) -> None:
         top, row = self.top[side], self.top_row[side]
         # Few neurons have a new extreme, once some chunks have been seen.
-        new = np.flatnonzero(values.max(0) > top[-1])
-        if not len(new) or not len(top):
+        (new,) = np.nonzero(highest > top[-1])
+        if not len(new):
             return
-        both = np.concatenate([top[:, new], values[:, new]])
+        values = -values[new] if side else values[new]
+        values[np.isnan(values)] = -np.inf
+        found, rows = [top[:, new]], [row[:, new]]
+        every = np.arange(len(new))
+        for _ in range(min(len(top), values.shape[1])):
+            at = values.argmax(1)
+            found.append(values[every, at][None])
+            rows.append(where[at][None])
+            if (found[-1] <= top[-1, new]).all():
+                break
+            values[every, at] = -np.inf
+        both = np.concatenate(found)
         order = np.argsort(-both, axis=0, kind="stable")[: len(top)]
-        old = row[:, new]
-        rows = np.concatenate(
-            [old, np.broadcast_to(where[:, None], (len(values), len(new), 2))]
-        )
         top[:, new] = np.take_along_axis(both, order, 0)
-        row[:, new] = np.take_along_axis(rows, order[..., None], 0)
+        row[:, new] = np.take_along_axis(
+            np.concatenate(rows), order[..., None], 0
+        )
 
-    def _by_feature(
+    def _sum(
         self,
         values: Array,
         valid: Array | None,
-        labels: Array,
-    ) -> Central:
-        assert self.by_feature is not None
-        order = np.argsort(labels, kind="stable")
-        present, first = np.unique(labels[order], return_index=True)
-        shape = self.by_feature.count.shape
-        count, mean, second = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        base = self.moments.mean  # A shift, against cancellation
-        deviation = values - base
-        if valid is None:
-            count[present] = np.bincount(labels)[present][:, None]
-        else:
-            deviation[~valid] = 0.0
-            count[present] = np.add.reduceat(valid[order], first, dtype="f8")
-        deviation = deviation[order]
-        divisor = np.maximum(count[present], 1)
-        offset = np.add.reduceat(deviation, first) / divisor
-        squares = np.add.reduceat(deviation * deviation, first)
-        mean[present] = base + offset
-        second[present] = np.maximum(squares - divisor * offset**2, 0.0)
-        mean[count == 0] = 0.0
-        return Central(count, mean, second)
+        low: Array,
+        high: Array,
+        labels: Array | None,
+    ) -> None:
+        """Adds the sums of one chunk."""
+        present, start = [0], np.zeros(1, int)
+        if labels is not None:
+            present, start = np.unique(labels, return_index=True)
+        width = max(1, _SLAB // values.shape[1])
+        slabs = [slice(i, i + width) for i in range(0, len(values), width)]
+        every, parts, magnitude = (
+            join(one)
+            for join, one in zip(
+                (Central.joined, Central.joined, np.concatenate),
+                zip(
+                    *(
+                        sums(
+                            values[slab],
+                            None if valid is None else valid[slab],
+                            low[slab],
+                            high[slab],
+                            start,
+                        )
+                        for slab in slabs
+                    )
+                ),
+            )
+        )
+        self.moments = self.moments.merge(every)
+        self.absolute = self.absolute + magnitude
+        if self.by_feature is not None:
+            whole = np.zeros((3, *self.by_feature.count.shape))
+            whole[:, present] = parts.count, parts.mean, parts.second
+            self.by_feature = self.by_feature.merge(Central(*whole))
 
     def farthest(self) -> tuple[Array, Array]:
         """The values farthest from the mean of their neuron, farthest first.

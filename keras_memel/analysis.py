@@ -1,7 +1,9 @@
 """`analyze`: from a model and a stream of inputs to a `Report`."""
 
 import contextlib
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -19,6 +21,11 @@ from keras_memel.sites import Where
 from keras_memel.sources import Labels
 from keras_memel.sources import Source
 from keras_memel.streams import Stream
+
+# Bytes of values that stay in memory, over all layers.
+MEMORY = 1 << 27
+# Batches whose values wait while the model runs on.
+_AHEAD = 2
 
 
 def analyze(
@@ -45,10 +52,11 @@ def analyze(
     inputs; with labels, for which of them it stands and how surely.
 
     The model runs once, at inference, and is not changed. Moments, extremes
-    and means by feature are gathered on the way, in float64. What needs values
-    in order (quantiles, ROC, F1, ...) has to wait for the mean of the whole
-    stream; the values are kept on disk until then, at 4 bytes each, and read
-    back neuron by neuron. So memory does not grow with the stream, and the
+    and means by feature are gathered on the way, while the model runs on. What
+    needs values in order (quantiles, ROC, F1, ...) has to wait for the mean of
+    the whole stream; the values are kept until then, at 4 bytes each, 128 MB
+    of them in memory and what is beyond on disk, and read back neuron by
+    neuron. So memory does not grow with the stream, and the
     numbers are those of a computation on all activations at once. Only where
     values would exceed `disk_limit`, or 4 million a neuron, are those figures
     taken from a uniform random sample of them (`LayerReport.ranked` is its
@@ -120,7 +128,13 @@ def analyze(
             f"`layers`. Received: {model!r}"
         )
     streams = [
-        Stream(site, _axis(site, axis), top, disk_limit // len(found))
+        Stream(
+            site,
+            _axis(site, axis),
+            top,
+            disk_limit // len(found),
+            MEMORY // len(found),
+        )
         for site in found
     ]
     with contextlib.ExitStack() as files:
@@ -128,12 +142,24 @@ def analyze(
             files.callback(stream.close)
         bar = _bar(verbose, source.batches, "batch")
         seen = taps.outputs(model, found, source.inputs(labels), output)
-        for number, batch in enumerate(seen):
-            size, targets = labels.take()
+        worker = files.enter_context(ThreadPoolExecutor(1))
+        waiting: deque[Any] = deque()
+
+        def take(start: int, targets: Any, batch: Any) -> None:
             for stream, calls in zip(streams, batch):
                 for call in calls:
-                    stream.add(call, source.seen - size, targets, labels.number)
+                    stream.add(call, start, targets, labels.number)
+
+        for number, batch in enumerate(seen):
+            size, targets = labels.take()
+            waiting.append(
+                worker.submit(take, source.seen - size, targets, batch)
+            )
+            if len(waiting) > _AHEAD:
+                waiting.popleft().result()
             bar.update(number + 1)
+        while waiting:
+            waiting.popleft().result()
         labels.finish()
         if not source.seen:
             raise ValueError(

@@ -23,6 +23,11 @@ Array = Any
 # and farther and farther apart up to the last.
 RANKS = 256
 _EACH = 64
+# The bits of a float64 that a float32 leaves empty.
+_TAG = (1 << 29) - 1
+# Stands for 0: a tag on that would be a subnormal, which CPUs may flush. Less
+# than any float32, so that it is lost in all others.
+_ZERO = 2.0**-900
 
 
 class Curve(NamedTuple):
@@ -76,11 +81,51 @@ def ranks(count: int) -> Array:
     return np.minimum(found, count)
 
 
+def in_order(values: Array, tags: Array) -> tuple[Array, Array]:
+    """Sorts values, each with a small whole number that goes along.
+
+    One sort of float64: it has 29 bits that a float32 leaves empty, and a tag
+    in them orders nothing but what ties.
+
+    Args:
+        values: float32 without NaN, `(n,)`.
+        tags: Whole numbers from 0 below 2^29, or booleans, `(n,)`.
+
+    Returns:
+        The values, lowest first, as float64, and the tag of each. A value of 0
+        becomes 2^-900, by which -0 and 0 tie.
+
+    Example:
+
+    >>> in_order(np.float32([3, -0.5, 2]), np.array([7, 8, 9]))
+    (array([-0.5,  2. ,  3. ]), array([8, 9, 7]))
+    """
+    keys = values.astype("float64")
+    keys += _ZERO
+    bits = keys.view("int64")
+    bits |= tags
+    keys.sort()
+    tags = bits & _TAG
+    bits &= ~_TAG
+    return keys, tags
+
+
+def _ties(ordered: Array) -> tuple[Array, Array]:
+    """Where the values that tie with each begin and end, in sorted ones."""
+    number = len(ordered)
+    new = np.append(True, ordered[1:] != ordered[:-1])
+    first = np.append(np.flatnonzero(new), number).astype("int32")
+    if len(first) > number:  # None ties
+        return first[:-1], first[1:]
+    group = np.cumsum(new, dtype="int32")
+    return first[group - 1], first[group]
+
+
 def detection(values: Array, positive: Array) -> Detection:
     """How well high values tell a feature.
 
     Args:
-        values: Values, `(n,)`.
+        values: Values, which are taken as float32, `(n,)`.
         positive: Whether each is of the feature, `(n,)`.
 
     Returns:
@@ -95,40 +140,45 @@ def detection(values: Array, positive: Array) -> Detection:
     >>> found.roc_auc  # one of the four pairs ties
     0.875
     """
-    # Sorting is all the work: what is asked of the whole curve changes only
-    # where there is a value of the feature.
-    ordered, own = np.sort(values), np.sort(values[positive])
-    number, positives = len(ordered), len(own)
-    negatives = number - positives
-
-    def reach(tau: Array, side: Any) -> tuple[Array, Array]:
-        # "left": values of at least tau; "right": values above it
-        return (
-            number - np.searchsorted(ordered, tau, side),
-            positives - np.searchsorted(own, tau, side),
-        )
-
+    number = len(values)
+    values = np.asarray(values, "float32")
+    if positive.any():
+        ordered, own = in_order(values, positive)
+        # What is asked of the whole curve changes only where there is a value
+        # of the feature.
+        where = np.flatnonzero(own)
+    else:
+        ordered, where = np.sort(values), np.zeros(0, int)
+    positives = len(where)
     average_precision = roc_auc = ks_statistic = np.nan
     if positives:
-        selected, hits = reach(own, "left")
-        above, hits_above = reach(own, "right")
+        begin, end = (side[where] for side in _ties(ordered))
+        # At least the value of each, and above it.
+        selected, above = number - begin, number - end
+        hits = positives - np.searchsorted(where, begin)
+        hits_above = positives - np.searchsorted(where, end)
         average_precision = np.mean(hits / selected)
         ks_statistic = max(
             np.max(np.abs(hits / positives - selected / number)),
             np.max(np.abs(hits_above / positives - above / number)),
         )
-        if negatives:
+        if positives < number:
             # A negative that ties with a positive is half above it.
             false = (selected - hits) + (above - hits_above)
-            roc_auc = 1 - np.sum(false) / 2 / positives / negatives
+            roc_auc = 1 - np.sum(false) / 2 / positives / (number - positives)
     threshold = ordered[number - ranks(number)]
-    curve = Curve(threshold, *reach(threshold, "left"))
+    begin = np.searchsorted(ordered, threshold)
+    curve = Curve(
+        np.where(threshold > _ZERO, threshold, 0.0),
+        number - begin,
+        positives - np.searchsorted(where, begin),
+    )
     return Detection(
         float(roc_auc), float(average_precision), float(ks_statistic), curve
     )
 
 
-def best_f1(values: Array, labels: Array, features: int) -> Array:
+def best_f1(ordered: Array, labels: Array, features: int) -> Array:
     """F1 of the best threshold on a neuron, for each feature.
 
     The measure of sparse probing with one neuron [Gurnee et al. 2023]: of all
@@ -136,7 +186,7 @@ def best_f1(values: Array, labels: Array, features: int) -> Array:
     mean of precision and recall) is highest on these very values.
 
     Args:
-        values: Activations, `(n,)`.
+        ordered: Activations, lowest first, `(n,)`.
         labels: Feature of each, `(n,)`.
         features: Number of features.
 
@@ -148,31 +198,32 @@ def best_f1(values: Array, labels: Array, features: int) -> Array:
     >>> best_f1(np.array([-1.0, 0.0, 0.0, 2.0]), np.array([0, 1, 1, 2]), 3)
     array([1. , 0.8, 1. ])
     """
-    best = np.full(features, np.nan)
-    number = len(values)
-    order = np.argsort(values)
-    ordered = values[order]
-    # Sorted by feature, and within one still from low to high.
-    ordered_labels = labels[order].astype("int32")
+    number = len(ordered)
+    labels = labels.astype("int32")
     if features < 1 << 15:
-        ordered_labels = ordered_labels.astype("int16")  # A radix sort: faster
-    by_feature = np.argsort(ordered_labels, kind="stable")
-    new = np.append(True, ordered[1:] != ordered[:-1])
-    first = np.flatnonzero(new)
-    group = np.cumsum(new) - 1
-    at_least = number - first[group]  # Values from here on up, with ties
-    at_most = np.append(first[1:], number)[group]
+        labels = labels.astype("int16")  # A radix sort: faster
+    # Sorted by feature, and within one still from low to high.
+    by_feature = np.argsort(labels, kind="stable")
     counts = np.bincount(labels, minlength=features)
-    ends = np.cumsum(counts)
-    for feature in np.flatnonzero(counts):
-        count = counts[feature]
-        where = by_feature[ends[feature] - count : ends[feature]]
-        hits = np.arange(1, count + 1)
-        # Within a tie the count of hits is too low but for the last: the
-        # highest F1 of a tie is the right one.
-        below = 2 * hits / (at_most[where] + count)
-        above = 2 * hits[::-1] / (at_least[where] + count)
-        best[feature] = max(below.max(), above.max())
+    (present,) = np.nonzero(counts)
+    start = np.append(0, np.cumsum(counts[present])).astype("int32")
+    size = np.repeat(counts[present].astype("int32"), counts[present])
+    begin, end = (side[by_feature] for side in _ties(ordered))
+    # Within a tie the count of hits is too low but for the last: the highest
+    # F1 of a tie is the right one. Whole numbers up to 2^24: float32 has them.
+    rank = np.arange(1, number + 1, dtype="int32")
+    hits = (rank - np.repeat(start[:-1], counts[present])).astype("float32")
+    left = (size + 1).astype("float32") - hits
+    best = np.full(features, np.nan)
+    best[present] = np.maximum(
+        *(
+            np.maximum.reduceat(mine / all_.astype("float32"), start[:-1])
+            for mine, all_ in (
+                (2 * hits, end + size),
+                (2 * left, number - begin + size),
+            )
+        )
+    )
     return best
 
 

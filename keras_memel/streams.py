@@ -2,22 +2,19 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from keras_memel import axes
-from keras_memel import ranking
 from keras_memel.accumulate import Accumulator
+from keras_memel.figures import Figures
 from keras_memel.neurons import LayerReport
-from keras_memel.ranking import RANKS
-from keras_memel.ranking import Curve
 from keras_memel.sites import Site
+from keras_memel.spool import Spool
 
 Array = Any
-
-# Of a histogram: enough to see two humps, few enough for 10,000 neurons.
-BINS = 24
 
 
 class Stream:
@@ -27,12 +24,15 @@ class Stream:
         site: The layer.
         axis: As in `MEmeL`.
         top: Number of farthest values to keep.
-        budget: Bytes on disk.
+        budget: Bytes that its values may take.
+        memory: Bytes of them that stay in memory.
     """
 
-    def __init__(self, site: Site, axis: Any, top: int, budget: int):
-        self.site, self.axis = site, axis
-        self._top, self._budget = top, budget
+    def __init__(
+        self, site: Site, axis: Any, top: int, budget: int, memory: int
+    ):
+        self.site, self.axis, self._top = site, axis, top
+        self._spool = partial(Spool, budget=budget, memory=memory)
         self.rows: Accumulator | None = None
         self.sizes: tuple[int, ...] = ()
 
@@ -61,7 +61,7 @@ class Stream:
         neurons = axes.of_neurons(self.axis, rank)
         shape = tuple(values.shape[a] for a in neurons)
         if self.rows is None:
-            self.rows = Accumulator(shape, features, self._top, self._budget)
+            self.rows = Accumulator(shape, features, self._top, self._spool)
         elif self.rows.shape != shape:
             raise ValueError(
                 f"The values of layer {self.site.path!r} change their shape, "
@@ -155,48 +155,8 @@ class Stream:
                 by["feature_mean"] = np.where(known, b.mean, np.nan).T
                 by["feature_ms"] = np.where(known, ms, np.nan).T
             best = np.where(known, ms, -1.0).argmax(0)
-            by["feature_f1"] = np.full((rows.neurons, features or 0), np.nan)
-            for name in ("roc_auc", "average_precision", "ks_statistic"):
-                by[name] = np.full(rows.neurons, np.nan)
-
-        ranked = np.zeros(rows.neurons, "int64")
-        over = np.full(rows.neurons, np.nan)
-        curve = Curve(
-            np.full((rows.neurons, RANKS), np.nan),
-            *np.zeros((2, rows.neurons, RANKS), "int64"),
-        )
-        histogram = np.zeros((rows.neurons, features or 1, BINS), "int64")
-        labels = rows.spool.labels
-        for start, block in rows.spool.blocks():
-            for j, values in enumerate(block, start):
-                one = labels
-                finite = ~np.isnan(values)
-                if not finite.all():
-                    values = values[finite]
-                    one = None if one is None else one[finite]
-                ranked[j] = len(values)
-                if not len(values):
-                    continue
-                phi = np.square(values - mean[j]) / scale[j]
-                over[j] = np.mean(phi >= threshold)
-                histogram[j] = _histogram(
-                    values, one, features or 1, rows.low[j], rows.high[j]
-                )
-                if one is None:
-                    positive = np.zeros(len(values), bool)
-                else:
-                    positive = one == best[j]
-                    by["feature_f1"][j] = ranking.best_f1(
-                        values, one, features or 0
-                    )
-                found = ranking.detection(phi.astype("float32"), positive)
-                for mine, its in zip(curve, found.curve):
-                    mine[j] = its
-                for name in ("roc_auc", "average_precision", "ks_statistic"):
-                    if name in by:
-                        by[name][j] = getattr(found, name)
-            yield len(block)
-
+        figures = Figures(rows.neurons, features, mean, scale, best, threshold)
+        yield from figures.take(rows.spool)
         far, places = rows.farthest()
         yield LayerReport(
             path=self.site.path,
@@ -211,25 +171,14 @@ class Stream:
             maximum=np.where(count > 0, rows.high, np.nan),
             kurtosis=kurtosis,
             magnitude=np.where(count > 0, magnitude, np.nan),
-            over_threshold=over,
-            ranked=ranked,
-            curve=curve,
-            histogram=histogram,
+            over_threshold=figures.over_threshold,
+            ranked=figures.ranked,
+            curve=figures.curve,
+            histogram=figures.histogram,
             top_input=places[..., 0],
             top_position=places[..., 1],
             top_value=far,
             top_ms=(far - mean[:, None]) ** 2 / scale[:, None],
             **by,
+            **figures.by_feature,
         )
-
-
-def _histogram(
-    values: Array, labels: Array | None, features: int, low: float, high: float
-) -> Array:
-    width = (high - low) / BINS
-    bins = np.zeros(len(values), "int64")
-    if width > 0:
-        bins = ((values - low) / width).astype("int64").clip(0, BINS - 1)
-    if labels is not None:
-        bins = bins + labels * BINS
-    return np.bincount(bins, minlength=features * BINS).reshape(features, -1)
