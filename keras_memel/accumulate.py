@@ -97,7 +97,8 @@ def sums(
     Args:
         values: float32, `(neurons, rows)`.
         valid: Which of them count, or `None` for all.
-        low, high: Lowest and highest that count, of each neuron.
+        low: Lowest that counts, of each neuron.
+        high: Highest that counts.
         start: Where each part begins, in rows.
 
     Returns:

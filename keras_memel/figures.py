@@ -11,12 +11,14 @@ import numpy as np
 from keras_memel import ranking
 from keras_memel.ranking import RANKS
 from keras_memel.ranking import Curve
+from keras_memel.ranking import Groups
 from keras_memel.spool import Spool
 
 Array = Any
 
 # Of a histogram: enough to see two humps, few enough for 10,000 neurons.
 BINS = 24
+_INNER = np.arange(1, BINS) / BINS
 
 
 class Figures:
@@ -60,64 +62,80 @@ class Figures:
     def take(self, spool: Spool) -> Iterator[int]:
         """Works through what is spooled; yields how many neurons were done."""
         labels = spool.labels
+        groups = self._groups(labels)
         # NumPy sorts without the lock of the interpreter.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
             waiting: deque[Any] = deque()
             for start, block in spool.blocks():
                 waiting.append(
-                    workers.submit(self._block, start, block, labels)
+                    workers.submit(self._block, start, block, labels, groups)
                 )
                 if len(waiting) > workers._max_workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def _block(self, start: int, block: Array, labels: Array | None) -> int:
+    def _groups(self, labels: Array | None) -> Groups | None:
+        if labels is None:
+            return None
+        return Groups(labels, self._features or 0)
+
+    def _block(
+        self,
+        start: int,
+        block: Array,
+        labels: Array | None,
+        groups: Groups | None,
+    ) -> int:
         for neuron, values in enumerate(block, start):
-            # A sum is not finite if a value is not.
-            if np.isnan(values.sum(dtype="float64")):
+            if np.isnan(values.min(initial=np.inf)):
                 seen = ~np.isnan(values)
-                self._neuron(
-                    neuron,
-                    values[seen],
-                    None if labels is None else labels[seen],
-                )
+                own = None if labels is None else labels[seen]
+                self._neuron(neuron, values[seen], own, self._groups(own))
             else:
-                self._neuron(neuron, values, labels)
+                self._neuron(neuron, values, labels, groups)
         return len(block)
 
-    def _neuron(self, j: int, values: Array, labels: Array | None) -> None:
+    def _neuron(
+        self,
+        j: int,
+        values: Array,
+        labels: Array | None,
+        groups: Groups | None,
+    ) -> None:
         self.ranked[j] = len(values)
         if not len(values):
             return
-        if labels is None:
+        if labels is None or groups is None:
             values = np.sort(values).astype("float64")
-            own = np.zeros(len(values), bool)
+            own, places = np.zeros(len(values), bool), None
         else:
             values, labels = ranking.in_order(values, labels)
-            own = labels == self._best[j]
-        self.histogram[j] = _histogram(values, labels, self._features or 1)
+            own, places = labels == self._best[j], groups.places(labels)
+        self.histogram[j] = _histogram(values, places, groups)
         phi = np.square(values - self._mean[j]) / self._scale[j]
-        self.over_threshold[j] = np.mean(phi >= self._threshold)
+        self.over_threshold[j] = np.count_nonzero(phi >= self._threshold) / len(
+            phi
+        )
         found = ranking.detection(phi, own)
         for mine, its in zip(self.curve, found.curve):
             mine[j] = its
-        if labels is not None:
-            its_f1 = ranking.best_f1(values, labels, self._features or 0)
+        if groups is not None:
+            its_f1 = ranking.best_f1(values, places, groups)
             self.by_feature["feature_f1"][j] = its_f1
             for name in ("roc_auc", "average_precision", "ks_statistic"):
                 self.by_feature[name][j] = getattr(found, name)
 
 
-def _histogram(ordered: Array, labels: Array | None, features: int) -> Array:
+def _histogram(
+    ordered: Array, places: Array | None, groups: Groups | None
+) -> Array:
     """Values by feature and bin, from low to high."""
-    inner = np.linspace(ordered[0], ordered[-1], BINS + 1)[1:-1]
-    cuts = np.searchsorted(ordered, inner)
-    if ordered[0] == ordered[-1]:
-        cuts[:] = len(ordered)
-    sizes = np.diff(cuts, prepend=0, append=len(ordered))
-    if labels is None:
-        return sizes[None]
-    bins = labels + np.repeat(features * np.arange(BINS), sizes)
-    counts = np.bincount(bins, minlength=features * BINS)
-    return counts.reshape(BINS, features).T
+    low, high = ordered[0], ordered[-1]
+    inner = np.searchsorted(ordered, low + (high - low) * _INNER)
+    if low == high:
+        inner[:] = len(ordered)
+    edges = np.concatenate([[0], inner, [len(ordered)]])
+    if groups is None:
+        return np.diff(edges)[None]
+    return groups.between(places, edges)

@@ -180,6 +180,7 @@ class LayerReport:
             )
         if threshold is not None:
             low = registry.number("threshold", threshold, "at least 0", 0.0)
+            low *= 1 - 2.0**-21  # `detection` compares to 22 bits
             reach = (self.curve.threshold >= low).sum(1) - 1
             rows = np.arange(len(self))
             selected = self.curve.selected[rows, reach].astype("float64")

@@ -12,6 +12,7 @@ References:
         Sparse Probing (arXiv 2305.01610).
 """
 
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ class Detection(NamedTuple):
     curve: Curve
 
 
+@functools.lru_cache(maxsize=8)
 def ranks(count: int) -> Array:
     """The ranks at which a curve of so many values is kept.
 
@@ -110,14 +112,14 @@ def in_order(values: Array, tags: Array) -> tuple[Array, Array]:
     return keys, tags
 
 
-def _ties(ordered: Array) -> tuple[Array, Array]:
-    """Where the values that tie with each begin and end, in sorted ones."""
-    number = len(ordered)
-    new = np.append(True, ordered[1:] != ordered[:-1])
-    first = np.append(np.flatnonzero(new), number).astype("int32")
-    if len(first) > number:  # None ties
-        return first[:-1], first[1:]
-    group = np.cumsum(new, dtype="int32")
+def _ties(ordered: Array, at: Array) -> tuple[Array, Array]:
+    """Where the values that tie with those at some places begin and end."""
+    new = np.ones(len(ordered) + 1, bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:-1])
+    first = np.flatnonzero(new)
+    if len(first) == len(new):
+        return at, at + 1
+    group = np.cumsum(new, dtype="int32")[at]
     return first[group - 1], first[group]
 
 
@@ -125,7 +127,9 @@ def detection(values: Array, positive: Array) -> Detection:
     """How well high values tell a feature.
 
     Args:
-        values: Values, which are taken as float32, `(n,)`.
+        values: Values, not negative, `(n,)`. They are compared to 22 bits, a
+            part in four million: one bit of a float32 says whose a value is
+            while they are sorted.
         positive: Whether each is of the feature, `(n,)`.
 
     Returns:
@@ -141,22 +145,23 @@ def detection(values: Array, positive: Array) -> Detection:
     0.875
     """
     number = len(values)
-    values = np.asarray(values, "float32")
-    if positive.any():
-        ordered, own = in_order(values, positive)
-        # What is asked of the whole curve changes only where there is a value
-        # of the feature.
-        where = np.flatnonzero(own)
-    else:
-        ordered, where = np.sort(values), np.zeros(0, int)
+    bits = np.array(values, "float32").view("int32")
+    bits &= ~1
+    bits |= positive
+    bits.sort()
+    # What is asked of the whole curve changes only where there is a value of
+    # the feature.
+    where = np.flatnonzero((bits & 1).astype(bool))
+    bits &= ~1
+    ordered = bits.view("float32")
     positives = len(where)
     average_precision = roc_auc = ks_statistic = np.nan
     if positives:
-        begin, end = (side[where] for side in _ties(ordered))
+        begin, end = _ties(bits, where)
+        its_begin, its_end = _ties(begin, np.arange(positives))
         # At least the value of each, and above it.
         selected, above = number - begin, number - end
-        hits = positives - np.searchsorted(where, begin)
-        hits_above = positives - np.searchsorted(where, end)
+        hits, hits_above = positives - its_begin, positives - its_end
         average_precision = np.mean(hits / selected)
         ks_statistic = max(
             np.max(np.abs(hits / positives - selected / number)),
@@ -169,7 +174,7 @@ def detection(values: Array, positive: Array) -> Detection:
     threshold = ordered[number - ranks(number)]
     begin = np.searchsorted(ordered, threshold)
     curve = Curve(
-        np.where(threshold > _ZERO, threshold, 0.0),
+        threshold,
         number - begin,
         positives - np.searchsorted(where, begin),
     )
@@ -178,7 +183,55 @@ def detection(values: Array, positive: Array) -> Detection:
     )
 
 
-def best_f1(ordered: Array, labels: Array, features: int) -> Array:
+class Groups:
+    """What `best_f1` asks of labels, and not of the neuron.
+
+    Args:
+        labels: Feature of each value, in any order, `(n,)`.
+        features: Number of features.
+    """
+
+    def __init__(self, labels: Array, features: int):
+        self.features = features
+        counts = np.bincount(labels, minlength=features)
+        (self.present,) = np.nonzero(counts)
+        counts = counts[self.present]
+        self.start = np.cumsum(counts) - counts
+        # Whole numbers up to 2^24, which float32 has; it is faster.
+        self.size = np.repeat(counts.astype("float32"), counts)
+        # Of the values of a feature, how many are up to one, and from it on.
+        up_to = np.arange(1, len(labels) + 1) - np.repeat(self.start, counts)
+        self.up_to = up_to.astype("float32")
+        self.from_on = self.size + 1 - self.up_to
+        self._shift = np.repeat(len(labels) * np.arange(len(counts)), counts)
+
+    def places(self, labels: Array) -> Array:
+        """Where the values of each feature are, feature by feature.
+
+        Args:
+            labels: Those labels, in the order of some values, `(n,)`.
+
+        Returns:
+            Whole numbers, `(n,)`, that rise within each feature.
+        """
+        # Below 2^15 a radix sort: faster.
+        small = self.features < 1 << 15
+        return np.argsort(
+            labels.astype("int16" if small else "int32"), kind="stable"
+        )
+
+    def between(self, places: Array, edges: Array) -> Array:
+        """How many of each feature lie between edges, `(features, ...)`."""
+        number = len(places)
+        rows = number * np.arange(len(self.present))[:, None]
+        # With a shift for each, the places of all features rise.
+        found = np.searchsorted(places + self._shift, rows + edges)
+        counts = np.zeros((self.features, len(edges) - 1), "int64")
+        counts[self.present] = np.diff(found, axis=1)
+        return counts
+
+
+def best_f1(ordered: Array, places: Array, groups: Groups) -> Array:
     """F1 of the best threshold on a neuron, for each feature.
 
     The measure of sparse probing with one neuron [Gurnee et al. 2023]: of all
@@ -187,42 +240,32 @@ def best_f1(ordered: Array, labels: Array, features: int) -> Array:
 
     Args:
         ordered: Activations, lowest first, `(n,)`.
-        labels: Feature of each, `(n,)`.
-        features: Number of features.
+        places: Where those of each feature are: `groups.places`.
+        groups: Of the labels of these values.
 
     Returns:
         `(features,)`, in [0, 1]; NaN for a feature without values.
 
     Example:
 
-    >>> best_f1(np.array([-1.0, 0.0, 0.0, 2.0]), np.array([0, 1, 1, 2]), 3)
+    >>> labels = np.array([0, 1, 1, 2])
+    >>> groups = Groups(labels, 3)
+    >>> ordered = np.array([-1.0, 0.0, 0.0, 2.0])
+    >>> best_f1(ordered, groups.places(labels), groups)
     array([1. , 0.8, 1. ])
     """
-    number = len(ordered)
-    labels = labels.astype("int32")
-    if features < 1 << 15:
-        labels = labels.astype("int16")  # A radix sort: faster
-    # Sorted by feature, and within one still from low to high.
-    by_feature = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels, minlength=features)
-    (present,) = np.nonzero(counts)
-    start = np.append(0, np.cumsum(counts[present])).astype("int32")
-    size = np.repeat(counts[present].astype("int32"), counts[present])
-    begin, end = (side[by_feature] for side in _ties(ordered))
+    begin, end = (side.astype("float32") for side in _ties(ordered, places))
     # Within a tie the count of hits is too low but for the last: the highest
-    # F1 of a tie is the right one. Whole numbers up to 2^24: float32 has them.
-    rank = np.arange(1, number + 1, dtype="int32")
-    hits = (rank - np.repeat(start[:-1], counts[present])).astype("float32")
-    left = (size + 1).astype("float32") - hits
-    best = np.full(features, np.nan)
-    best[present] = np.maximum(
-        *(
-            np.maximum.reduceat(mine / all_.astype("float32"), start[:-1])
-            for mine, all_ in (
-                (2 * hits, end + size),
-                (2 * left, number - begin + size),
-            )
-        )
+    # F1 of a tie is the right one.
+    end += groups.size
+    below = np.divide(groups.up_to, end, out=end)
+    np.subtract(np.float32(len(ordered)), begin, out=begin)
+    begin += groups.size
+    above = np.divide(groups.from_on, begin, out=begin)
+    best = np.full(groups.features, np.nan)
+    best[groups.present] = 2 * np.maximum(
+        np.maximum.reduceat(below, groups.start),
+        np.maximum.reduceat(above, groups.start),
     )
     return best
 
