@@ -8,15 +8,15 @@ import time
 import keras
 import numpy as np
 
-if keras.config.backend() == "torch":
+TORCH = keras.config.backend() == "torch"
+if TORCH:
+    import torch
     import torch.distributed as group
 
 
 def rank_and_ranks():
     """Of this process among those of torchrun; else 0 and 1."""
-    if keras.config.backend() != "torch":
-        return 0, 1
-    if group.is_available() and group.is_initialized():
+    if TORCH and group.is_available() and group.is_initialized():
         return group.get_rank(), group.get_world_size()
     return 0, 1
 
@@ -29,7 +29,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder, self.data, self.what = folder, data, what
         self.every, self.file = every, folder / "checkpoint.npz"
         self.epoch, self.step, self.history = 0, 0, {}
-        self.values = self.metrics = None
+        self.values = self.metrics = self.random = None
         if rank_and_ranks()[0] == 0:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -41,6 +41,7 @@ class Checkpoint(keras.callbacks.Callback):
             facts = json.loads(str(file["facts"]))
             self.values = [file[f"v{i}"] for i in range(facts["variables"])]
             self.metrics = [file[f"m{i}"] for i in range(facts["metrics"])]
+            self.random = [file[f"r{i}"] for i in range(facts["random"])]
         for key, now in self.what.items():
             then = facts["what"].get(key)
             if then != now:
@@ -59,6 +60,8 @@ class Checkpoint(keras.callbacks.Callback):
         if self.values is not None:
             _assign(variables(self.model), self.values)
             self.values = None
+            if not self.step:
+                self._restore_random()
         if rank_and_ranks()[0] == 0:
             self.events = _events(self.folder / "tensorboard", self.epoch)
 
@@ -66,6 +69,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.data.epoch = epoch
         if self.data.first:
             _assign(self.model.metrics_variables, self.metrics)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # To start an epoch takes from PyTorch's generator.
+        self._restore_random()
 
     def on_train_batch_end(self, batch, logs=None):
         step = self.data.first + batch + 1
@@ -94,8 +101,11 @@ class Checkpoint(keras.callbacks.Callback):
             facts = {"what": self.what, "history": self.history}
             facts |= {"epoch": self.epoch, "step": self.step}
             facts |= {"variables": len(values), "metrics": len(metrics)}
+            random = _random_states()
+            facts["random"] = len(random)
             arrays = {f"v{i}": value for i, value in enumerate(values)}
             arrays |= {f"m{i}": value for i, value in enumerate(metrics)}
+            arrays |= {f"r{i}": value for i, value in enumerate(random)}
             new = self.file.with_suffix(".new")
             with new.open("wb") as file:
                 np.savez(file, facts=json.dumps(facts), **arrays)
@@ -104,6 +114,23 @@ class Checkpoint(keras.callbacks.Callback):
             new.replace(self.file)  # killed before or after: one whole file
         if ranks > 1:
             group.barrier()
+
+    def _restore_random(self):
+        for i, state in enumerate(self.random or ()):
+            state = torch.from_numpy(state)
+            if i == 0:
+                torch.set_rng_state(state)
+            else:
+                torch.cuda.set_rng_state(state, i - 1)
+        self.random = None
+
+
+def _random_states():
+    """Keras' dropout without a seed takes from PyTorch's own generators."""
+    if not TORCH:
+        return []
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [state.numpy() for state in (torch.get_rng_state(), *cuda)]
 
 
 def _events(folder, epoch):

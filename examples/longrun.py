@@ -35,6 +35,7 @@ process writes and prints; its training loss is that of its rows.
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import statistics
@@ -54,7 +55,8 @@ from keras_memel import inserted
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # What may differ between two starts of one run.
-NOT_OF_A_RUN = {"out", "data", "dry_run", "devices", "save_every"}
+NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "dry_run", "k"}
+NOT_OF_A_RUN |= {"out", "save_every", "seeds", "workers"}
 BACKEND = keras.config.backend()
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -117,7 +119,8 @@ class Batches(keras.utils.PyDataset):
 
     x, y: arrays, or trees of arrays, with the samples on their first axis.
     transform: `transform(x, y, rng)` gives the `(x, y)` to train on, from the
-        rows of a batch: reads files, augments. `rng` is NumPy's.
+        rows of a batch: reads files, augments. `rng` is NumPy's. It may raise
+        SystemExit, to say which file is broken.
     shuffle: for training: in each epoch another order, and full batches only.
         `False`: the order as it is, and every sample.
     """
@@ -129,6 +132,7 @@ class Batches(keras.utils.PyDataset):
         self.size = len(keras.tree.flatten(x)[0])
         self.epoch = 0
         self.first = 0  # steps of this epoch that were done before a restart
+        self._order = functools.lru_cache(2)(self._order)
         parts = number_of_devices()
         if shuffle and (batch < 1 or batch > self.size or batch % parts):
             raise SystemExit(
@@ -140,18 +144,42 @@ class Batches(keras.utils.PyDataset):
         left_over = 0 if self.shuffle else self.batch - 1
         return (self.size + left_over) // self.batch - self.first
 
+    def _order(self, epoch):
+        if not self.shuffle:
+            return np.arange(self.size)
+        return np.random.default_rng([self.seed, epoch]).permutation(self.size)
+
     def __getitem__(self, step):
         step, epoch, rank, ranks = step + self.first, self.epoch, 0, 1
-        order = np.arange(self.size)
         if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(order)
             rank, ranks = rank_and_ranks()
-        rows = order[step * self.batch : (step + 1) * self.batch][rank::ranks]
+        rows = self._order(epoch)[step * self.batch : (step + 1) * self.batch][
+            rank::ranks
+        ]
         x, y = keras.tree.map_structure(lambda a: a[rows], (self.x, self.y))
         if self.transform is None:
             return x, y
         rng = np.random.default_rng([self.seed, epoch, step, rank])
-        return self.transform(x, y, rng)
+        try:
+            return self.transform(x, y, rng)
+        except SystemExit as refusal:
+            self.refusal = refusal
+            raise RuntimeError(str(refusal)) from refusal
+
+
+@contextlib.contextmanager
+def refusals(*data):
+    """Ends the program with what a `transform` said about its files.
+
+    TensorFlow reads in threads, where that would end nothing.
+    """
+    try:
+        yield
+    except Exception:
+        for part in data:
+            if getattr(part, "refusal", None) is not None:
+                raise part.refusal from None
+        raise
 
 
 def fit(model, data, options, folder, epochs, settings=None, **arguments):
@@ -178,14 +206,15 @@ def fit(model, data, options, folder, epochs, settings=None, **arguments):
         # What was left of an epoch is fitted by itself, and then loaded again:
         # at the end of `model.fit` a moving average replaces the weights.
         end = keep.epoch + 1 if keep.step else epochs
-        model.fit(
-            data,
-            initial_epoch=keep.epoch,
-            epochs=end,
-            callbacks=callbacks,
-            shuffle=False,  # Keras would, by a generator of its own
-            **arguments,
-        )
+        with refusals(data, arguments.get("validation_data")):
+            model.fit(
+                data,
+                initial_epoch=keep.epoch,
+                epochs=end,
+                callbacks=callbacks,
+                shuffle=False,  # Keras would, by a generator of its own
+                **arguments,
+            )
         if end == epochs or model.stop_training:
             return keep.history
 

@@ -1,0 +1,400 @@
+"""Swin Transformers on ImageNet, with and without inserted MEmeLs.
+
+    python examples/imagenet.py --data FOLDER            # train/ and val/
+    python examples/imagenet.py --preset swin_base_patch4_window7_224 ...
+    python examples/imagenet.py --small                  # CIFAR-10, minutes
+
+FOLDER has a folder of images for each class in train/ and in val/; without
+it, imagenet2012 of tensorflow-datasets is read. The paper [Wang et al. 2024,
+arXiv 2312.11560] fine-tunes Swin-T/S/B for 30 epochs, with MEmeLs after the
+middle four blocks of the third stage: so does `--preset NAME` (keras_hub's,
+trained on the 1,000 classes; or a folder of your own, such as one trained on
+22,000). Without a preset, training starts from random weights and takes 300
+epochs. The settings of both are those that the authors of Swin published.
+
+`--small` trains a Swin of three stages on CIFAR-10 (by keras.datasets, or
+--data cifar10.npz, or --data cifar-10-batches-py) from random weights.
+
+The arms of a seed share the images set aside for validation, the first
+weights, and the order and augmentation of the images. Choices are made on
+images set aside from the training set; the test images (ImageNet's val/) are
+for the last score. A killed run goes on where it was when the same command is
+given again; longrun.py says how, and how to use many devices.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import zlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
+
+import images
+import keras
+import longrun
+import numpy as np
+
+from keras_memel import MEmeL
+from keras_memel import insert
+from keras_memel import inserted
+from keras_memel import paper
+
+SIZES = {
+    "tiny": {
+        "embed_dim": 96,
+        "depths": (2, 2, 6, 2),
+        "num_heads": (3, 6, 12, 24),
+    },
+    "small": {
+        "embed_dim": 96,
+        "depths": (2, 2, 18, 2),
+        "num_heads": (3, 6, 12, 24),
+    },
+    "base": {
+        "embed_dim": 128,
+        "depths": (2, 2, 18, 2),
+        "num_heads": (4, 8, 16, 32),
+    },
+}
+SMALL = {
+    "embed_dim": 24,
+    "depths": (1, 1, 4),
+    "num_heads": (1, 2, 4),
+    "window_size": 4,
+    "patch_size": 2,
+}
+# Of Swin's authors. Learning rates are for batches of 512.
+SCRATCH = {
+    "epochs": 300,
+    "batch": 1024,
+    "learning_rate": 5e-4,
+    "least_rate": 0.01,
+    "warmup": 20,
+    "weight_decay": 0.05,
+    "ema": 0.9999,
+    "validation": 10_000,
+    "randaugment": 0.1,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "erase": 0.25,
+}
+FINE_TUNING = {
+    **SCRATCH,
+    "epochs": 30,
+    "learning_rate": 2e-5,
+    "warmup": 5,
+    "weight_decay": 1e-8,
+}
+# What teaches a small network something in a minute.
+MINUTES = {
+    **SCRATCH,
+    "epochs": 8,
+    "batch": 64,
+    "learning_rate": 1.6e-2,
+    "warmup": 1,
+    "ema": 0.95,
+    "train": 4000,
+    "validation": 1000,
+    "test": 2000,
+    "randaugment": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "erase": 0.0,
+}
+DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.5}
+FINE_DROP_PATH = {"tiny": 0.1, "small": 0.2, "base": 0.2}
+SMOOTHING = 0.1
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    longrun.add_arguments(parser)
+    add = parser.add_argument
+    names = [*paper.arms, "MEmeL-Tune"]
+    add("--arms", nargs="+", choices=names, default=["original", "MEmeL"])
+    add("--k", type=int, help="of MEmeL-Tune: values of an image")
+    add("--delta", type=float, help="of MEmeL-Tune: factor of the gradient")
+    add("--seeds", type=int, default=1, help="this many, from --seed on")
+    add("--data", type=pathlib.Path)
+    add("--check", action="store_true", help="open all images before training")
+    add("--swin", choices=SIZES, default="tiny", help="its size")
+    add("--preset", help="of keras_hub: a name or a folder")
+    add("--image-size", type=int)
+    add("--drop-path", type=float)
+    add("--workers", type=int, default=8, help="threads that open images")
+    for name in ("train", "validation", "test", "warmup"):
+        add(
+            f"--{name}",
+            type=int,
+            help="images" if name != "warmup" else "epochs",
+        )
+    for name in ("learning-rate", "weight-decay", "ema"):
+        add(f"--{name}", type=float)
+    for name in ("randaugment", "mixup", "cutmix", "erase"):
+        add(f"--{name}", type=float, help="0 for none")
+    options = parser.parse_args(arguments)
+    settings = FINE_TUNING if options.preset else SCRATCH
+    for name, value in (MINUTES if options.small else settings).items():
+        if getattr(options, name, None) is None:
+            setattr(options, name, value)
+    if options.image_size is None:
+        options.image_size = 32 if options.small else 224
+    if options.drop_path is None:
+        paths = FINE_DROP_PATH if options.preset else DROP_PATH
+        options.drop_path = 0.1 if options.small else paths[options.swin]
+    tune = options.k, options.delta
+    if ("MEmeL-Tune" in options.arms) != (None not in tune):
+        raise SystemExit(
+            "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
+            "examples/tune.py finds the best ones. Received: "
+            f"--arms {' '.join(options.arms)} --k {tune[0]} --delta {tune[1]}"
+        )
+    return options
+
+
+def arms(options):
+    """Settings of MEmeL by the name of the arm; `None` for no MEmeL."""
+    every = dict(paper.arms)
+    if options.k is not None:
+        every["MEmeL-Tune"] = paper.tuned(options.k, options.delta)
+    return {name: every[name] for name in options.arms}
+
+
+@functools.cache
+def read(small, path):
+    return (images.cifar10 if small else images.imagenet)(path)
+
+
+def split(found, seed, options):
+    """Which images to train on, to choose by, and to test on at the end."""
+    sizes = len(found.train[1]), len(found.test[1])
+    training = options.train or sizes[0] - options.validation
+    if training < 1 or training + options.validation > sizes[0]:
+        raise SystemExit(
+            f"There are {sizes[0]} images to train on and to set aside. "
+            f"Received: --train {training} --validation {options.validation}"
+        )
+    order = np.random.default_rng(seed).permutation(sizes[0])
+    test = np.arange(sizes[1])
+    if options.test:  # the same ones for every seed
+        test = np.random.default_rng(0).permutation(sizes[1])[: options.test]
+    return {
+        "train": found.part("train", order[:training]),
+        "validation": found.part("train", order[-options.validation :]),
+        "test": found.part("test", test),
+    }
+
+
+def build(options, classes):
+    try:
+        from keras_hub import models
+    except ImportError as error:
+        raise SystemExit(
+            "This example needs keras_hub: pip install 'keras-memel[hub]'. "
+            f"Importing it failed with: {error}"
+        ) from None
+    settings = {"drop_path": options.drop_path}
+    if options.preset:
+        try:
+            backbone = models.SwinTransformerBackbone.from_preset(
+                options.preset, **settings
+            )
+        except Exception as error:
+            raise SystemExit(
+                f"No model {options.preset!r}. Pass --preset FOLDER, a preset "
+                "on this machine, or --preset NAME, one that keras_hub can "
+                "download (https://keras.io/keras_hub/presets). It failed "
+                f"with: {error!r}"
+            ) from None
+        if backbone.image_shape[0] != options.image_size:
+            raise SystemExit(
+                f"{options.preset} takes images of {backbone.image_shape[0]} "
+                f"pixels. Received: --image-size {options.image_size}"
+            )
+    else:
+        shape = (
+            SMALL
+            if options.small
+            else {**SIZES[options.swin], "window_size": 7}
+        )
+        backbone = models.SwinTransformerBackbone(
+            image_shape=(options.image_size, options.image_size, 3),
+            **shape,
+            **settings,
+        )
+    return models.SwinTransformerImageClassifier(
+        backbone, num_classes=classes, head_dtype="float32"
+    )
+
+
+def middle_four(model):
+    """Blocks depth/2 - 2 to depth/2 + 1 of the third stage."""
+    half = model.backbone.depths[2] // 2
+    return [f"stage_2/blocks_{i}" for i in range(half - 2, half + 2)]
+
+
+def compile_model(model, options, steps_per_epoch):
+    rate = options.learning_rate * options.batch / 512
+    optimizer = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(
+            rate / 1000,
+            steps_per_epoch * (options.epochs - options.warmup),
+            alpha=SCRATCH["least_rate"],
+            warmup_target=rate,
+            warmup_steps=steps_per_epoch * options.warmup,
+        ),
+        weight_decay=options.weight_decay,
+        epsilon=1e-8,
+        global_clipnorm=5.0,
+        use_ema=bool(options.ema),
+        ema_momentum=options.ema or 0.99,
+    )
+    # Biases, norms, and the biases of positions.
+    optimizer.exclude_from_weight_decay(
+        var_list=[
+            v
+            for v in model.trainable_variables
+            if len(v.shape) < 2 or "relative_position" in v.path
+        ]
+    )
+    metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    if model.num_classes > 10:
+        metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top_5"))
+    model.compile(
+        optimizer,
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=SMOOTHING
+        ),
+        metrics=metrics,
+    )
+
+
+def prepare(seed, options, found):
+    """Batches by the name of their part."""
+    parts = split(found, seed, options)
+    policy = ("randaugment", "mixup", "cutmix", "erase")
+    policy = {name: getattr(options, name) for name in policy}
+    augment, plain = (
+        images.Prepare(found, options.image_size, how, options.workers)
+        for how in (policy, None)
+    )
+    return {
+        name: longrun.Batches(
+            *part,
+            options.batch,
+            seed,
+            transform=augment if name == "train" else plain,
+            shuffle=name == "train",
+        )
+        for name, part in parts.items()
+    }
+
+
+def make(arm, seed, options):
+    """The model of an arm, compiled, and its batches."""
+    found = read(options.small, options.data)
+    data = prepare(seed, options, found)
+    keras.utils.set_random_seed(seed)
+    model = build(options, found.classes)
+    if arm is not None:
+        insert(model, middle_four(model), MEmeL(**arm))
+    compile_model(model, options, len(data["train"]))
+    return model, data
+
+
+def folder_of(arm, seed, options):
+    names = {repr(settings): name for name, settings in arms(options).items()}
+    name = names.get(repr(arm), f"{zlib.crc32(repr(arm).encode()):08x}")
+    name = "".join(c if c.isalnum() else "_" for c in name)
+    return options.out / "imagenet" / f"{name}_seed_{seed}"
+
+
+def run(arm, seed, options):
+    """Trains one network.
+
+    arm: arguments of `MEmeL`, or `None`. options: what `parse` returns.
+    Returns the share of right answers on the images set aside ("validation",
+    to choose by) and on the test images ("test").
+    """
+    # Many networks may be trained in one process. Before devices are chosen,
+    # which it would forget.
+    keras.backend.clear_session()
+    with longrun.devices(options):
+        model, data = make(arm, seed, options)
+        check_length(arm, len(data["train"]) * options.epochs)
+        callbacks = [keras.callbacks.SwapEMAWeights()] if options.ema else []
+        longrun.fit(
+            model,
+            data["train"],
+            options,
+            folder_of(arm, seed, options),
+            options.epochs,
+            settings={"arm": arm, "seed": seed},
+            validation_data=data["validation"],
+            callbacks=callbacks,
+        )
+        scores = {}
+        for name in ("validation", "test"):
+            with longrun.refusals(data[name]):
+                found = model.evaluate(data[name], verbose=0, return_dict=True)
+            scores[name] = found["accuracy"]
+            if "top_5" in found:
+                scores[f"{name} top 5"] = found["top_5"]
+        for memel in inserted(model).values():
+            rate = float(keras.ops.convert_to_numpy(memel.inhibited_rate))
+            scores["inhibited"] = scores.get("inhibited", 0.0) + rate / 4
+    return scores
+
+
+def check_length(arm, steps):
+    """A run that ends before the late start would show nothing."""
+    if arm is not None and steps <= (late_start := MEmeL(**arm).late_start):
+        raise SystemExit(
+            f"MEmeL inhibits nothing in its first {late_start} steps: raise "
+            f"--epochs or --train. Received: {steps} steps"
+        )
+
+
+def show_plan(options):
+    with longrun.devices(options):
+        arm = next((a for a in arms(options).values() if a), None)
+        model, data = make(arm, options.seed, options)
+        return longrun.plan(
+            model,
+            options,
+            len(data["train"]),
+            options.epochs,
+            step=lambda: model.train_on_batch(*data["train"][0]),
+            text={
+                "arms": f"{', '.join(options.arms)}; {options.seeds} seed(s)",
+                "data": ", ".join(f"{d.size:,} {k}" for k, d in data.items())
+                + f" images of {options.image_size}²",
+                "MEmeL": "after " + ", ".join(inserted(model))
+                if arm
+                else "none",
+            },
+            runs=len(options.arms) * options.seeds,
+        )
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    if options.check:
+        images.check_all(read(options.small, options.data), options.workers)
+    if options.dry_run:
+        return show_plan(options)
+    scores = {}
+    for seed in range(options.seed, options.seed + options.seeds):
+        for name, arm in arms(options).items():
+            scores[name, seed] = found = run(arm, seed, options)
+            if longrun.rank_and_ranks()[0] == 0:
+                text = ", ".join(f"{k} {100 * v:.2f}" for k, v in found.items())
+                print(f"seed {seed}  {name}: {text}  (%)", flush=True)
+    return scores
+
+
+if __name__ == "__main__":
+    main()
