@@ -225,9 +225,13 @@ def build(options, classes):
             **shape,
             **settings,
         )
-    return models.SwinTransformerImageClassifier(
-        backbone, num_classes=classes, head_dtype="float32"
-    )
+    # As keras_hub's ImageClassifier, whose `fit` takes no PyDataset.
+    inputs = keras.Input((options.image_size, options.image_size, 3))
+    mean = keras.layers.GlobalAveragePooling1D(dtype="float32")
+    head = keras.layers.Dense(classes, dtype="float32", name="predictions")
+    model = keras.Model(inputs, head(mean(backbone(inputs))), name="swin")
+    model.backbone = backbone
+    return model
 
 
 def middle_four(model):
@@ -261,7 +265,7 @@ def compile_model(model, options, steps_per_epoch):
         ]
     )
     metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
-    if model.num_classes > 10:
+    if model.output_shape[1] > 10:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top_5"))
     model.compile(
         optimizer,
