@@ -5,15 +5,22 @@ that a test cannot lean on one that a user does not have; and another one for
 models of keras_hub and exported files.
 """
 
+import pathlib
+import shutil
+import tarfile
+import zipfile
+
 import nox
 
 nox.needs_version = ">=2024.4.15"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
-# All but the exports, which bring other backends along and take long: they
-# run with `nox -s exports-jax exports-tensorflow exports-torch`.
-nox.options.sessions = ["lint", "types", "tests-jax", "tests-tensorflow"]
-nox.options.sessions += ["tests-torch"]
+# All but what takes long: the exports, which bring other backends along
+# (`nox -s exports-jax exports-tensorflow exports-torch`), the package that
+# would be published (`nox -s package`), and other versions of Keras
+# (`nox -s keras-oldest-jax keras-newest-jax ...`).
+nox.options.sessions = ["lint", "types", "docs", "tests-jax"]
+nox.options.sessions += ["tests-tensorflow", "tests-torch"]
 
 # Keras's name of each backend, which is that of our extra, of its module and
 # of its distribution.
@@ -32,6 +39,16 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, "mypy")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    # The package itself is read, and not imported: no backend is needed.
+    extras = nox.project.load_toml("pyproject.toml")["project"]
+    session.install(*CONSTRAINTS, *extras["optional-dependencies"]["docs"])
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", "build", "--strict", env=quiet)
+    session.run("python", "docs/theme/check.py", "site")
 
 
 @nox.session(name="tests-jax")
@@ -64,8 +81,81 @@ def exports_torch(session: nox.Session) -> None:
     run_export_tests(session, "torch")
 
 
-def run_tests(session: nox.Session, backend: str) -> None:
-    session.install(*CONSTRAINTS, "-e", f".[{backend},dev]")
+@nox.session(reuse_venv=False)
+def package(session: nox.Session) -> None:
+    """Builds what is published, and runs the quickstart from it.
+
+    On JAX, or on the backend that is named: `nox -s package -- torch`.
+    """
+    backend = session.posargs[0] if session.posargs else "jax"
+    session.install(*CONSTRAINTS, "build", "twine")
+    folder = pathlib.Path("dist").absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    files = [str(file) for file in folder.iterdir()]
+    session.run("twine", "check", "--strict", *files)
+    check_contents(folder)
+    (wheel,) = folder.glob("*.whl")
+    session.install(*CONSTRAINTS, f"{wheel}[{backend},examples]")
+    script = pathlib.Path("examples/quickstart.py").absolute()
+    session.chdir(session.create_tmp())  # away from the sources
+    here = "import keras_memel as k; assert 'site-packages' in k.__file__"
+    env = {"KERAS_BACKEND": backend, "MPLBACKEND": "agg"}
+    session.run("python", "-c", here, env=env)
+    session.run(
+        *("python", str(script), "--seeds", "1", "--epochs", "2"),
+        *("--out", str(session.create_tmp())),
+        env=env,
+    )
+
+
+def check_contents(folder: pathlib.Path) -> None:
+    """The package with its marker and licence, and nothing beside it."""
+    (wheel,) = folder.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in ("keras_memel/py.typed", "keras_memel/browser.html"):
+        assert wanted in names, f"{wanted} is not in the wheel"
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    tops = {name.split("/")[0].split("-")[0] for name in names}
+    assert tops == {"keras_memel"}, f"in the wheel: {tops}"
+    (source,) = folder.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = [member.name.split("/")[1] for member in archive]
+    assert not {"tests", "examples", "benchmarks", "docs"} & set(names)
+    assert {"LICENSE", "README.md", "pyproject.toml"} <= set(names)
+    assert source.stat().st_size < 500_000
+
+
+def add_keras_session(age: str, backend: str) -> None:
+    @nox.session(name=f"keras-{age}-{backend}")
+    def keras(session: nox.Session) -> None:
+        """Every test with the oldest Keras that is supported, or the newest."""
+        lines = pathlib.Path("constraints.txt").read_text().splitlines()
+        kept = [line for line in lines if not line.startswith("keras==")]
+        if age == "oldest":
+            project = nox.project.load_toml("pyproject.toml")["project"]
+            (floor,) = [
+                requirement.removeprefix("keras>=")
+                for requirement in project["dependencies"]
+                if requirement.startswith("keras>=")
+            ]
+            kept.append(f"keras=={floor}")
+        file = pathlib.Path(session.create_tmp(), "constraints.txt")
+        file.write_text("\n".join(kept))
+        run_tests(session, backend, ("--upgrade", "-c", str(file)))
+
+
+for age in ("oldest", "newest"):
+    for backend in BACKENDS:
+        add_keras_session(age, backend)
+
+
+def run_tests(
+    session: nox.Session,
+    backend: str,
+    constraints: tuple[str, ...] = CONSTRAINTS,
+) -> None:
+    session.install(*constraints, "-e", f".[{backend},dev]")
     install_keras_hub(session, backend)
     others = [other for other in BACKENDS if other != backend]
     session.run(

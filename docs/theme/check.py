@@ -1,0 +1,81 @@
+"""Check the built site: python docs/theme/check.py site
+
+Every link within it leads somewhere, anchor and all; nothing is fetched from
+elsewhere; no Markdown was left as it was written.
+"""
+
+import pathlib
+import sys
+from html.parser import HTMLParser
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+
+# What a browser loads without being asked.
+LOADED = {("img", "src"), ("link", "href"), ("script", "src")}
+
+
+class Page(HTMLParser):
+    """Links, anchors and texts of a page."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.links, self.anchors, self.faults = [], {"", "__top"}, []
+        self.inside = []
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag not in ("br", "hr", "img", "input", "link", "meta"):
+            self.inside.append(tag)
+        self.anchors |= {found.get("id") or "", found.get("name") or ""}
+        for key in ("href", "src"):
+            target = found.get(key)
+            if not target or found.get("rel") == "canonical":
+                continue
+            if target.startswith(("http:", "https:", "//")):
+                if (tag, key) in LOADED:
+                    self.faults.append(f"loads {target}")
+            elif not target.startswith(("data:", "mailto:", "javascript:")):
+                self.links.append(target)
+        if tag == "img" and not found.get("alt"):
+            self.faults.append(f"no alt text: {found.get('src')}")
+
+    def handle_endtag(self, tag):
+        if tag in self.inside:
+            while self.inside.pop() != tag:
+                pass
+
+    def handle_data(self, text):
+        if {"code", "pre", "script", "style"} & set(self.inside):
+            return
+        for mark in ("](", "```", ">>>", "**", "$$", "--8<--", "\\frac"):
+            if mark in text:
+                self.faults.append(f"left as written: {text.strip()[:60]!r}")
+
+
+def faults(root):
+    """What is wrong, a line each."""
+    pages = {file: Page(file) for file in sorted(root.rglob("*.html"))}
+    for file, page in pages.items():
+        where = file.relative_to(root)
+        yield from (f"{where}: {fault}" for fault in page.faults)
+        for link in page.links:
+            parts = urlsplit(link)
+            target = file
+            if parts.path.startswith("/"):  # 404.html only
+                target = root / unquote(parts.path).lstrip("/")
+            elif parts.path:
+                target = (file.parent / unquote(parts.path)).resolve()
+            if target.is_dir():
+                target /= "index.html"
+            anchor = unquote(parts.fragment)
+            if not target.exists():
+                yield f"{where}: no such file: {link}"
+            elif target in pages and anchor not in pages[target].anchors:
+                yield f"{where}: no such anchor: {link}"
+
+
+if __name__ == "__main__":
+    found = list(faults(pathlib.Path(sys.argv[1]).resolve()))
+    print("\n".join(found) or "No faults.")
+    sys.exit(bool(found))

@@ -1,0 +1,105 @@
+"""What MkDocs does not do by itself: links into the repository, and findings.
+
+Pages name files of the repository by relative links, `../examples/x.py`, which
+lead there wherever the repository is read. The site has no repository around
+it, so each file that is linked becomes a page of its own, `source/...`. A link
+to what does not exist stays as it is, and fails the strict build.
+
+The comment `<!-- studies -->` becomes a list of what the studies saw, in their
+own words.
+"""
+
+import pathlib
+import posixpath
+import re
+
+from mkdocs.structure.files import File
+
+ROOT = pathlib.Path(__file__).parents[2]
+LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
+LANGUAGES = {
+    ".cff": "yaml",
+    ".csv": "text",
+    ".json": "json",
+    ".jsonl": "json",
+    ".py": "python",
+    ".toml": "toml",
+    ".tsv": "text",
+    ".txt": "text",
+    ".yml": "yaml",
+}
+# Of a file of results, the beginning tells what it is.
+MOST_LINES = 600
+
+
+def on_files(files, config):
+    """Adds a page for each file of the repository that a page links to."""
+    todo = [file for file in files if file.is_documentation_page()]
+    while todo:
+        page = todo.pop()
+        for match in LINK.finditer(page.content_string):
+            path = _outside(page.src_uri, match[1])
+            if path is None:
+                continue
+            uri = _page_of(path)
+            if files.get_file_from_path(uri) is None:
+                text = _page(path)
+                files.append(File.generated(config, uri, content=text))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Puts the findings in, and lets the links lead to these pages."""
+
+    def replace(match):
+        path = _outside(page.file.src_uri, match[1])
+        if path is None:
+            return match[0]
+        start = posixpath.dirname(page.file.src_uri) or "."
+        return posixpath.relpath(_page_of(path), start) + (match[2] or "")
+
+    return LINK.sub(replace, markdown.replace("<!-- studies -->", _seen(files)))
+
+
+def _seen(files):
+    """The first sentence of "Seen: ..." of each study, and a link to it."""
+    lines = []
+    for file in files.documentation_pages():
+        found = re.search(r"^Seen: (.*?[.:;])\s", file.content_string, re.M)
+        if found and file.src_uri.startswith("studies/"):
+            title = re.search(r"^# (.*)", file.content_string, re.M)[1]
+            lines.append(f"- [{title}]({file.src_uri}) {found[1][:-1]}.")
+    return "\n".join(lines)
+
+
+def _outside(uri, target):
+    """The file that a link leads to, if it lies outside of docs/."""
+    path = posixpath.normpath(
+        posixpath.join("docs", posixpath.dirname(uri), target)
+    )
+    if uri.startswith("source/") or path.startswith(("docs/", "../")):
+        return None
+    return path if (ROOT / path).exists() else None
+
+
+def _page_of(path):
+    # Without the dot of .github: MkDocs leaves hidden files out.
+    return f"source/{path.removeprefix('.')}.md"
+
+
+def _page(path):
+    """Markdown that shows a file, or the names in a folder."""
+    lines = [f"# {posixpath.basename(path)}", "", f"`{path}`", ""]
+    found = ROOT / path
+    if found.is_dir():
+        names = sorted(p.name for p in found.iterdir() if p.is_file())
+        return "\n".join([*lines, *(f"- {name}" for name in names)])
+    if found.suffix in (".npz", ".png", ".keras"):
+        return "\n".join([*lines, f"{found.stat().st_size:,} bytes."])
+    shown = found.read_text(encoding="utf-8").splitlines()
+    if len(shown) > MOST_LINES:
+        lines += [f"The first {MOST_LINES} of {len(shown):,} lines:", ""]
+        shown = shown[:MOST_LINES]
+    # Longer than any fence inside.
+    language = LANGUAGES.get(found.suffix, "text")
+    return "\n".join([*lines, f"``````{language}", *shown, "``````", ""])
