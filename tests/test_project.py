@@ -1,7 +1,9 @@
 """The files that describe the project agree with one another."""
 
+import ast
 import pathlib
 import re
+import sys
 import tomllib
 
 import keras_memel
@@ -37,3 +39,29 @@ def test_every_public_name_exists():
     assert keras_memel.__all__ == sorted(keras_memel.__all__)
     for name in keras_memel.__all__:
         assert hasattr(keras_memel, name)
+
+
+def outside_imports(path):
+    """What a module imports when it is imported, by its first name."""
+    todo = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # Of a class or a condition: it runs at once.
+            todo += ast.iter_child_nodes(node)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    """pandas, SciPy, matplotlib and others come with what needs them."""
+    light = {"keras", "keras_memel", "numpy", *sys.stdlib_module_names}
+    for path in (ROOT / "keras_memel").rglob("*.py"):
+        allowed = set(light)
+        if path.name == "sync.py":
+            allowed |= BACKENDS
+        if path.parent.name == "kernels":
+            allowed.add(path.stem)
+        assert set(outside_imports(path)) <= allowed, path.name
