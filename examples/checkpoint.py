@@ -168,7 +168,9 @@ def variables(model):
 
 
 def read(variable):
-    return keras.ops.convert_to_numpy(variable.value)
+    # A copy of a MirroredVariable has no array of its own.
+    tensor = keras.ops.convert_to_tensor(variable)
+    return keras.ops.convert_to_numpy(tensor)
 
 
 def _assign(targets, values):

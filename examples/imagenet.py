@@ -316,6 +316,21 @@ def folder_of(arm, seed, options):
     return options.out / "imagenet" / f"{name}_seed_{seed}"
 
 
+def fit(model, data, arm, seed, options):
+    # Validation is of the moving average, as are the weights at the end.
+    callbacks = [keras.callbacks.SwapEMAWeights()] if options.ema else []
+    return longrun.fit(
+        model,
+        data["train"],
+        options,
+        folder_of(arm, seed, options),
+        options.epochs,
+        settings={"arm": arm, "seed": seed},
+        validation_data=data["validation"],
+        callbacks=callbacks,
+    )
+
+
 def run(arm, seed, options):
     """Trains one network.
 
@@ -329,17 +344,7 @@ def run(arm, seed, options):
     with longrun.devices(options):
         model, data = make(arm, seed, options)
         check_length(arm, len(data["train"]) * options.epochs)
-        callbacks = [keras.callbacks.SwapEMAWeights()] if options.ema else []
-        longrun.fit(
-            model,
-            data["train"],
-            options,
-            folder_of(arm, seed, options),
-            options.epochs,
-            settings={"arm": arm, "seed": seed},
-            validation_data=data["validation"],
-            callbacks=callbacks,
-        )
+        fit(model, data, arm, seed, options)
         scores = {}
         for name in ("validation", "test"):
             with longrun.refusals(data[name]):

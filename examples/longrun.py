@@ -89,7 +89,7 @@ def devices(options):
         if BACKEND == "jax" and everywhere:
             distribution = keras.distribution
             stack.callback(distribution.set_distribution, None)
-            distribution.set_distribution(distribution.DataParallel())
+            distribution.set_distribution(Spread())
         elif BACKEND == "tensorflow" and everywhere:
             kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
             names = [d.name for d in tf.config.list_logical_devices(kind)]
@@ -103,6 +103,17 @@ def devices(options):
                 group.init_process_group("nccl" if cuda else "gloo")
                 stack.callback(group.destroy_process_group)
         yield
+
+
+class Spread(keras.distribution.DataParallel):
+    """Each device has its part of a batch, or all of what it cannot divide."""
+
+    def get_data_layout(self, data_shape):
+        layout = super().get_data_layout(data_shape)
+        if data_shape[0] % self.device_mesh.devices.size == 0:
+            return layout
+        axes = [None] * len(data_shape)
+        return keras.distribution.TensorLayout(axes, self.device_mesh)
 
 
 def number_of_devices():
@@ -139,6 +150,10 @@ class Batches(keras.utils.PyDataset):
                 f"A batch must be a multiple of the {parts} device(s), and "
                 f"not more than the {self.size} samples. Received: {batch}"
             )
+        # The last batch would not divide among JAX's devices. Keras lays out
+        # all batches as the first: so let each device have each of them.
+        while BACKEND == "jax" and self.size % parts and not self.batch % parts:
+            self.batch -= 1
 
     def __len__(self):
         left_over = 0 if self.shuffle else self.batch - 1

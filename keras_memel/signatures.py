@@ -48,7 +48,9 @@ def read(layer: MEmeL) -> Reading:
     """The weights of a layer as they are."""
 
     def get(weight: Any) -> Array:
-        return np.array(keras.ops.convert_to_numpy(weight.value))
+        # One that `tf.distribute` mirrors has no array of its own.
+        tensor = keras.ops.convert_to_tensor(weight)
+        return np.array(keras.ops.convert_to_numpy(tensor))
 
     threshold = getattr(layer, "threshold", None)
     return Reading(

@@ -264,6 +264,14 @@ def test_the_plan_counts_and_measures(capsys):
     assert f"{model.count_params():,} numbers" in printed
 
 
+def test_all_devices_are_used_as_one(whole, tmp_path):
+    # One CPU here; see `test_distributed.py` for more. On TensorFlow this is
+    # a MirroredStrategy, whose variables are of another kind.
+    _, history = train(tmp_path, "--devices=all")
+    for name, expected in whole[2].items():
+        np.testing.assert_allclose(history[name], expected, rtol=1e-4)
+
+
 def test_precision_is_that_of_models_made_inside():
     with longrun.devices(parse("--precision=mixed_bfloat16")):
         layer = keras.layers.Dense(2)
