@@ -4,8 +4,10 @@ Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 """
 
 from keras_memel import inhibitions
+from keras_memel import paper
 from keras_memel import plots
 from keras_memel import selections
+from keras_memel import sync
 from keras_memel.analysis import analyze
 from keras_memel.callbacks import MonosemanticityMonitor
 from keras_memel.comparison import Comparison
@@ -68,9 +70,11 @@ __all__ = [
     "insert",
     "inserted",
     "monosemantic_scale",
+    "paper",
     "plots",
     "pool",
     "save",
     "selections",
     "strip",
+    "sync",
 ]

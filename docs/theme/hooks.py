@@ -6,9 +6,11 @@ it, so each file that is linked becomes a page of its own, `source/...`. A link
 to what does not exist stays as it is, and fails the strict build.
 
 The comment `<!-- studies -->` becomes a list of what the studies saw, in their
-own words.
+own words, and `<!-- scripts: a.py b.py -->` one of scripts, by the first lines
+of their docstrings; a name may be a pattern.
 """
 
+import ast
 import pathlib
 import posixpath
 import re
@@ -34,10 +36,8 @@ MOST_LINES = 600
 
 def on_files(files, config):
     """Adds a page for each file of the repository that a page links to."""
-    todo = [file for file in files if file.is_documentation_page()]
-    while todo:
-        page = todo.pop()
-        for match in LINK.finditer(page.content_string):
+    for page in [file for file in files if file.is_documentation_page()]:
+        for match in LINK.finditer(_filled(page.content_string, files)):
             path = _outside(page.src_uri, match[1])
             if path is None:
                 continue
@@ -58,16 +58,35 @@ def on_page_markdown(markdown, page, config, files):
         start = posixpath.dirname(page.file.src_uri) or "."
         return posixpath.relpath(_page_of(path), start) + (match[2] or "")
 
-    return LINK.sub(replace, markdown.replace("<!-- studies -->", _seen(files)))
+    return LINK.sub(replace, _filled(markdown, files))
+
+
+def _filled(markdown, files):
+    """Markdown with lists in the place of comments that ask for them."""
+    markdown = markdown.replace("<!-- studies -->", _seen(files))
+    return re.sub(r"<!-- scripts: (.*?) -->", _scripts, markdown)
+
+
+def _scripts(match):
+    """Script and first line of its docstring; one that is not there is not."""
+    lines = ["| script | |", "|---|---|"]
+    for pattern in match[1].split():
+        for path in sorted(ROOT.glob(pattern)):
+            name = path.relative_to(ROOT).as_posix()
+            text = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+            first = (text or "").split("\n\n")[0].replace("\n", " ")
+            lines.append(f"| [{name}](../{name}) | {first} |")
+    return "\n".join(lines)
 
 
 def _seen(files):
     """Two sentences of "Seen: ..." of each study, and a link to it."""
     lines = []
     for file in files.documentation_pages():
-        found = re.search(r"^Seen: (.*?\.\s.*?\.)(?:\s|$)", file.content_string, re.M)
+        text = file.content_string
+        found = re.search(r"^Seen: (.*?\.\s.*?\.)(?:\s|$)", text, re.M)
         if found and file.src_uri.startswith("studies/"):
-            title = re.search(r"^# (.*)", file.content_string, re.M)[1]
+            title = re.search(r"^# (.*)", text, re.M)[1]
             lines.append(f"- [{title}]({file.src_uri}): {found[1]}")
     return "\n".join(lines)
 
