@@ -127,9 +127,10 @@ def check_contents(folder: pathlib.Path) -> None:
 
 
 def add_keras_session(age: str, backend: str) -> None:
-    @nox.session(name=f"keras-{age}-{backend}")
+    """Every test with the oldest Keras that is supported, or the newest."""
+
+    @nox.session(name=f"keras-{age}-{backend}", reuse_venv=False)
     def keras(session: nox.Session) -> None:
-        """Every test with the oldest Keras that is supported, or the newest."""
         lines = pathlib.Path("constraints.txt").read_text().splitlines()
         kept = [line for line in lines if not line.startswith("keras==")]
         if age == "oldest":
@@ -142,7 +143,7 @@ def add_keras_session(age: str, backend: str) -> None:
             kept.append(f"keras=={floor}")
         file = pathlib.Path(session.create_tmp(), "constraints.txt")
         file.write_text("\n".join(kept))
-        run_tests(session, backend, ("--upgrade", "-c", str(file)))
+        run_tests(session, backend, ("-c", str(file)))
 
 
 for age in ("oldest", "newest"):
@@ -156,7 +157,13 @@ def run_tests(
     constraints: tuple[str, ...] = CONSTRAINTS,
 ) -> None:
     session.install(*constraints, "-e", f".[{backend},dev]")
-    install_keras_hub(session, backend)
+    install_keras_hub(session, backend, constraints)
+    session.run(
+        "python",
+        "-c",
+        "from importlib.metadata import version; "
+        "print('Keras', version('keras'))",
+    )
     others = [other for other in BACKENDS if other != backend]
     session.run(
         "python",
@@ -197,12 +204,14 @@ KERAS_HUB = (
 )
 
 
-def install_keras_hub(session: nox.Session, backend: str) -> None:
+def install_keras_hub(
+    session: nox.Session, backend: str, constraints: tuple[str, ...]
+) -> None:
     if backend == "tensorflow":
-        session.install(*CONSTRAINTS, "-e", f".[{backend},hub]")
+        session.install(*constraints, "-e", f".[{backend},hub]")
     else:
-        session.install(*CONSTRAINTS, *KERAS_HUB)
-        session.install(*CONSTRAINTS, "--no-deps", "keras-hub")
+        session.install(*constraints, *KERAS_HUB)
+        session.install(*constraints, "--no-deps", "keras-hub")
 
 
 # What Keras exports with, and what runs the files. On JAX it makes SavedModels
