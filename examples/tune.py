@@ -1,0 +1,250 @@
+"""MEmeL-Tune: which values and how strongly, and after which layers.
+
+    python examples/tune.py --small                         # minutes, a laptop
+    python examples/tune.py glue --task RTE --data FOLDER   # the paper's grid
+    python examples/tune.py glue --task RTE --where middle:2 middle:4 middle:6
+    python examples/tune.py nowcasting --data FOLDER --trials 10
+
+The family is glue, imagenet or nowcasting; all that is not named below goes
+to its program, whose `--help` tells. Each setting is trained by its `run` and
+judged on the validation set alone. The paper's grid has 25: values of a sample
+and factors of the reversed gradient, 1, 5, 10, 50 and 100 each. What is best
+is printed as arguments for the program of the family.
+
+KerasTuner keeps the trials: started again, the search goes on, and so does a
+training that was killed. To search on many machines that share `--out`, start
+the same command on each, in an environment of its own:
+
+    KERASTUNER_ORACLE_IP=10.0.0.1    the machine of the chief, for all
+    KERASTUNER_ORACLE_PORT=8000      for all
+    KERASTUNER_TUNER_ID=chief        of one, which trains nothing itself
+    KERASTUNER_TUNER_ID=worker0      of the others: worker1, worker2, ...
+
+A worker that is started again with its name goes on with its trial.
+"""
+
+import argparse
+import copy
+import hashlib
+import importlib
+import itertools
+import os
+import shlex
+import sys
+import traceback
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
+
+import numpy as np
+
+try:
+    import keras_tuner
+except ImportError as error:
+    raise SystemExit(
+        "This example needs KerasTuner: pip install keras-tuner. Importing it "
+        f"failed with: {error}"
+    ) from None
+
+from keras_memel import paper
+
+FAMILIES = {
+    "glue": "glue",
+    "imagenet": "imagenet",
+    "nowcasting": "nowcasting.train",
+}
+PAPER = {
+    "k": paper.tune_grid["k"],
+    "delta": [float(delta) for delta in paper.tune_grid["delta"]],
+    "trials": None,  # all
+}
+SMALL = {
+    "k": [1, 100],
+    "delta": [1.0, 10.0],
+    "trials": 4,
+}
+SMALL_WHERE = ["middle:2", "middle:4"]
+
+
+class Grid(keras_tuner.Oracle):
+    """All settings, or a number of them by chance, each once.
+
+    What is next follows from what was tried, so that a search that was killed
+    goes on. KerasTuner's own GridSearch forgets it (keras-tuner#1055), and its
+    RandomSearch gives up before it has found the last ones.
+    """
+
+    def __init__(self, settings, **arguments):
+        super().__init__(**arguments)
+        self.settings = settings
+
+    def populate_space(self, trial_id):
+        for values in self.settings:
+            if not self._duplicate(values):
+                return {"status": "RUNNING", "values": dict(values)}
+        return {"status": "STOPPED"}
+
+
+class Settings(keras_tuner.HyperModel):
+    """Builds an arm, and fits it with the `run` of its family."""
+
+    def __init__(self, family, options, values):
+        super().__init__()
+        self.family, self.options, self.values = family, options, values
+
+    def build(self, hp):
+        chosen = {name: hp.Choice(name, v) for name, v in self.values.items()}
+        options = copy.copy(self.options)
+        if "where" in chosen:
+            options.where = chosen["where"]
+        return paper.tuned(chosen["k"], chosen["delta"]), options
+
+    def fit(self, hp, built, seed):
+        arm, options = built
+        try:
+            # Nothing else of the scores is looked at, least of all a test.
+            score = self.family.run(arm, seed, options)["validation"]
+        except FloatingPointError as error:
+            print(f"{hp.values}: {error}", flush=True)
+            return -np.inf  # the training diverged: worse than any
+        except Exception:
+            traceback.print_exc()  # KerasTuner keeps it and goes on
+            raise
+        return float(score)
+
+
+class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
+    """KerasTuner's, where a model is an arm, with no weights to be kept."""
+
+    def run_trial(self, trial, seeds):
+        hp = trial.hyperparameters
+        built = self.hypermodel.build(hp)
+        return [self.hypermodel.fit(hp, built, seed) for seed in seeds]
+
+
+def parse(arguments=None):
+    """Options of this program, and the words for that of the family."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        usage=f"tune.py [{'|'.join(FAMILIES)}] [options, also of the family]",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--k", type=int, nargs="+", help="values of a sample")
+    add("--delta", type=float, nargs="+", help="times the gradient, reversed")
+    add("--where", nargs="+", help='places, such as "middle:2" "middle:4"')
+    add("--trials", type=int, help="settings to try, by chance; default: all")
+    add("--seeds", type=int, default=1, help="runs of a setting, averaged")
+    add("--small", action="store_true", help="minutes on two cores")
+    add("--dry-run", action="store_true", help="print the settings, and stop")
+    # By hand: what the family takes is not known here, and "FILE" of
+    # "--data FILE" would be taken for the family.
+    named = bool(words) and not words[0].startswith("-")
+    family = words.pop(0) if named else "glue"
+    if family not in FAMILIES:
+        parser.error(f"unknown family. Received: {family}")
+    options, words = parser.parse_known_args(words)
+    options.family = family
+    if options.small:
+        words.append("--small")
+    for name, default in (SMALL if options.small else PAPER).items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    return options, words
+
+
+def space(options, own):
+    """The values of each setting, and the settings in the order of trial."""
+    values = {"k": list(options.k), "delta": list(options.delta)}
+    if hasattr(own, "where"):
+        default = SMALL_WHERE if options.small else [own.where]
+        values["where"] = list(options.where or default)
+    elif options.where:
+        raise SystemExit(
+            f"The layers of {options.family} have their places: leave --where "
+            f"out. Received: --where {' '.join(options.where)}"
+        )
+    settings = [
+        dict(zip(values, setting))
+        for setting in itertools.product(*values.values())
+    ]
+    if options.trials is not None and options.trials < len(settings):
+        order = np.random.default_rng(own.seed).permutation(len(settings))
+        settings = [settings[i] for i in order[: options.trials]]
+    return values, settings
+
+
+def main(arguments=None):
+    """Searches, and returns the best setting, with its "validation"."""
+    options, words = parse(arguments)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    family = importlib.import_module(FAMILIES[options.family])
+    own = family.parse(words)
+    if hasattr(own, "test_it"):
+        own.test_it = own.submit = False  # a test set is not even read
+    values, settings = space(options, own)
+    program = f"examples/{FAMILIES[options.family].replace('.', '/')}.py"
+    print(
+        f"{len(settings)} settings of {options.family}, {options.seeds} "
+        f"run(s) each, from "
+        + ", ".join(f"{name} {v}" for name, v in values.items()),
+        flush=True,
+    )
+    if options.dry_run:
+        words = shlex.join([*words, "--dry-run"])
+        print(f"What one takes: python {program} {words}")
+        return None
+    # A search with other options is another one.
+    what = {k: v for k, v in vars(own).items() if k not in ("out", "devices")}
+    what = repr((sorted(map(repr, what.items())), settings, options.seeds))
+    digest = hashlib.sha256(what.encode()).hexdigest()[:8]
+    tuner = Tuner(
+        Grid(
+            settings,
+            objective=keras_tuner.Objective("validation", "max"),
+            max_trials=len(settings),
+        ),
+        Settings(family, own, values),
+        directory=str(own.out),
+        project_name=f"tune_{options.family}_{digest}",
+    )
+    worker = tuner._is_worker()
+    tuner.search(seeds=range(own.seed, own.seed + options.seeds))
+    if worker:
+        return None  # the chief reports
+    return report(tuner, own, values, words, program)
+
+
+def report(tuner, own, values, words, program):
+    trials = [tuner.oracle.trials[key] for key in sorted(tuner.oracle.trials)]
+    print(f"\nIn {tuner.project_dir}:")
+    for trial in sorted(trials, key=_order):
+        score = f"{trial.score:.4f}" if trial.score is not None else "failed"
+        setting = trial.hyperparameters.values
+        notes = (trial.message or "").strip().splitlines()[-1:]
+        parts = [f"{name} {setting[name]}" for name in values] + notes
+        print(f"  {score.replace('-inf', 'diverged'):>8s}  {', '.join(parts)}")
+    best = min(trials, key=_order)
+    if best.score is None or not np.isfinite(best.score):
+        raise SystemExit("No setting could be trained.")
+    found = dict(best.hyperparameters.values)
+    print(f"\nBest on the validation set, {best.score:.4f}:")
+    arguments = ["--arms", "original", "MEmeL", "MEmeL-Tune"]
+    arguments += ["--k", str(found["k"]), "--delta", f"{found['delta']:g}"]
+    if "where" in found:
+        arguments += ["--where", found["where"]]
+    if hasattr(own, "k"):
+        print(f"  python {program} {shlex.join([*words, *arguments])}")
+    else:
+        print(f"  MEmeL(**paper.tuned({found['k']}, {found['delta']:g}))")
+    return {**found, "validation": best.score}
+
+
+def _order(trial):
+    # The best first, failed ones last, of equals the one tried first.
+    return trial.score is None, -(trial.score or 0.0), trial.trial_id
+
+
+if __name__ == "__main__":
+    main()
