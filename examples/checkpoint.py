@@ -7,18 +7,12 @@ import time
 
 import keras
 import numpy as np
+from parallel import rank_and_ranks
 
 TORCH = keras.config.backend() == "torch"
 if TORCH:
     import torch
     import torch.distributed as group
-
-
-def rank_and_ranks():
-    """Of this process among those of torchrun; else 0 and 1."""
-    if TORCH and group.is_available() and group.is_initialized():
-        return group.get_rank(), group.get_world_size()
-    return 0, 1
 
 
 class Checkpoint(keras.callbacks.Callback):

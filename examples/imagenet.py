@@ -89,7 +89,7 @@ FINE_TUNING = {
 # What teaches a small network something in a minute.
 MINUTES = {
     **SCRATCH,
-    "epochs": 8,
+    "epochs": 6,
     "batch": 64,
     "learning_rate": 1.6e-2,
     "warmup": 1,
@@ -327,8 +327,19 @@ def fit(model, data, arm, seed, options):
         options.epochs,
         settings={"arm": arm, "seed": seed},
         validation_data=data["validation"],
-        callbacks=callbacks,
+        callbacks=[*callbacks, Say()],
+        verbose=0,
     )
+
+
+class Say(keras.callbacks.Callback):
+    """One line an epoch; log.csv has what there is to know of each MEmeL."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if longrun.rank_and_ranks()[0] == 0:
+            short = {k: v for k, v in logs.items() if "/" not in k}
+            text = "  ".join(f"{k} {v:.4f}" for k, v in short.items())
+            print(f"epoch {epoch + 1}  {text}", flush=True)
 
 
 def run(arm, seed, options):

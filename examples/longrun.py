@@ -36,7 +36,6 @@ process writes and prints; its training loss is that of its rows.
 
 import contextlib
 import functools
-import os
 import pathlib
 import statistics
 import time
@@ -44,9 +43,13 @@ import time
 import keras
 import numpy as np
 from checkpoint import Checkpoint
-from checkpoint import rank_and_ranks
 from checkpoint import read
 from checkpoint import variables
+from parallel import BACKEND
+from parallel import average_gradients
+from parallel import devices
+from parallel import number_of_devices
+from parallel import rank_and_ranks
 
 from keras_memel import MEmeL
 from keras_memel import MonosemanticityMonitor
@@ -54,15 +57,11 @@ from keras_memel import find
 from keras_memel import inserted
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+__all__ = ["Batches", "add_arguments", "devices", "fit", "number_of_devices"]
+__all__ += ["plan", "rank_and_ranks", "read", "refusals", "variables"]
 # What may differ between two starts of one run.
 NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "dry_run", "k"}
 NOT_OF_A_RUN |= {"out", "save_every", "seeds", "workers"}
-BACKEND = keras.config.backend()
-if BACKEND == "tensorflow":
-    import tensorflow as tf
-elif BACKEND == "torch":
-    import torch
-    import torch.distributed as group
 
 
 def add_arguments(parser):
@@ -76,53 +75,6 @@ def add_arguments(parser):
     add("--devices", choices=("one", "all"), default="one")
     add("--save-every", type=int, help="in steps; otherwise in each epoch")
     add("--dry-run", action="store_true", help="print the plan, and stop")
-
-
-@contextlib.contextmanager
-def devices(options):
-    """Precision and devices of the models that are made and fitted inside."""
-    everywhere = options.devices == "all"
-    with contextlib.ExitStack() as stack:
-        before = keras.config.dtype_policy()
-        stack.callback(keras.config.set_dtype_policy, before)
-        keras.config.set_dtype_policy(options.precision)
-        if BACKEND == "jax" and everywhere:
-            distribution = keras.distribution
-            stack.callback(distribution.set_distribution, None)
-            distribution.set_distribution(Spread())
-        elif BACKEND == "tensorflow" and everywhere:
-            kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-            names = [d.name for d in tf.config.list_logical_devices(kind)]
-            strategy = tf.distribute.MirroredStrategy(names)
-            stack.enter_context(strategy.scope())
-        elif BACKEND == "torch" and "LOCAL_RANK" in os.environ:
-            if torch.cuda.is_available():
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-            if not group.is_initialized():
-                cuda = torch.cuda.is_available()
-                group.init_process_group("nccl" if cuda else "gloo")
-                stack.callback(group.destroy_process_group)
-        yield
-
-
-class Spread(keras.distribution.DataParallel):
-    """Each device has its part of a batch, or all of what it cannot divide."""
-
-    def get_data_layout(self, data_shape):
-        layout = super().get_data_layout(data_shape)
-        if data_shape[0] % self.device_mesh.devices.size == 0:
-            return layout
-        axes = [None] * len(data_shape)
-        return keras.distribution.TensorLayout(axes, self.device_mesh)
-
-
-def number_of_devices():
-    if BACKEND == "jax":
-        found = keras.distribution.distribution()
-        return found.device_mesh.devices.size if found else 1
-    if BACKEND == "tensorflow":
-        return tf.distribute.get_strategy().num_replicas_in_sync
-    return rank_and_ranks()[1]
 
 
 class Batches(keras.utils.PyDataset):
@@ -210,7 +162,7 @@ def fit(model, data, options, folder, epochs, settings=None, **arguments):
     what["model"] = f"{len(model.weights)} of {model.count_params()} numbers"
     what = {k: str(v) for k, v in what.items() if k not in NOT_OF_A_RUN}
     model.optimizer.build(model.trainable_variables)
-    _average_gradients(model.optimizer)
+    average_gradients(model.optimizer)
     keep = Checkpoint(pathlib.Path(folder), data, what, options.save_every)
     callbacks = [*_monitor(model), *arguments.pop("callbacks", ()), keep]
     arguments.setdefault("verbose", 2)
@@ -267,27 +219,6 @@ def plan(model, options, steps_per_epoch, epochs, step, text=None, runs=1):
     for title, line in lines.items():
         print(f"{title:10s}{line}")
     return {"seconds": seconds, "steps": steps, "hours": hours * runs}
-
-
-def _average_gradients(optimizer):
-    """Over the processes of torchrun, before the optimizer sees them."""
-    if rank_and_ranks()[1] == 1:
-        return
-    apply = optimizer.apply
-
-    def averaged(gradients, variables=None):
-        sums = torch.cat([g.reshape(-1).float() for g in gradients])
-        group.all_reduce(sums)
-        parts = sums.div_(group.get_world_size()).split(
-            [g.numel() for g in gradients]
-        )
-        gradients = [
-            part.reshape(g.shape).to(g.dtype)
-            for part, g in zip(parts, gradients)
-        ]
-        return apply(gradients, variables)
-
-    optimizer.apply = averaged
 
 
 def _monitor(model):
