@@ -1,6 +1,6 @@
 """What MonosemanticityMonitor adds to training, by default.
 
-    KERAS_BACKEND=jax python benchmarks/monitor.py [--rounds 12]
+    KERAS_BACKEND=jax python benchmarks/monitor.py [--rounds 8]
 
 A small transformer with a MEmeL after both blocks is trained for an epoch,
 with and without the monitor in turns. Written to
@@ -33,7 +33,7 @@ from keras_memel import MonosemanticityMonitor
 
 STORE = pathlib.Path(__file__).parent / "results"
 RNG = np.random.default_rng(0)
-BATCH, LENGTH, WIDTH, STEPS = 8, 64, 128, 100
+BATCH, LENGTH, WIDTH, STEPS = 8, 32, 128, 100
 
 
 def network():
@@ -122,7 +122,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=8)
     text = json.dumps(run(parser.parse_args().rounds), indent=1)
     print(text)
     name = f"monitor_{keras.config.backend()}.json"
