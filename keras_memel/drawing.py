@@ -7,6 +7,8 @@ vision.
 import math
 from typing import Any
 
+import numpy as np
+
 Axes = Any
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
@@ -51,8 +53,10 @@ def plain_log(axis: Any) -> None:
     from matplotlib.ticker import NullFormatter
 
     low, high = axis.get_view_interval()
-    wide = low <= 0 or high / low > 200
-    subs = (1,) if wide else (1, 2, 5)
+    span = high / low if low > 0 else np.inf
+    subs = (1,) if span > 200 else (1, 2, 5)
+    if span < 8:
+        subs = (1, 1.5, 2, 3, 5, 7)
     axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
