@@ -54,9 +54,9 @@ def plain_log(axis: Any) -> None:
 
     low, high = axis.get_view_interval()
     span = high / low if low > 0 else np.inf
-    subs = (1,) if span > 200 else (1, 2, 5)
+    subs = [1.0] if span > 200 else [1, 2, 5]
     if span < 8:
-        subs = (1, 1.5, 2, 3, 5, 7)
+        subs = [1, 1.5, 2, 3, 5, 7]
     axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
