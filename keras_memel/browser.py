@@ -290,6 +290,7 @@ def _charts(labelled: bool) -> dict[str, Any]:
                 x=activation,
                 x2="high:Q",
                 y=alt.Y("count:Q", title="values"),
+                y2="none:Q",
                 tooltip=["low:Q", "high:Q", "count:Q"],
             )
             .properties(width=420, height=160)

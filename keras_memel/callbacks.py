@@ -92,20 +92,25 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         self.histograms = histograms
         self._writer: Any = None
         self._warned: set[tuple[str, str]] = set()
+        # Keras waits for every step of a model that has a callback for steps:
+        # this is one only if it is asked for.
+        if every != "epoch":
+            self.on_train_batch_end = self._on_step
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        if not self._layers():
+        # Found once: to look through a large model takes a while.
+        self._layers = self._find()
+        if not self._layers:
             raise ValueError(
                 "The model has no MEmeL to monitor. Add one with "
                 "`model.add(MEmeL())` or `keras_memel.insert(model, ...)`. "
                 f"Received: {self.model!r}"
             )
-        self._unwatch = signatures.watch_masks(self.model, self._layers())
+        self._unwatch = signatures.watch_masks(self.model, self._layers)
         self._before: dict[str, Reading] = {}
         self._last: dict[str, float] = {}
         self._first = {
-            path: signatures.read(layer)
-            for path, layer in self._layers().items()
+            path: signatures.read(layer) for path, layer in self._layers.items()
         }
         self._step = 0
         self._own = 0.0
@@ -118,15 +123,12 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def _on_step(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._step += 1
-        if self.every != "epoch":
-            if self._step % int(self.every) == 0:
-                self._read()
-            if logs is not None:
-                logs.update(self._last)
+        if self._step % int(self.every) == 0:
+            self._read()
+        if logs is not None:
+            logs.update(self._last)
 
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
@@ -137,7 +139,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             logs.update(self._last)
         self._check_overhead()
 
-    def _layers(self) -> dict[str, MEmeL]:
+    def _find(self) -> dict[str, MEmeL]:
         found = dict(inserted(self.model))
         for site in taps.chosen(self.model, None):
             if isinstance(site.layer, MEmeL):
@@ -146,9 +148,9 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
 
     def _read(self) -> None:
         start = time.perf_counter()
-        # Through the model: on JAX that brings the weights up to date.
-        layers = self._layers()
-        phis = self._scales(layers) if self.x is not None else {}
+        model = self.model  # On JAX, to ask for it brings weights up to date
+        layers = self._layers
+        phis = self._scales(model, layers) if self.x is not None else {}
         for path, layer in layers.items():
             reading = signatures.read(layer)
             self._note(path, layer, reading, phis.get(path))
@@ -175,15 +177,17 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         if self._writer is not None:
             import tensorflow as tf
 
-            with self._writer.as_default(step=self._step):
+            with self._writer.as_default(step=int(reading.steps)):
                 tf.summary.histogram(f"{path}/mean", reading.mean)
                 tf.summary.histogram(f"{path}/variance", reading.variance)
                 if phi is not None:
                     tf.summary.histogram(f"{path}/ms", phi)
 
-    def _scales(self, layers: dict[str, MEmeL]) -> dict[str, Array]:
+    def _scales(
+        self, model: keras.Model, layers: dict[str, MEmeL]
+    ) -> dict[str, Array]:
         """The scale of every value on `x`, by the layers' statistics."""
-        found = taps.chosen(self.model, [f"/{path}" for path in layers])
+        found = taps.chosen(model, [f"/{path}" for path in layers])
         size = 32
         leaves = keras.tree.flatten(self.x)
         batches = (
@@ -194,7 +198,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             for i in range(0, len(leaves[0]), size)
         )
         parts: dict[str, list[Array]] = {site.path: [] for site in found}
-        for batch in taps.outputs(self.model, found, batches):
+        for batch in taps.outputs(model, found, batches):
             for site, calls in zip(found, batch):
                 reading = signatures.read(layers[site.path])
                 for call in calls:

@@ -1,11 +1,9 @@
 """Pictures of a report: which neurons stand out, for what, and how surely.
 
 Functions of a `Report`, of logs, or of arrays; none of them sees a model. Each
-draws into `ax`, or into new axes, and returns the matplotlib Axes. Colours are
-Okabe and Ito's and viridis: they can be told apart without colour vision.
+draws into `ax`, or into new axes, and returns the matplotlib Axes.
 """
 
-import math
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -13,24 +11,21 @@ from typing import Any
 import numpy as np
 
 from keras_memel import neurons
+from keras_memel.drawing import BLUE
+from keras_memel.drawing import GREY
+from keras_memel.drawing import ORANGE
+from keras_memel.drawing import name_lines
+from keras_memel.drawing import new
+from keras_memel.drawing import percent
+from keras_memel.drawing import plain_log
 from keras_memel.neurons import LayerReport
 from keras_memel.report import Report
 
 Axes = Any
 Array = Any
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 # Past these, names on an axis run into each other.
 _MOST_NAMES = 40
-
-
-def _new(ax: Axes | None, height: float = 3.6) -> Axes:
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6, height), layout="constrained")
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
 
 
 def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
@@ -57,7 +52,7 @@ def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
     '99 % quantile of the monosemantic scale (variances)'
     """
     paths = list(report.layers)
-    ax = _new(ax, max(1.8, 0.4 * len(paths) + 1.2))
+    ax = new(ax, max(1.8, 0.4 * len(paths) + 1.2))
     values = []
     for layer in report.layers.values():
         q = layer.ms_quantile(0.99)
@@ -82,7 +77,7 @@ def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(1, len(paths) + 1), paths)
     ax.invert_yaxis()
     ax.set_xscale("log")
-    _plain_log(ax.xaxis)
+    plain_log(ax.xaxis)
     ax.axvline(6.63, color=GREY, linewidth=1, linestyle="--", zorder=0)
     ax.annotate(
         "Gaussian",
@@ -142,7 +137,7 @@ def activation_by_feature(
     edges = np.linspace(
         found.minimum[neuron], found.maximum[neuron], counts.shape[1] + 1
     )
-    ax = _new(ax, max(1.8, 0.28 * len(order) + 1.2))
+    ax = new(ax, max(1.8, 0.28 * len(order) + 1.2))
     for row, feature in enumerate(order):
         own = row == 0
         # Each row to its own height, and a little into the next, as ridges.
@@ -205,7 +200,7 @@ def feature_map(
     sure = np.nan_to_num(found.roc_auc, nan=0.0)
     chosen = np.argsort(-sure, kind="stable")[:most]
     chosen = chosen[np.lexsort((-ms.max(1)[chosen], found.feature[chosen]))]
-    ax = _new(ax, min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4)))
+    ax = new(ax, min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4)))
     # 1 is the mean over all features; the rest fades into it.
     high = max(2.0, float(np.quantile(ms[chosen], 0.99)))
     image = ax.imshow(
@@ -272,7 +267,7 @@ def ms_over_training(
         )
     import matplotlib
 
-    ax = _new(ax)
+    ax = new(ax)
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(names)))
     ends = []
     for name, shade in zip(names, shades):
@@ -282,8 +277,8 @@ def ms_over_training(
         ends.append((values[-1], name.rsplit("/", 1)[0], shade))
     if quantile.startswith("ms"):
         ax.set_yscale("log")
-        _plain_log(ax.yaxis)
-    _name_lines(ax, steps[-1], ends)
+        plain_log(ax.yaxis)
+    name_lines(ax, steps[-1], ends)
     ax.set_xlabel("epoch")
     label = {
         "inhibited_rate": "inhibited share",
@@ -323,7 +318,7 @@ def false_killing_rate(
     """
     import matplotlib
 
-    ax = _new(ax)
+    ax = new(ax)
     rates = np.geomspace(1e-3, 0.5, 40) if rates is None else np.asarray(rates)
     layers = list(report.layers.values())
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(layers)))
@@ -359,9 +354,10 @@ def false_killing_rate(
             fontsize=8,
         )
     ax.set_xscale("log")
-    _percent(ax.xaxis)
+    percent(ax.xaxis)
+    ax.set_xlim(rates[0], rates[-1])  # Names stand outside
     ax.set_ylim(0.0, 1.0)
-    _name_lines(ax, rates[-1], ends)
+    name_lines(ax, rates[-1], ends)
     ax.set_xlabel("share of values inhibited")
     ax.set_ylabel("False Killing Rate (median neuron)")
     return ax
@@ -385,7 +381,7 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['original', 'RD']
     """
-    ax = _new(ax, 0.45 * len(found) + 1.0)
+    ax = new(ax, 0.45 * len(found) + 1.0)
     values = 100 * np.asarray(found["decrease_ratio"], "float64")
     rows = np.arange(len(found))
     ax.hlines(rows, 0, values, color=BLUE, linewidth=2)
@@ -414,47 +410,3 @@ def _check_neuron(layer: LayerReport, neuron: int) -> None:
             f"Argument `neuron` must be from 0 to {len(layer) - 1}. "
             f"Received: neuron={neuron!r}"
         )
-
-
-def _name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
-    """Names at the ends of lines, moved apart, in place of a legend."""
-    ends = [end for end in ends if math.isfinite(end[0])]
-    if not ends:
-        return
-    ax.figure.draw_without_rendering()
-    gap = 11.0 * ax.figure.dpi / 72
-    at = None
-    for y, name, shade in sorted(ends, key=lambda end: end[0]):
-        own = ax.transData.transform((x, y))[1]
-        at = own if at is None else max(own, at + gap)
-        ax.annotate(
-            name,
-            (x, y),
-            xytext=(6, (at - own) * 72 / ax.figure.dpi),
-            textcoords="offset points",
-            color=shade,
-            va="center",
-            fontsize=8,
-        )
-
-
-def _plain_log(axis: Any) -> None:
-    """Numbers as 5 and 20 rather than powers, and as many as have room."""
-    from matplotlib.ticker import FuncFormatter
-    from matplotlib.ticker import LogLocator
-    from matplotlib.ticker import NullFormatter
-
-    low, high = axis.get_view_interval()
-    wide = low <= 0 or high / low > 200
-    subs = (1,) if wide else (1, 2, 5)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=9))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _percent(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{100 * value:g} %")
-    )

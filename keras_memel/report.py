@@ -8,25 +8,20 @@ References:
 """
 
 import dataclasses
-import json
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_memel import storage
 from keras_memel.neurons import LayerReport
 from keras_memel.neurons import along_last
 from keras_memel.neurons import unlabelled
-from keras_memel.ranking import Curve
 
 Array = Any
 Pandas = Any  # pandas and matplotlib are loaded when they are used
-
-_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,36 +320,7 @@ class Report:
         Raises:
             ValueError: If it does not.
         """
-        target = _npz(path)
-        arrays: dict[str, Any] = {}
-        told: dict[str, Any] = {
-            "version": _VERSION,
-            "inputs": self.inputs,
-            "threshold": self.threshold,
-            "features": self.features,
-            "layers": [],
-        }
-        for number, layer in enumerate(self.layers.values()):
-            plain = {}
-            for field in dataclasses.fields(layer):
-                value = getattr(layer, field.name)
-                if isinstance(value, Curve):
-                    for part, array in value._asdict().items():
-                        arrays[f"{number}/curve.{part}"] = array
-                elif isinstance(value, np.ndarray):
-                    arrays[f"{number}/{field.name}"] = value
-                elif value is not None:
-                    plain[field.name] = value
-            told["layers"].append(plain)
-        arrays["report"] = np.array(json.dumps(told))
-        handle, part = tempfile.mkstemp(".npz", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **arrays)
-            os.replace(part, target)
-        except BaseException:
-            pathlib.Path(part).unlink(missing_ok=True)
-            raise
+        storage.write(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Report":
@@ -363,40 +329,8 @@ class Report:
         Raises:
             ValueError: If the file holds no report of this version.
         """
-        with np.load(_npz(path), allow_pickle=False) as file:
-            told = json.loads(str(file["report"])) if "report" in file else {}
-            if told.get("version") != _VERSION:
-                raise ValueError(
-                    f"The file must hold a report of version {_VERSION}. "
-                    f"Received: path={str(path)!r}, of version "
-                    f"{told.get('version')}"
-                )
-            layers = {}
-            for number, plain in enumerate(told["layers"]):
-                found: dict[str, Any] = dict(plain)
-                for name in ("shape", "sizes"):
-                    found[name] = tuple(found[name])
-                start = f"{number}/"
-                for key in file.files:
-                    if key.startswith(start) and "curve." not in key:
-                        found[key.removeprefix(start)] = file[key]
-                found["curve"] = Curve(
-                    *(file[f"{start}curve.{part}"] for part in Curve._fields)
-                )
-                layers[found["path"]] = LayerReport(**found)
-        return cls(
-            layers, told["inputs"], told["threshold"], tuple(told["features"])
-        )
+        return cls(**storage.read(path))
 
     def __repr__(self) -> str:
         layers = {path: len(layer) for path, layer in self.layers.items()}
         return f"<Report of {self.inputs} inputs, neurons {layers}>"
-
-
-def _npz(path: str | os.PathLike[str]) -> pathlib.Path:
-    target = pathlib.Path(path)
-    if target.suffix != ".npz":
-        raise ValueError(
-            f"Argument `path` must end in '.npz'. Received: path={str(path)!r}"
-        )
-    return target

@@ -426,6 +426,9 @@ def test_save_and_load(tmp_path):
     assert loaded.to_dataframe().equals(report.to_dataframe())
     assert loaded.features == report.features
     assert repr(loaded) == repr(report)
+    (tmp_path / "any").touch()  # As readable as any other file
+    mode = (tmp_path / "any").stat().st_mode
+    assert (tmp_path / "r.npz").stat().st_mode == mode
     with pytest.raises(ValueError, match=r"end in '\.npz'"):
         report.save(tmp_path / "r.pkl")
     np.savez(tmp_path / "other.npz", a=np.zeros(1))

@@ -1,0 +1,71 @@
+"""What all pictures share: colours, axes, names at the ends of lines.
+
+Colours are Okabe and Ito's and viridis: they can be told apart without colour
+vision.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+Axes = Any
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
+
+
+def new(ax: Axes | None, height: float = 3.6) -> Axes:
+    """The axes that were given, or new ones, without a box around them."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, height), layout="constrained")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
+    """Names at the ends of lines, moved apart, in place of a legend."""
+    ends = [end for end in ends if math.isfinite(end[0])]
+    if not ends:
+        return
+    ax.figure.draw_without_rendering()
+    gap = 11.0 * ax.figure.dpi / 72
+    at = None
+    for y, name, shade in sorted(ends, key=lambda end: end[0]):
+        own = ax.transData.transform((x, y))[1]
+        at = own if at is None else max(own, at + gap)
+        ax.annotate(
+            name,
+            (x, y),
+            xytext=(6, (at - own) * 72 / ax.figure.dpi),
+            textcoords="offset points",
+            color=shade,
+            va="center",
+            fontsize=8,
+        )
+
+
+def plain_log(axis: Any) -> None:
+    """Numbers as 5 and 20 rather than powers, and as many as have room."""
+    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import NullFormatter
+
+    low, high = axis.get_view_interval()
+    span = high / low if low > 0 else np.inf
+    subs = [1.0] if span > 200 else [1, 2, 5]
+    if span < 8:
+        subs = [1, 1.5, 2, 3, 5, 7]
+    axis.set_major_locator(LogLocator(subs=subs, numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def percent(axis: Any) -> None:
+    """Shares as per cent."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:g} %")
+    )

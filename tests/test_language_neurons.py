@@ -1,0 +1,70 @@
+"""The example of language neurons, in small, from a file to its pages."""
+
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("altair")
+pytest.importorskip("matplotlib")
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import language_neurons
+
+    for name, value in (("LENGTH", 8), ("CHARACTERS", 32), ("WIDTH", 8)):
+        monkeypatch.setattr(language_neurons, name, value)
+    monkeypatch.setattr(language_neurons, "BLOCKS", 1)
+    # The other arm is a part of this one.
+    monkeypatch.delitem(language_neurons.ARMS, "plain")
+    return language_neurons
+
+
+def sentences(path):
+    """Two languages that share no letter."""
+    random = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(60):
+            for language, letters in (("ab", "abcde"), ("xy", "vwxyz")):
+                text = "".join(random.choice(list(letters), 24))
+                file.write(f"{text}\t{language}\n")
+
+
+def test_it_finds_neurons_of_languages_and_shows_them(
+    example, tmp_path, monkeypatch, capsys, quick_compilation
+):
+    sentences(tmp_path / "data.tsv")
+    out = tmp_path / "out"
+    arguments = [
+        *("--data", tmp_path / "data.tsv", "--out", out, "--languages", 2),
+        *("--each", 60, "--epochs", 1, "--look", 40),
+    ]
+    monkeypatch.setattr(sys, "argv", ["example", *map(str, arguments)])
+    example.main()
+    told = capsys.readouterr().out
+    report = example.keras_memel.Report.load(out / "memel.npz")
+    _, labels, names = example.read(tmp_path / "data.tsv", 2, 60)
+    assert report.features == tuple(names) == ("ab", "xy")
+    # Each character of each sentence that is looked at has its language.
+    counts = report.layers["neurons_0"].feature_count
+    np.testing.assert_array_equal(counts[0], 8 * np.bincount(labels[:40]))
+    assert "memel  held-out loss" in told
+    assert (out / "memel.html").stat().st_size > 100_000
+    assert {path.stem for path in out.glob("*.png")} == {
+        "memel_best_neuron",
+        "memel_distribution",
+        "memel_false_killing_rate",
+        "memel_features",
+        "memel_training",
+    }
+
+
+def test_missing_data_says_where_to_get_it(example, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["example", "--data", "nowhere.tsv"])
+    with pytest.raises(SystemExit, match=r"sentences\.csv of Tatoeba.*nowhere"):
+        example.main()
