@@ -408,7 +408,8 @@ def test_a_saved_model_goes_on_with_its_statistics(tmp_path, rng):
 
 
 def test_the_monitor_sees_it_and_insertion_leaves_it(rng):
-    layer = new(MEmeL(TopK(1), late_start=0), name="cell")
+    memel = MEmeL(TopK(1), late_start=0, name="memel")
+    layer = new(memel, name="cell")
     model = keras.Sequential([keras.Input(SHAPE[1:]), layer])
     insert(model, "cell", MEmeL(axis=-1))
     assert keras_memel.find(model) == ["cell"]

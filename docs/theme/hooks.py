@@ -65,7 +65,9 @@ def _seen(files):
     """Two sentences of "Seen: ..." of each study, and a link to it."""
     lines = []
     for file in files.documentation_pages():
-        found = re.search(r"^Seen: (.*?\.\s.*?\.)(?:\s|$)", file.content_string, re.M)
+        found = re.search(
+            r"^Seen: (.*?\.\s.*?\.)(?:\s|$)", file.content_string, re.M
+        )
         if found and file.src_uri.startswith("studies/"):
             title = re.search(r"^# (.*)", file.content_string, re.M)[1]
             lines.append(f"- [{title}]({file.src_uri}): {found[1]}")
