@@ -10,6 +10,7 @@ import numpy as np
 from keras_memel import registry
 from keras_memel import selections
 from keras_memel import signatures
+from keras_memel import sites
 from keras_memel import taps
 from keras_memel.insertion import inserted
 from keras_memel.layer import MEmeL
@@ -144,7 +145,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         for site in taps.chosen(self.model, None):
             if isinstance(site.layer, MEmeL):
                 found[site.path] = site.layer
-        return found
+        return found | sites.in_scans(self.model)
 
     def _read(self) -> None:
         start = time.perf_counter()
@@ -187,7 +188,11 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         self, model: keras.Model, layers: dict[str, MEmeL]
     ) -> dict[str, Array]:
         """The scale of every value on `x`, by the layers' statistics."""
-        found = taps.chosen(model, [f"/{path}" for path in layers])
+        hidden = sites.in_scans(model)
+        paths = [f"/{path}" for path in layers if path not in hidden]
+        if not paths:
+            return {}
+        found = taps.chosen(model, paths)
         size = 32
         leaves = keras.tree.flatten(self.x)
         batches = (

@@ -1,7 +1,7 @@
 """MEmeL: the layer that sees and inhibits monosemantic neurons.
 
 Data flows through four pure steps, and only this file keeps state between
-them:
+them (and `recurrent.py`, which takes them at other times):
 
     values --moments--> statistics --scores--> phi --selections--> mask
     values + mask + statistics --inhibitions--> outputs
@@ -11,6 +11,7 @@ Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 
 from functools import partial
 from typing import Any
+from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -23,12 +24,27 @@ from keras_memel import remat
 from keras_memel import selections
 from keras_memel import sync
 from keras_memel.moments import Moments
+from keras_memel.moments import Sums
 from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
 from keras_memel.scores import inverse_variance
 
 Tensor = Any
 Shape = tuple[int | None, ...]
+
+
+class Reading(NamedTuple):
+    """What a layer knows before a training step.
+
+    Attributes:
+        history: Of every neuron, broadcastable to the values.
+        steps: Number of training steps, scalar.
+        selection: What the selection remembers, by name.
+    """
+
+    history: Moments
+    steps: Tensor
+    selection: dict[str, Tensor]
 
 
 @keras.saving.register_keras_serializable("keras_memel")
@@ -222,13 +238,13 @@ class MEmeL(keras.layers.Layer):
                 getattr(self.selection, "seed", None)
             )
         self._measure = kernels.fused(partial(_measure, self._sample_axes))
-        inhibit = partial(
-            _inhibit, self.selection, self.inhibition, self.epsilon
-        )
         # A random selection advances its seed: it is not pure.
-        self._inhibit = (
-            inhibit if self.selection.random else kernels.fused(inhibit)
-        )
+        fused = (lambda f: f) if self.selection.random else kernels.fused
+        settings = self.selection, self.inhibition
+        self._inhibit = fused(partial(_inhibit, *settings, self.epsilon))
+        # The parts of a call for one time step of many.
+        self.add_to = kernels.fused(partial(_add_to, self._sample_axes))
+        self.replace = fused(partial(_replace, *settings))
         self.input_spec = keras.layers.InputSpec(
             ndim=rank, axes={axis: input_shape[axis] for axis in neurons}
         )
@@ -249,41 +265,29 @@ class MEmeL(keras.layers.Layer):
             return inputs
 
         valid = axes.expand_mask(mask, inputs)
-        state = {key: _read(getattr(self, key)) for key in self._state_keys}
-        steps = _read(self.steps)
-        statistics = history = self._read_statistics()
+        before = self.read()
+        statistics, pooled = before.history, None
         if learning:
-            batch = self._measure(inputs, history, valid)
+            batch = self._measure(inputs, before.history, valid)
             if self.score_with == "current":
                 (batch,) = sync.merge(batch)
-                statistics = pooled = pool(history, batch, self.forget_steps)
+                pooled = pool(before.history, batch, self.forget_steps)
+                statistics = pooled
 
-        ready = (statistics.count > 0) & (steps >= self.late_start)
-        arguments = dict(state)
+        ready = self.ready(statistics, before.steps)
+        arguments = dict(before.selection)
         if self.selection.random:
             arguments["seed"] = self.seed_generator
         outputs, number, penalty = self._inhibit(
             inputs, statistics, ready, valid, arguments
         )
-        if not learning:
-            return outputs
-
-        if self.score_with == "current":
-            (total,) = sync.total(number)
-        else:
-            batch, total = sync.merge(batch, number)
-            pooled = pool(history, batch, self.forget_steps)
-        if penalty is not None:
-            if self.inhibition.loss_is_mean:
-                penalty = sync.weighted(penalty, number, total)
-            self.add_loss(penalty)
-        self._write_statistics(pooled)
-        self._write_gauges(batch, ready, total, state)
-        self.steps.assign(steps + 1.0)
+        if learning:
+            self.learn(before, batch, ready, number, penalty, pooled)
         return outputs
 
-    def _read_statistics(self) -> Moments:
-        return Moments(
+    def read(self) -> Reading:
+        """The state as it is now."""
+        history = Moments(
             *(
                 kernels.reshape(_read(weight), self._keepdims_shape)
                 for weight in (
@@ -293,6 +297,48 @@ class MEmeL(keras.layers.Layer):
                 )
             )
         )
+        return Reading(
+            history,
+            _read(self.steps),
+            {key: _read(getattr(self, key)) for key in self._state_keys},
+        )
+
+    def ready(self, statistics: Moments, steps: Tensor) -> Tensor:
+        """Whether each neuron may be inhibited, by its statistics."""
+        return (statistics.count > 0) & (steps >= self.late_start)
+
+    def learn(
+        self,
+        before: Reading,
+        batch: Moments,
+        ready: Tensor,
+        number: Tensor,
+        penalty: Tensor | None,
+        pooled: Moments | None = None,
+    ) -> None:
+        """Writes what a training step has found out.
+
+        Args:
+            before: What was known before it.
+            batch: Moments of its values on this replica; on all of them if
+                `pooled` is given.
+            ready: Which neurons could be inhibited.
+            number: How many values were, on this replica.
+            penalty: To be added to the loss, or `None`.
+            pooled: Moments of history and batch, if they are known already.
+        """
+        if pooled is None:
+            batch, total = sync.merge(batch, number)
+            pooled = pool(before.history, batch, self.forget_steps)
+        else:
+            (total,) = sync.total(number)
+        if penalty is not None:
+            if self.inhibition.loss_is_mean:
+                penalty = sync.weighted(penalty, number, total)
+            self.add_loss(penalty)
+        self._write_statistics(pooled)
+        self._write_gauges(batch, ready, total, before.selection)
+        self.steps.assign(before.steps + 1.0)
 
     def _write_statistics(self, statistics: Moments) -> None:
         for weight, value in (
@@ -385,6 +431,16 @@ def _measure(
     return batch_moments(ops.stop_gradient(inputs), axes, history, valid)
 
 
+def _add_to(
+    axes: tuple[int, ...],
+    sums: Sums,
+    inputs: Tensor,
+    known: Tensor,
+    valid: Tensor | None,
+) -> Sums:
+    return sums.add(ops.stop_gradient(inputs), axes, known, valid)
+
+
 def _inhibit(
     selection: selections.Selection,
     inhibition: inhibitions.Inhibition,
@@ -397,10 +453,31 @@ def _inhibit(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Outputs, the number of values selected, and a penalty if there is one."""
     scale = inverse_variance(statistics.variance, epsilon, where=ready)
+    return _replace(
+        selection,
+        inhibition,
+        inputs,
+        statistics.mean,
+        scale,
+        valid,
+        arguments,
+    )
+
+
+def _replace(
+    selection: selections.Selection,
+    inhibition: inhibitions.Inhibition,
+    inputs: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    valid: Tensor | None,
+    arguments: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `_inhibit`, from the `inverse_variance` of every neuron."""
 
     def select(values: Tensor, valid: Tensor | None) -> Tensor:
         def score(values: Tensor) -> Tensor:
-            return kernels.score(values, statistics.mean, scale, valid)
+            return kernels.score(values, mean, scale, valid)
 
         scores, selected = kernels.choose(selection, score, values, arguments)
         selected = ops.cast(selected, "bool")
@@ -412,11 +489,11 @@ def _inhibit(
         selected = kernels.by_sample(select, ops.stop_gradient(inputs), valid)
     else:
         selected = select(ops.stop_gradient(inputs), valid)
-    mean = ops.cast(statistics.mean, inputs.dtype)
+    center = ops.cast(mean, inputs.dtype)
     return (
-        inhibition(inputs, selected, mean),
+        inhibition(inputs, selected, center),
         kernels.count(selected),
-        inhibition.loss(inputs, selected, mean),
+        inhibition.loss(inputs, selected, center),
     )
 
 

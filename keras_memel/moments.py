@@ -2,9 +2,10 @@
 
 A neuron's statistics are three numbers: how many samples they rest on, their
 mean, and their variance. A training step measures them on its batch
-(`batch_moments`) and merges them into the history (`pool`).
+(`batch_moments`) and merges them into the history (`pool`). Where a batch
+comes in pieces, one time step after the other, `Sums` adds them up.
 
-Both functions are pure: arrays in, arrays out. All arrays are float32; the
+All functions are pure: arrays in, arrays out. All arrays are float32; the
 neuron axes of `values` keep their places and the others have size 1 in what
 is returned ("keepdims"), so that everything broadcasts.
 
@@ -104,19 +105,100 @@ def batch_moments(
     [[1. 0.]]
     """
     values, history = ops.convert_to_tensor(values), _as_tensors(history)
+    return _sums(values, axes, history.count > 0, history.mean, mask).moments()
+
+
+class Sums(NamedTuple):
+    """Sums from which the moments of a batch follow, that comes in pieces.
+
+    As `batch_moments`, from a shift `s` and deviations `d = z - s`.
+
+    Attributes:
+        count: Number of values so far; broadcastable to the neurons.
+        shift: `s`, `(neurons)`.
+        first: Sum of `d`, `(neurons)`.
+        second: Sum of `d^2`, `(neurons)`.
+
+    Example:
+
+    >>> cold = Moments(*np.zeros((3, 1, 2), "float32"))
+    >>> sums = Sums.start(cold)
+    >>> for piece in ([[1.0, 10.0]], [[3.0, 10.0]]):
+    ...     sums = sums.add(np.array(piece, "float32"), (0,), cold.count > 0)
+    >>> print(ops.convert_to_numpy(sums.moments().mean))
+    [[ 2. 10.]]
+    """
+
+    count: Tensor
+    shift: Tensor
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def start(cls, history: Moments, mask: Tensor = None) -> "Sums":
+        """Sums of nothing.
+
+        Args:
+            history: What is known of the neurons before this batch.
+            mask: `None`, or any of the masks that the pieces will have.
+        """
+        mean = kernels.as_float32(history.mean)
+        zeros = ops.zeros_like(mean)
+        count = ops.zeros((1,) * (len(mask.shape) if mask is not None else 0))
+        return cls(ops.cast(count, "float32"), mean, zeros, zeros)
+
+    def add(
+        self,
+        values: Tensor,
+        axes: tuple[int, ...],
+        known: Tensor,
+        mask: Tensor = None,
+    ) -> "Sums":
+        """With one more piece.
+
+        Args:
+            values: Activations `(batch, ..., neurons)`.
+            axes: Sample axes, over which the values of one neuron lie.
+            known: Booleans, `(neurons)`: true for those with a history. The
+                others take their shift from the first piece that counts.
+            mask: As of `batch_moments`; one that differs between samples only.
+        """
+        values = ops.convert_to_tensor(values)
+        near = ops.logical_or(known, self.count > 0)
+        more = _sums(values, axes, near, self.shift, mask)
+        return Sums(
+            self.count + more.count,
+            more.shift,
+            self.first + more.first,
+            self.second + more.second,
+        )
+
+    def moments(self) -> Moments:
+        """What `batch_moments` finds for all pieces at once."""
+        count, shift, first, second = self
+        divisor = kernels.at_least(count, 1.0)
+        offset = first / divisor
+        variance = second / divisor - offset * offset
+        return Moments(
+            count=ops.broadcast_to(count, shift.shape),
+            mean=kernels.where(count > 0, shift + offset, 0.0),
+            # `where`, not `maximum`: a NaN must stay one on every backend.
+            variance=kernels.where(variance < 0, 0.0, variance),
+        )
+
+
+def _sums(
+    values: Tensor,
+    axes: tuple[int, ...],
+    known: Tensor,
+    mean: Tensor,
+    mask: Tensor,
+) -> Sums:
+    """Sums of `values` from `mean`, or where not `known` from one of them."""
     count = sample_count(ops.shape(values), axes, mask)
     near = _near_value(values, axes, count, mask)
-    shift = kernels.where(history.count > 0, history.mean, near)
-    divisor = kernels.at_least(count, 1.0)
-    first, second = kernels.sums(values, shift, axes, mask)
-    offset = first / divisor
-    variance = second / divisor - offset * offset
-    return Moments(
-        count=ops.broadcast_to(count, shift.shape),
-        mean=kernels.where(count > 0, shift + offset, 0.0),
-        # `where`, not `maximum`: a NaN must stay one on every backend.
-        variance=kernels.where(variance < 0, 0.0, variance),
-    )
+    shift = kernels.where(known, mean, near)
+    return Sums(count, shift, *kernels.sums(values, shift, axes, mask))
 
 
 def _near_value(

@@ -10,6 +10,13 @@ Keras has no such layer. A time step, with convolutions `*` and a state `h`:
 What depends on the inputs alone, `W * x + b`, is computed for all time steps
 at once, before the scan over time.
 
+With a MEmeL, the candidate of each time step goes through it before the update
+gate does its work. Its statistics are read before the scan, and written once
+after it, since a variable that is assigned inside leaks on JAX and counts
+wrongly elsewhere. So all time steps are held against the same history, and
+what the scan carries from step to step are sums for each neuron: no candidate
+is kept for the statistics' sake.
+
 Reference: [Shi et al. 2017] Deep Learning for Precipitation Nowcasting: A
 Benchmark and A New Model (arXiv 1706.03458), Eq. 1.
 """
@@ -28,6 +35,12 @@ from keras.src.utils.argument_validation import standardize_tuple
 
 from keras_memel import kernels
 from keras_memel import registry
+from keras_memel import remat
+from keras_memel.inhibitions import Inhibition
+from keras_memel.layer import MEmeL
+from keras_memel.layer import Reading
+from keras_memel.moments import Sums
+from keras_memel.scores import inverse_variance
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -191,10 +204,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
                 "ConvGRU2D needs rows, columns and channels of a known size. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
-        self._sample_shape = tuple(input_shape[1:])
-        self.input_spec = keras.layers.InputSpec(
-            shape=(None, *self._sample_shape)
-        )
+        self.input_spec = keras.layers.InputSpec(shape=(None, *input_shape[1:]))
         width = len(GATES) * self.filters
         self.kernel = self.add_weight(
             name="kernel",
@@ -220,8 +230,9 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        # The output shape is checked: it may be empty.
-        self.compute_output_shape(input_shape)
+        # Once: `torch.compile` cannot look into what finds it out.
+        shape, _ = self.compute_output_shape((None, *input_shape[1:]))
+        self.state_shape = shape[1:]
         self.built = True
 
     def call(
@@ -361,8 +372,8 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
 
     def get_initial_state(self, batch_size: Any = None) -> list[Tensor]:
         """Zeros: `[(batch, new rows, new columns, filters)]`."""
-        shape, _ = self.compute_output_shape((None, *self._sample_shape))
-        return [ops.zeros((batch_size, *shape[1:]), dtype=self.compute_dtype)]
+        shape = (batch_size, *self.state_shape)
+        return [ops.zeros(shape, dtype=self.compute_dtype)]
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
@@ -409,7 +420,136 @@ _CELL_ARGUMENTS = tuple(inspect.signature(ConvGRU2DCell).parameters)[:-1]
 
 
 def _of_cell(name: str) -> Any:
-    return property(lambda layer: getattr(layer.cell, name))
+    return property(
+        lambda layer: getattr(layer.cell, name),
+        # Keras sets `activation` to rematerialize it.
+        lambda layer, value: setattr(layer.cell, name, value),
+    )
+
+
+def _checked(memel: Any) -> MEmeL | None:
+    if isinstance(memel, dict):
+        memel = keras.saving.deserialize_keras_object(memel)
+    if memel is not None and not isinstance(memel, MEmeL):
+        raise ValueError(
+            "Argument `memel` must be a `MEmeL`, the config of one, or None. "
+            f"Received: memel={memel!r} ({type(memel).__name__})"
+        )
+    if memel is not None and memel.score_with != "history":
+        raise ValueError(
+            "Argument `memel` must score with the history: the statistics of "
+            "a call are not known before its last time step. "
+            f"Received: a MEmeL with score_with={memel.score_with!r}"
+        )
+    return memel
+
+
+class Inhibitor:
+    """A MEmeL within one scan: read before it, and written after it.
+
+    Args:
+        memel: The layer.
+        learning: Whether its statistics are to be updated.
+    """
+
+    def __init__(self, memel: MEmeL, learning: bool):
+        self.memel, self.learning = memel, learning
+        self.before: Reading = memel.read()
+        history = self.before.history
+        self.known = history.count > 0
+        self.ready = memel.ready(history, self.before.steps)
+        self.scale = inverse_variance(
+            history.variance, memel.epsilon, where=self.ready
+        )
+        # An inhibition that has no loss of its own costs nothing.
+        self.has_loss = type(memel.inhibition).loss is not Inhibition.loss
+
+    def seeds(self, time: Tensor) -> Tensor:
+        """What tells the time steps apart: a seed for each, `(time, ...)`.
+
+        The generator of the MEmeL advances as if it were asked at each step.
+        """
+        steps = ops.arange(time)
+        if not self.memel.selection.random:
+            return steps
+        state = self.memel.seed_generator.state
+        first = ops.expand_dims(kernels.copy(state), 0)
+        steps = ops.cast(steps, state.dtype)
+        seeds = first + ops.stack([ops.zeros_like(steps), steps], axis=1)
+        one = ops.cast(ops.convert_to_tensor([0, 1]), state.dtype)
+        state.assign(seeds[-1] + one)
+        return seeds
+
+    def start(self, valid: Tensor | None) -> tuple[Tensor, ...]:
+        """What the scan carries: sums, number selected, and penalty."""
+        if not self.learning:
+            return ()
+        zero = ops.zeros((), dtype="float32")
+        mask = None if valid is None else valid[0]
+        return (*Sums.start(self.before.history, mask), zero, zero)
+
+    def __call__(
+        self,
+        candidate: Tensor,
+        valid: Tensor | None,
+        carry: list[Tensor],
+        seed: Tensor,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What is used of the candidates of one time step, and new sums."""
+        arguments = dict(self.before.selection)
+        if self.memel.selection.random:
+            arguments["seed"] = StepSeed(seed)
+        used, number, penalty = self.memel.replace(
+            candidate, self.before.history.mean, self.scale, valid, arguments
+        )
+        if not self.learning:
+            return used, []
+        *sums, all_numbers, all_penalties = carry
+        new = self.memel.add_to(Sums(*sums), candidate, self.known, valid)
+        # Outside of what was fused: TensorFlow would look for gradients of it
+        # in each step of a loop, to multiply them with zeros.
+        new = (ops.stop_gradient(x) for x in new)
+        number = ops.stop_gradient(number)
+        if self.has_loss and penalty is not None:
+            penalty = ops.cast(penalty, "float32")
+            if self.memel.inhibition.loss_is_mean:
+                penalty = penalty * number
+            all_penalties = all_penalties + penalty
+        return used, [*new, all_numbers + number, all_penalties]
+
+    def learn(self, carry: list[Tensor]) -> None:
+        """Writes what the scan has found, if it is to be learned."""
+        if not self.learning:
+            return
+        *sums, number, penalty = carry
+        if self.memel.inhibition.loss_is_mean:
+            penalty = penalty / kernels.at_least(number, 1.0)
+        self.memel.learn(
+            self.before,
+            Sums(*sums).moments(),
+            self.ready,
+            number,
+            penalty if self.has_loss else None,
+        )
+
+
+class StepSeed(keras.random.SeedGenerator):
+    """A generator of seeds inside a scan, where no variable may be assigned.
+
+    Args:
+        seed: The state of a `keras.random.SeedGenerator`.
+    """
+
+    def __init__(self, seed: Tensor):
+        self._seed, self._drawn = seed, 0
+
+    def next(self, ordered: bool = True) -> Tensor:
+        """The seed; for a second and third of the same time step, others."""
+        other = [7919 * self._drawn, 0]
+        self._drawn += 1
+        return self._seed + ops.cast(
+            ops.convert_to_tensor(other), self._seed.dtype
+        )
 
 
 @keras.saving.register_keras_serializable("keras_memel")
@@ -476,6 +616,7 @@ class ConvGRU2D(keras.layers.RNN):
             number must be known.
         zero_output_for_mask: Whether the outputs of masked time steps are 0
             instead of the state, with `return_sequences`.
+        memel: A new `MEmeL` for the candidate states `c`, or `None`; see below.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -504,6 +645,35 @@ class ConvGRU2D(keras.layers.RNN):
     and `predict` on all backends. They are not saved. `reset_state()` makes
     them 0.
 
+    MEmeL on the candidate states, as in the nowcasting network of
+    [Wang et al. 2024]: the candidate `c` of every time step is scored and
+    inhibited before it meets the update gate. With `memel`,
+
+    - the inputs of the MEmeL are the candidates of one time step,
+      `(batch, new rows, new columns, filters)`, and its `axis` is one of
+      these: `None` for a neuron at each place of each channel, the same at
+      all time steps; -1 (channels first: 1) for one neuron a channel.
+    - A call is one training step: `steps`, `late_start` and `forget_steps`
+      count calls, whatever their number of time steps. (The authors' code
+      counts time steps, so that its late start ends within the first call.)
+    - All time steps of a call are scored with the statistics from before it.
+      A neuron's samples are its values in all sequences at all time steps:
+      `b = batch * time` of them (for a channel, times its places) are pooled
+      into the statistics, once, after the scan. `inhibited_rate` and the
+      threshold of `Rate` are of all these values too.
+    - `TopK(k)` selects k values of each sequence at each time step. `Random`
+      draws anew at each. A penalty is the mean over what is selected in all
+      of them; of an inhibition of your own with `loss_is_mean = False`, the
+      sum of its losses.
+    - Masked time steps are neither scored nor counted.
+    - `score_with="current"` is refused: the candidates of a time step depend
+      on what was inhibited at the steps before it, so that the statistics of
+      a call are not known until it ends.
+    - Under `keras.RematScope` the layer is not rematerialized.
+
+    Memory: besides what any recurrent layer keeps, the scan carries three
+    float32 numbers a neuron, and training keeps one byte a candidate value.
+
     Raises:
         ValueError: If an argument is not what is said above; at build, if rows,
             columns or channels are of unknown size, or nothing is left after
@@ -516,8 +686,14 @@ class ConvGRU2D(keras.layers.RNN):
     >>> tuple(layer(np.ones((2, 5, 8, 8, 1))).shape)
     (2, 8, 8, 4)
 
+    >>> layer = ConvGRU2D(4, kernel_size=3, memel=MEmeL(axis=-1))
+    >>> outputs = layer(np.ones((2, 5, 8, 8, 1)), training=True)
+    >>> int(layer.memel.steps), int(layer.memel.count[0])
+    (1, 360)
+
     Reference:
         - [Shi et al. 2017](https://arxiv.org/abs/1706.03458)
+        - [Wang et al. 2024](https://arxiv.org/abs/2312.11560)
     """
 
     def __init__(
@@ -552,6 +728,7 @@ class ConvGRU2D(keras.layers.RNN):
         stateful: bool = False,
         unroll: bool = False,
         zero_output_for_mask: bool = False,
+        memel: Any = None,
         **kwargs: Any,
     ):
         cell = ConvGRU2DCell(
@@ -593,11 +770,19 @@ class ConvGRU2D(keras.layers.RNN):
             **kwargs,
         )
         self.input_spec = keras.layers.InputSpec(ndim=5)
+        self.memel = _checked(memel)
 
     def build(
         self, sequences_shape: Shape, initial_state_shape: Any = None
     ) -> None:
         super().build(sequences_shape, initial_state_shape)
+        if self.memel is not None:
+            if self.memel.built:
+                raise ValueError(
+                    "Argument `memel` must be new: each layer has a MEmeL of "
+                    f"its own. Received: {self.memel.name!r}, which is built"
+                )
+            self.memel.build((None, *self.cell.state_shape))
         self.input_spec = keras.layers.InputSpec(
             shape=(None, None, *sequences_shape[2:])
         )
@@ -633,24 +818,40 @@ class ConvGRU2D(keras.layers.RNN):
             recurrent_masks = self._draw(state, self.recurrent_dropout)
         weights = self.cell.read()
         convolved = self._convolve(frames, masks, weights)
+        inhibitor = self._inhibitor(sequences, bool(training))
+        inputs = [convolved]
+        if valid is not None:
+            inputs.append(valid)
+        if inhibitor is not None:
+            seeds = inhibitor.seeds(ops.shape(convolved)[0])
+            if self.go_backwards:
+                seeds = ops.flip(seeds, axis=0)
+            inputs.append(seeds)
 
         def step(carry: Any, parts: Any) -> Any:
-            (state,) = carry
-            convolved, *valid = parts
+            state, *sums = carry
+            convolved, *rest = parts
+            keep = rest[0] if valid is not None else None
             gate, candidate = self.cell.propose(
                 convolved, state, weights, recurrent_masks
             )
+            if inhibitor is not None:
+                candidate, sums = inhibitor(candidate, keep, sums, rest[-1])
             new = gate * state + (1 - gate) * candidate
-            return (ops.where(valid[0], new, state) if valid else new,)
+            if keep is not None:
+                new = ops.where(keep, new, state)
+            return (new, *sums)
 
         scan = kernels.plain.scan if self.unroll else kernels.scan
-        (state,), outputs = scan(
+        (state, *sums), outputs = scan(
             step,
-            (state,),
-            (convolved,) if valid is None else (convolved, valid),
+            (state, *(inhibitor.start(valid) if inhibitor else ())),
+            tuple(inputs),
             backwards=self.go_backwards,
             collect=self.return_sequences,
         )
+        if inhibitor is not None:
+            inhibitor.learn(sums)
         if self.stateful:
             self.states[0].assign(state)
         output = state
@@ -661,6 +862,28 @@ class ConvGRU2D(keras.layers.RNN):
                 outputs = ops.where(valid, outputs, ops.zeros_like(outputs))
             output = ops.swapaxes(outputs, 0, 1)
         return (output, state) if self.return_state else output
+
+    def _inhibitor(
+        self, sequences: Tensor, training: bool
+    ) -> "Inhibitor | None":
+        if self.memel is None:
+            return None
+        learning = training and self.memel.trainable
+        remat.refuse_parent(self, sequences, learning)
+        if not (learning or self.memel.at_inference):
+            return None
+        return Inhibitor(self.memel, learning)
+
+    def rematerialized_call(
+        self, layer_call: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As Keras makes it, without a MEmeL; with one, the call itself.
+
+        Which would run twice, and count twice.
+        """
+        if self.memel is not None:
+            return layer_call
+        return super().rematerialized_call(layer_call, *args, **kwargs)
 
     def _first_state(self, sequences: Tensor, initial_state: Any) -> Tensor:
         batch, time = sequences.shape[:2]
@@ -686,8 +909,7 @@ class ConvGRU2D(keras.layers.RNN):
         if not isinstance(states, (list, tuple)):
             states = [states]
         shapes = [tuple(ops.convert_to_tensor(s).shape) for s in states]
-        step_shape = (batch, *sequences.shape[2:])
-        wanted = tuple(self.cell.compute_output_shape(step_shape)[0])
+        wanted = (batch, *self.cell.state_shape)
         if len(shapes) != 1 or not _fits(shapes[0], wanted):
             raise ValueError(
                 f"Argument `initial_state` must be one state of shape {wanted}."
@@ -739,6 +961,12 @@ class ConvGRU2D(keras.layers.RNN):
         config["activity_regularizer"] = keras.regularizers.serialize(
             self.activity_regularizer
         )
+        config["memel"] = None
+        if self.memel is not None:
+            memel = keras.saving.serialize_keras_object(self.memel)
+            # It is built with the layer, perhaps for frames of other sizes.
+            memel.pop("build_config", None)
+            config["memel"] = memel
         return config
 
     @classmethod

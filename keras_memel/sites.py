@@ -81,6 +81,19 @@ def walk(model: keras.Layer, memels: bool = False) -> list[Site]:
     return list(_descend(Site("", (model,), ()), {id(model)}, memels))
 
 
+def in_scans(model: keras.Layer) -> dict[str, MEmeL]:
+    """The MEmeLs of the `ConvGRU2D` layers of a model, by their paths.
+
+    They are no sites: nothing can be looked at or put in there.
+    """
+    found = {}
+    for site in walk(model):
+        memel = getattr(site.layer, "memel", None)
+        if isinstance(site.layer, _OPAQUE) and isinstance(memel, MEmeL):
+            found[f"{site.path}/{memel.name}"] = memel
+    return found
+
+
 def _descend(site: Site, seen: set[int], memels: bool) -> Iterator[Site]:
     taken: set[str] = set()
     for child in children(site.layer, memels):

@@ -229,3 +229,61 @@ class ConvGRU:
         if self.has_bias:
             weights.append(dbias if self.reset_after else dbias[0])
         return dx, dh, weights
+
+
+class Candidates:
+    """What a MEmeL, of which `oracle` knows all, does to the candidates.
+
+    `call` runs the network once, and then the oracle's statistics are those
+    after the call.
+    """
+
+    def __init__(self, network, oracle):
+        self.network, self.oracle = network, oracle
+
+    def call(self, x, dstates, mask=None, random_masks=None):
+        """States, and the gradient by `x` of their sum with `dstates`."""
+        self.seen, self.valid, self.chosen = [], [], []
+        self.number, self.random_masks = 0, iter(random_masks or ())
+        states = self.network.forward(x, mask=mask, inhibit=self.inhibit)
+        values, valid = np.concatenate(self.seen), np.concatenate(self.valid)
+        axes, neurons = self.oracle.begin(values.shape)
+        ready = (self.oracle.count > 0) & self.late()
+        gradient, _, weights = self.network.backward(dstates, x.shape)
+        total = self.oracle.update(values, axes, valid)
+        batch = self.oracle.batch_count
+        eligible = sum(batch[n] for n in np.ndindex(*neurons) if ready[n])
+        self.oracle.end(self.number, total, eligible)
+        return states, gradient, weights
+
+    def late(self):
+        return self.oracle.steps >= self.oracle.late_start
+
+    def inhibit(self, c, valid):
+        axes, _ = self.oracle.begin(c.shape)
+        everywhere = np.zeros(c.shape, bool)
+        for sample, counts in enumerate(valid):
+            everywhere[sample] = counts
+        self.seen.append(c)
+        self.valid.append(everywhere)
+        score = self.oracle.score(c, axes, everywhere)
+        chosen = self.oracle.select(score, next(self.random_masks, None))
+        self.number += chosen.sum()
+        self.chosen.append(chosen)
+        mean = np.zeros(c.shape)
+        for i in np.ndindex(*c.shape):
+            mean[i] = self.oracle.mean[tuple(i[a] for a in axes)]
+        kind, *argument = self.oracle.inhibition
+        if kind == "reverse":
+            (delta,) = argument
+            return (
+                np.where(chosen, mean, c),
+                lambda d: np.where(chosen, -delta * d, d),
+            )
+        if kind == "penalty":
+            weight, tiny = argument
+            off = np.where(chosen, c - mean, 0.0)
+            slope = weight * 2 * off / (off * off + tiny)
+            # The number of all that the call selects is known at its end.
+            return c, lambda d: d + slope / max(self.number, 1)
+        return c, lambda d: d

@@ -45,12 +45,7 @@ class Oracle:
         """One training step: outputs and the gradient of `sum(y * r)`."""
         x = np.asarray(x, "float64")
         cotangent = np.asarray(cotangent, "float64")
-        axes = self._neuron_axes(x.ndim)
-        shape = tuple(x.shape[a] for a in axes)
-        if self.neurons is None:
-            self.neurons = shape
-            self.mean, self.variance = np.zeros(shape), np.zeros(shape)
-            self.count = np.zeros(shape)
+        axes, shape = self.begin(x.shape)
         valid = np.ones(x.shape, bool)
         if mask is not None:
             mask = np.asarray(mask, bool)
@@ -58,21 +53,18 @@ class Oracle:
                 valid[position] = mask[position]
 
         if self.score_with == "history":
-            score = self._score(x, axes, valid)
-            total, eligible = self._update(x, axes, valid)
-        else:
-            total, _ = self._update(x, axes, valid)
-            score = self._score(x, axes, valid)
-            eligible = total
-        if self.score_with == "history":
+            score = self.score(x, axes, valid)
+            total = self.update(x, axes, valid)
             statistics = self.before
         else:
+            total = self.update(x, axes, valid)
+            score = self.score(x, axes, valid)
             statistics = (self.count, self.mean)
         ready = (statistics[0] > 0) & (self.steps >= self.late_start)
         eligible = sum(
             self.batch_count[n] for n in np.ndindex(*shape) if ready[n]
         )
-        selected = self._select(score, random_mask)
+        selected = self.select(score, random_mask)
 
         y, gradient = x.copy(), cotangent.copy()
         self.loss = 0.0
@@ -92,7 +84,21 @@ class Oracle:
                 self.loss += weight * math.log(d * d + tiny) / len(logs)
                 gradient[i] += weight * 2 * d / (d * d + tiny) / len(logs)
 
-        number = int(selected.sum())
+        self.end(int(selected.sum()), total, eligible)
+        return y, gradient
+
+    def begin(self, shape):
+        """The neuron axes of such values, and the shape of the neurons."""
+        axes = self._neuron_axes(len(shape))
+        neurons = tuple(shape[a] for a in axes)
+        if self.neurons is None:
+            self.neurons = neurons
+            self.mean, self.variance = np.zeros(neurons), np.zeros(neurons)
+            self.count = np.zeros(neurons)
+        return axes, neurons
+
+    def end(self, number, total, eligible):
+        """What the numbers of selected values and of all leave behind."""
         if total:
             self.inhibited_rate = number / total
         if self.selection[0] == "rate" and eligible:
@@ -101,7 +107,6 @@ class Oracle:
             self.threshold *= math.exp(min(gain * off, 2.0))
             self.threshold = max(self.threshold, 1e-6)
         self.steps += 1
-        return y, gradient
 
     def _neuron_axes(self, rank):
         if self.axis is None:
@@ -109,7 +114,7 @@ class Oracle:
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
         return tuple(sorted(a % rank for a in axes))
 
-    def _score(self, x, axes, valid):
+    def score(self, x, axes, valid):
         """phi, [M] Eq. 7; -1 where there is none."""
         seen = self.count > 0
         ready = self.steps >= self.late_start
@@ -124,7 +129,7 @@ class Oracle:
             score[i] = square / denominator if denominator else 0.0
         return score
 
-    def _select(self, score, random_mask):
+    def select(self, score, random_mask):
         kind, *argument = self.selection
         if kind == "top_k":
             selected = np.zeros(score.shape, bool)
@@ -138,7 +143,7 @@ class Oracle:
             return score >= self.threshold
         return np.asarray(random_mask, bool) & (score >= 0)
 
-    def _update(self, x, axes, valid):
+    def update(self, x, axes, valid):
         """[M] Lemma 3.2 for each neuron, with App. C.1's forgetting."""
         self.before = (self.count.copy(), self.mean.copy())
         self.batch_count = np.zeros(self.neurons)
@@ -172,4 +177,4 @@ class Oracle:
                     (m + b - 1) * (m + b)
                 ) + (b * v_new + (m - 1) * v) / (m + b - 1)
             self.count[n] += b
-        return self.batch_count.sum(), None
+        return self.batch_count.sum()
