@@ -1,0 +1,1 @@
+"""Precipitation nowcasting with ConvGRUs, as in Shi et al. (2017)."""

@@ -1,0 +1,415 @@
+"""Nowcasts precipitation with ConvGRUs, with and without MEmeL.
+
+    python examples/nowcasting/train.py --small
+    python examples/nowcasting/train.py --data FOLDER        HKO-7, full size
+    python examples/nowcasting/train.py --data FILE.npz      fields of your own
+
+Trains the encoder-forecaster of Shi et al. (2017) on the balanced loss, each
+arm from the same first weights on the same batches in two stages, as in Table
+5 of Wang et al. (2024): pretraining with MEmeL on the six candidate states,
+then a fine-tuning without it. Then it scores both on held-out windows, beside
+persistence (the last frame seen, for ever).
+
+--data takes stage_iv (hourly fields under hurricane Florence, in this
+repository), a file or a folder (see data.py and hko7.py), digits (SYNTHETIC:
+they fly about as in Moving MNIST), or random (noise of the true shapes, for
+--dry-run). --small is stage_iv with a small network; --network shi with
+--frames 5 20 is the benchmark of Shi et al. at 480 x 480.
+
+At full size: 20 epochs of 1,000 steps, and 2 to fine-tune; frames of 120 x 120
+as in the code of Wang et al., 10 to see and 10 to forecast, 6 minutes apart.
+The papers do not say how 480 became 120, nor how often the learning rate
+falls: here it is by means of 4 x 4 pixels, and every 10,000 steps. A killed
+run goes on where it was: start it again with the same arguments.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
+# The examples import one another.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import keras
+import longrun
+import numpy as np
+
+from keras_memel import MEmeL
+from keras_memel import paper
+from nowcasting import data
+from nowcasting import hko7
+from nowcasting import metrics
+from nowcasting import model as networks
+from nowcasting import windows
+
+ARMS = {
+    "original": None,
+    "naive_a": paper.arms["naive (a)"],
+    "naive_b": paper.arms["naive (b)"],
+    "memel": paper.arms["MEmeL"],
+}
+# What is not given on the command line.
+FULL = {
+    "network": "paper",
+    "epochs": 20,
+    "finetune_epochs": 2,
+    "steps": 1000,
+    "batch": 4,
+    "rate": 1e-4,
+    "decay_every": 10_000,
+    "stride": 5,
+}
+SMALL = {
+    "network": "small",
+    "epochs": 3,
+    "finetune_epochs": 1,
+    "steps": None,
+    "batch": 8,
+    "rate": 2e-3,
+    "decay_every": 42,
+    "stride": 8,
+}
+# The same run whatever they are.
+NOT_OF_A_RUN = {"arm", "gif"}
+
+
+def parse(arguments=None):
+    """Options of `run`, with what is not given filled in."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    longrun.add_arguments(parser)
+    add = parser.add_argument
+    add("--data", help="stage_iv, digits, random, FILE.npz or FOLDER")
+    add("--arm", nargs="+", choices=ARMS, default=["original", "memel"])
+    add("--network", choices=networks.NETWORKS)
+    add("--frames", type=int, nargs=2, metavar=("IN", "OUT"))
+    add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
+    add("--finetune-epochs", type=int, help="without MEmeL; may be 0")
+    add("--steps", type=int, help="of an epoch; otherwise all windows")
+    add("--rate", type=float, help="learning rate of Adam")
+    add("--decay-every", type=int, help="steps after which it falls to 0.7")
+    add("--stride", type=int, help="between windows: points, or frames")
+    add("--unit", choices=("mm", "m"), help="of FILE.npz; ERA5: m")
+    add("--minutes", type=float, help="from field to field of FILE.npz")
+    add("--radar-size", type=int, nargs=2, default=hko7.SIZE)
+    add("--gaps", choices=("raise", "skip"), default="raise")
+    add("--no-masks", action="store_true", help="all pixels of HKO-7 count")
+    add("--gif", type=pathlib.Path, help="animate a forecast of the last arm")
+    options = parser.parse_args(arguments)
+    if options.data is None:
+        if options.small:
+            options.data = "stage_iv"
+        elif options.dry_run:
+            options.data = "random"
+        else:
+            raise SystemExit(
+                "No data. Pass --data FOLDER, the frames of HKO-7, which the "
+                "Hong Kong Observatory lends for research "
+                "(https://github.com/sxjscience/HKO-7); --data FILE.npz; or "
+                "--small, for what lies in this repository."
+            )
+    full = not options.small and (
+        options.data == "random" or pathlib.Path(options.data).is_dir()
+    )
+    for name, value in (FULL if full else SMALL).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    network = networks.NETWORKS[options.network]
+    options.frames = tuple(options.frames or network.frames)
+    options.size = tuple(options.size or network.size)
+    return options
+
+
+def sources(options):
+    """What to train, validate and test on: a dict of `Windows`."""
+    frames = options.frames
+    if options.data == "random":
+        return {part: Noise(*frames, options.size) for part in data.PARTS}
+    if options.data == "digits":
+        series = data.moving_digits(sum(frames), options.size, options.seed)
+    elif options.data == "stage_iv":
+        series = data.in_time(data.stage_iv())
+    elif options.data.endswith(".npz"):
+        path = pathlib.Path(options.data)
+        series = data.in_time(
+            data.from_npz(path, options.unit, options.minutes)
+        )
+    else:
+        return hko7.parts(
+            pathlib.Path(options.data),
+            *frames,
+            stride=options.stride,
+            gaps=options.gaps,
+            size=options.radar_size,
+            shrink=_shrink(options),
+            masks=not options.no_masks,
+        )
+    # Patches to train on overlap, those to score do not.
+    strides = dict.fromkeys(data.PARTS, options.size)
+    strides["train"] = (options.stride, options.stride)
+    return {
+        part: data.Patches(
+            series[part], part, *frames, options.size, strides[part]
+        )
+        for part in data.PARTS
+    }
+
+
+def _shrink(options):
+    factors = {a / b for a, b in zip(options.radar_size, options.size)}
+    if len(factors) > 1 or not min(factors).is_integer():
+        raise SystemExit(
+            "--size must be --radar-size divided by a whole number. Received: "
+            f"{options.size} and {tuple(options.radar_size)}"
+        )
+    return int(min(factors))
+
+
+class Noise(windows.Windows):
+    """Pixels drawn at random, of the true shapes: to try a network's size."""
+
+    minutes, synthetic = 6, True
+
+    def __init__(self, frames_in, frames_out, size):
+        super().__init__("noise", range(100_000), frames_in, frames_out)
+        self.shape = (frames_in + frames_out, *size)
+
+    def sequence(self, start):
+        random = np.random.default_rng(start)
+        return random.random(self.shape, "float32")
+
+    def when(self, start):
+        return list(range(self.shape[0]))
+
+
+def run(arm, seed, options, parts=None):
+    """Trains and scores one network: a dict of figures on the test windows.
+
+    Args:
+        arm: Arguments of MEmeL, or `None` for the original.
+        seed: Of the first weights and the order of the windows.
+        options: Of `parse`.
+        parts: Windows, if they are loaded already.
+
+    `validation`, higher is better, is what to choose by: the share by which
+    B-MSE is below that of persistence on the validation windows.
+    """
+    with longrun.devices(options):
+        return _run(arm, seed, options, parts or sources(options))[1]
+
+
+def _run(arm, seed, options, parts):
+    train = parts["train"].batches(options.batch, seed, steps=options.steps)
+    _check_late_start(arm, options, len(train))
+    plain = build(None, seed, options)
+    first = build(arm, seed, options)
+    copy_weights(plain, first)
+    steps = options.epochs * len(train)
+    fit(first, train, "pretrain", arm, seed, options)
+    pretrained = score(first, parts["test"], options.batch)
+    final = first
+    if options.finetune_epochs:
+        final = plain
+        copy_weights(first, final)
+        train = parts["train"].batches(
+            # Other batches than those of the first epochs.
+            options.batch,
+            seed + 10_000,
+            steps=options.steps,
+        )
+        fit(final, train, "finetune", arm, seed, options, done=steps)
+    validation = score(final, parts["validation"], options.batch)
+    scores = {
+        "validation": 1 - validation["b_mse"] / validation["persistence_b_mse"],
+        **score(final, parts["test"], options.batch),
+    }
+    for name in ("b_mse", "b_mae"):
+        scores[f"pretrained_{name}"] = pretrained[name]
+    return final, scores
+
+
+def build(arm, seed, options):
+    keras.utils.set_random_seed(seed)
+    return networks.build(options.network, arm, options.frames, options.size)
+
+
+def copy_weights(source, target):
+    """Of what is trained: MEmeL adds none, and its state is not copied."""
+    for a, b in zip(
+        source.trainable_variables, target.trainable_variables, strict=True
+    ):
+        b.assign(a)
+
+
+def compiled(model, options, done=0):
+    """`done`: steps that were trained before, after which the rate fell."""
+    rate = keras.optimizers.schedules.ExponentialDecay(
+        options.rate * 0.7 ** (done // options.decay_every),
+        options.decay_every,
+        0.7,
+        staircase=True,
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(rate),
+        loss=metrics.BalancedLoss(),
+        metrics=[metrics.BMSE(), metrics.BMAE()],
+    )
+
+
+def fit(model, train, stage, arm, seed, options, done=0):
+    compiled(model, options, done)
+    own = copy.copy(options)
+    for name in NOT_OF_A_RUN:
+        delattr(own, name)
+    own.seed = seed
+    epochs = options.epochs if stage == "pretrain" else options.finetune_epochs
+    longrun.fit(
+        model,
+        train,
+        own,
+        options.out / f"nowcasting_{label(arm)}_seed{seed}" / stage,
+        epochs,
+        settings={
+            "arm": described(arm),
+            "stage": stage,
+            "source": str(options.data),
+        },
+    )
+
+
+def described(arm):
+    """An arm in words that tell it from all others."""
+    if arm is None:
+        return "original"
+    config = MEmeL(**arm).get_config()
+    config.pop("name")
+    return json.dumps(config, sort_keys=True, default=str)
+
+
+def label(arm):
+    """A name for a folder."""
+    for name, known in ARMS.items():
+        if described(known) == described(arm):
+            return name
+    return hashlib.sha256(described(arm).encode()).hexdigest()[:12]
+
+
+def _check_late_start(arm, options, steps_per_epoch):
+    """A run that ends before the late start would show nothing."""
+    if arm is None:
+        return
+    late_start = MEmeL(**arm).late_start
+    steps = options.epochs * steps_per_epoch
+    if steps <= late_start:
+        raise SystemExit(
+            f"MEmeL inhibits nothing in its first {late_start} steps: raise "
+            f"--epochs or --steps. Received: {steps} steps of pretraining"
+        )
+
+
+def score(model, part, batch):
+    """Figures of a model, and of persistence as `persistence_...`."""
+    own, last = metrics.scores(), metrics.scores()
+    for first in range(0, len(part), batch):
+        rows = range(first, min(first + batch, len(part)))
+        seen, truth = part.read(rows)
+        forecast = networks.forecast(model, seen, batch)
+        for metric in own:
+            metric.update_state(truth, forecast)
+        for metric in last:
+            metric.update_state(truth, persistence(seen, truth.shape[1]))
+    return {metric.name: float(metric.result()) for metric in own} | {
+        f"persistence_{metric.name}": float(metric.result()) for metric in last
+    }
+
+
+def persistence(seen, frames):
+    return np.repeat(seen[:, -1:], frames, axis=1)
+
+
+def plan(options, parts):
+    train = parts["train"].batches(
+        options.batch, options.seed, steps=options.steps
+    )
+    model = build(ARMS[options.arm[-1]], options.seed, options)
+    compiled(model, options)
+    sizes = ", ".join(
+        f"{len(part):,} to {name}" for name, part in parts.items()
+    )
+    what = " x ".join(map(str, options.size))
+    return longrun.plan(
+        model,
+        options,
+        len(train),
+        options.epochs + options.finetune_epochs,
+        step=lambda: model.train_on_batch(*train[0]),
+        text={
+            "arms": ", ".join(options.arm),
+            "data": f"{options.data}: windows of {options.frames[0]} + "
+            f"{options.frames[1]} frames of {what}, {sizes}",
+        },
+        runs=len(options.arm),
+    )
+
+
+def table(results):
+    """Rows of figures: persistence, then the arms."""
+    columns = ["b_mse", "b_mae"] + [
+        f"{kind}_{rate:g}" for kind in ("csi", "hss") for rate in metrics.RATES
+    ]
+    some = next(iter(results.values()))
+    rows = {"persistence": {c: some[f"persistence_{c}"] for c in columns}}
+    for name, scores in results.items():
+        rows[f"{name}, pretrained"] = {
+            c: scores.get(f"pretrained_{c}") for c in columns[:2]
+        }
+        rows[name] = scores
+    lines = [" " * 22 + "".join(f"{c:>9s}" for c in columns)]
+    for name, row in rows.items():
+        cells = "".join(
+            f"{row[c]:9.2f}" if row.get(c) is not None else " " * 9
+            for c in columns
+        )
+        lines.append(f"{name:22s}{cells}".rstrip())
+    return "\n".join(lines)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    with longrun.devices(options):
+        parts = sources(options)
+        if options.dry_run:
+            plan(options, parts)
+            return None
+        if options.data == "random":
+            raise SystemExit("--data random is noise, for --dry-run only")
+        results, model = {}, None
+        for name in options.arm:
+            print(f"{name}, seed {options.seed}", flush=True)
+            model, results[name] = _run(
+                ARMS[name], options.seed, options, parts
+            )
+        if longrun.rank_and_ranks()[0] > 0:
+            return results
+        synthetic = " of SYNTHETIC data" if options.data == "digits" else ""
+        print(
+            f"\n{len(parts['test'])} held-out windows{synthetic}, seed "
+            f"{options.seed}, on {keras.config.backend()}; one seed is no "
+            f"verdict:\n{table(results)}"
+        )
+        if options.gif:
+            from nowcasting import animation
+
+            animation.animate(model, parts["test"], options.batch, options.gif)
+            print(f"wrote {options.gif}")
+    return results
+
+
+if __name__ == "__main__":
+    main()
