@@ -1,9 +1,10 @@
-"""What the studies on digits share: the data, the network, the page.
+"""What the studies share: the splits, the network, the page.
 
-Digits are small, so that ten seeds of many arms run on two cores in minutes;
-what is seen here is seen on digits.
+The sets are small, so that ten seeds of many arms run on two cores in minutes;
+what is seen here is seen on small sets.
 """
 
+import dataclasses
 import os
 import pathlib
 
@@ -15,6 +16,8 @@ import keras
 import numpy as np
 import sklearn.datasets
 
+from keras_memel import Comparison
+
 FOLDER = pathlib.Path(__file__).parent
 RESULTS = FOLDER / "results"
 PAGES = FOLDER.parents[1] / "docs" / "studies"
@@ -24,26 +27,60 @@ WIDTH, BATCH, LEARNING_RATE, EPOCHS = 256, 100, 3e-3, 50
 TRAIN, VALIDATION = 400, 200
 
 
-class Digits:
-    """A split of scikit-learn's digits, with wrong labels, made from a seed.
+class Split:
+    """A split of a set, with wrong labels, made from a seed.
 
-    The labels of training *and* validation images are wrong with the same
+    The labels of training *and* validation examples are wrong with the same
     share: who has wrong labels has them in both. Those of the test are right.
+
+    Args:
+        images: Examples, `(n, inputs)`; not images in all sets.
+        labels: Their classes.
+        seed: Of all that is random here.
+        wrong_share: Share of the labels to make wrong.
+        epochs: Number of epochs in `order`.
+        train, validation, test: Number of examples of each part; a test of
+            `None` takes what is left.
+        groups: One an example, such as the person that it is of. The parts
+            then share no group: of 10 groups 5 are for training, 2 for
+            validation.
     """
 
-    def __init__(self, seed, wrong_share=0.0, epochs=EPOCHS, train=TRAIN):
-        images, labels = sklearn.datasets.load_digits(return_X_y=True)
-        self.images = images.astype("float32") / 16.0
+    def __init__(
+        self,
+        images,
+        labels,
+        seed,
+        wrong_share=0.0,
+        epochs=EPOCHS,
+        train=TRAIN,
+        validation=VALIDATION,
+        test=None,
+        groups=None,
+    ):
+        self.images, self.labels = images, labels
+        self.given = labels.copy()
+        self.classes = int(labels.max()) + 1
         rng = np.random.default_rng(seed)
-        self.train, self.validation, self.test = np.split(
-            rng.permutation(len(images)), [train, train + VALIDATION]
-        )
-        self.labels, self.given = labels, labels.copy()
+        if groups is None:
+            parts = np.split(
+                rng.permutation(len(images)), [train, train + validation]
+            )
+        else:
+            found = rng.permutation(np.unique(groups))
+            cuts = [len(found) // 2, len(found) * 7 // 10]
+            parts = [
+                rng.permutation(np.flatnonzero(np.isin(groups, some)))
+                for some in np.split(found, cuts)
+            ]
+        self.train = parts[0][:train]
+        self.validation = parts[1][:validation]
+        self.test = parts[2][:test]
         wrong = []
         for part in (self.train, self.validation):
             chosen = rng.permutation(part)[: round(wrong_share * len(part))]
-            shift = rng.integers(1, 10, len(chosen))
-            self.given[chosen] = (labels[chosen] + shift) % 10
+            shift = rng.integers(1, self.classes, len(chosen))
+            self.given[chosen] = (labels[chosen] + shift) % self.classes
             wrong.append(chosen)
         self.wrong = wrong[0]
         # All epochs in one, in our own order: each backend shuffles in its
@@ -56,7 +93,16 @@ class Digits:
         return self.order.reshape(-1, BATCH)
 
 
-def build(between, seed, width=WIDTH):
+class Digits(Split):
+    """scikit-learn's digits, split."""
+
+    def __init__(self, seed, wrong_share=0.0, epochs=EPOCHS, train=TRAIN):
+        images, labels = sklearn.datasets.load_digits(return_X_y=True)
+        images = images.astype("float32") / 16.0
+        super().__init__(images, labels, seed, wrong_share, epochs, train)
+
+
+def build(between, seed, width=WIDTH, inputs=64, classes=10):
     """A network of two hidden layers; `between()` stands before each ReLU.
 
     The first weights depend on the seed only: initialisers have seeds of
@@ -68,10 +114,10 @@ def build(between, seed, width=WIDTH):
         return keras.layers.Dense(units, kernel_initializer=glorot)
 
     keras.utils.set_random_seed(seed)
-    layers = [keras.Input((64,))]
+    layers = [keras.Input((inputs,))]
     for number in (0, 1):
         layers += [dense(width, number), *between(), keras.layers.ReLU()]
-    model = keras.Sequential([*layers, dense(10, 2)])
+    model = keras.Sequential([*layers, dense(classes, 2)])
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -79,9 +125,39 @@ def build(between, seed, width=WIDTH):
     return model
 
 
-def fit(model, digits):
-    order = digits.order
-    images, labels = digits.images[order], digits.given[order]
+_COMPILED = {}
+
+
+def recycled(key, model):
+    """A network that was compiled before, made what `model` is.
+
+    A small network takes longer to compile than to train. Runs that differ in
+    nothing but their seed may share what was compiled: all that changes in
+    training, of the network and of its optimizer, is set to what it is in
+    `model`.
+
+    Args:
+        key: What else tells the network from others: the arm.
+        model: A new network, compiled in Keras' sense.
+
+    Returns:
+        `model` itself the first time; then the first one with its variables.
+    """
+    model.optimizer.build(model.trainable_variables)
+    first = _COMPILED.setdefault(key, model)
+    if first is not model:
+        for old, new in (
+            (first.variables, model.variables),
+            (first.optimizer.variables, model.optimizer.variables),
+        ):
+            for ours, theirs in zip(old, new, strict=True):
+                ours.assign(keras.ops.copy(theirs.value))
+    return first
+
+
+def fit(model, split):
+    order = split.order
+    images, labels = split.images[order], split.given[order]
     model.fit(images, labels, BATCH, shuffle=False, verbose=0)
 
 
@@ -120,6 +196,30 @@ def check(comparison, claims):
                     f"The page says that {pair[0]} less {pair[1]} ({metric}) "
                     f"is {verdict!r}; the runs say {found[pair]!r}."
                 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A table of RESULTS.md: what was tried, and what the runs say.
+
+    `metric` is the one that was named beforehand; `scale` makes points of
+    shares; `pairs` is which contrasts count, all if empty.
+    """
+
+    title: str
+    comparison: Comparison
+    metric: str
+    scale: float = 1.0
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+def closed(lines, files, runs):
+    """The page of these lines, with where its numbers come from."""
+    lines = [*lines, "", f"Run files: examples/studies/results/{files}; "]
+    text = "\n".join(lines) + f"{environments(runs)}.\n"
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text
 
 
 def write_page(name, text, figure=None):

@@ -125,7 +125,14 @@ def run(arm, seed):
     return scores
 
 
-def comparison():
+def findings():
+    """What RESULTS.md takes from here."""
+    for stage in STAGES:
+        title = f"digits, {stage} network, decrease ratio in 1/10,000"
+        yield common.Finding(title, stored(), f"decrease, {stage}", 1e4)
+
+
+def stored():
     return Comparison(
         RunStore(STORE).read(),
         list(ARMS),
@@ -237,11 +244,8 @@ def page(found):
         "One small network; one step with one learning rate, of plain gradient "
         "descent and not of Adam; one value an image. The penalty has its "
         "default weight. Says how phi moves, not whether that helps.",
-        "",
-        "Run file: examples/studies/results/mechanism.jsonl; "
-        f"{common.environments(found.runs)}.",
     ]
-    return "\n".join(lines) + "\n"
+    return common.closed(lines, "mechanism.jsonl", found.runs)
 
 
 def figure(found):
@@ -260,7 +264,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     compare(run, list(ARMS), options.seeds, store=STORE)
-    found = comparison()
+    found = stored()
     common.write_page("mechanism", page(found), figure(found))
 
 

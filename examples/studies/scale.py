@@ -135,6 +135,18 @@ def trends(runs):
     return Comparison(found, ["0", "slope"])
 
 
+def stored():
+    return RunStore(STORE).read()
+
+
+def findings():
+    """What RESULTS.md takes from here."""
+    runs = stored()
+    for width in WIDTHS:
+        title = f"digits, 20 % wrong labels, {width} units a layer"
+        yield common.Finding(title, at(runs, width), "accuracy", 100)
+
+
 SIGNS = {"better": "rises", "worse": "falls", "not shown": "not shown"}
 
 
@@ -234,11 +246,8 @@ def page(runs):
         "emergence is spoken of; a straight line through six widths, which "
         "says nothing beyond them. The number of epochs is the same for all "
         "widths, so that wide networks learn more of the wrong labels.",
-        "",
-        "Run file: examples/studies/results/scale.jsonl; "
-        f"{common.environments(runs)}.",
     ]
-    return "\n".join(lines) + "\n"
+    return common.closed(lines, "scale.jsonl", runs)
 
 
 def figure(runs):
@@ -274,7 +283,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     compare(run, ARMS, options.seeds, store=STORE)
-    runs = RunStore(STORE).read()
+    runs = stored()
     common.write_page("scale", page(runs), figure(runs))
 
 

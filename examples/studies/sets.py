@@ -1,0 +1,79 @@
+"""The sets of the studies beyond digits, from where they usually come.
+
+Each loader returns `examples, labels, groups`: examples are vectors, labels
+are integers, and groups say whose an example is, or `None`.
+"""
+
+import importlib.util
+import pathlib
+
+import keras
+import numpy as np
+import sklearn.datasets
+
+
+def breast_cancer(path=None):
+    """Ten measures, each thrice, of cell nuclei under the microscope; benign
+    or malignant. Part of scikit-learn."""
+    del path
+    examples, labels = sklearn.datasets.load_breast_cancer(return_X_y=True)
+    return _standardized(examples), labels, None
+
+
+def fashion_mnist(path=None):
+    """Zalando's articles of clothing, the 60,000 for training, halved in width
+    and height, by keras.datasets or from its file."""
+    if path is not None:
+        with np.load(path) as file:
+            images, labels = file["x_train"], file["y_train"]
+    else:
+        try:
+            (images, labels), _ = keras.datasets.fashion_mnist.load_data()
+        except Exception as error:
+            raise SystemExit(
+                "No Fashion-MNIST. Either pass --data FILE, an .npz with "
+                "x_train and y_train, or let keras.datasets download it. That "
+                f"failed with: {error}"
+            ) from None
+    images = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)) / 255.0
+    images = images.reshape(-1, 14 * 14).astype("float32")
+    return images, labels.astype("int64"), None
+
+
+# Of 50 a second: two seconds, every fourth sample.
+WINDOW, STRIDE = 100, 4
+
+
+def watch(path=None):
+    """Acceleration and rotation of a smartwatch, in windows of two seconds:
+    which of seven exercises does the arm do? Of 10 people; windows of one are
+    never in two parts of a split. Ships with the package seglearn (Burns et
+    al. 2018, arXiv 1802.01489)."""
+    if path is None:
+        found = importlib.util.find_spec("seglearn")
+        if found is None:
+            raise SystemExit(
+                "No recordings of a smartwatch. Either pip install seglearn, "
+                "or pass --data FILE, its watch_dataset.npy"
+            )
+        folder = pathlib.Path(found.submodule_search_locations[0])
+        path = folder / "data" / "watch_dataset.npy"
+    recorded = np.load(path, allow_pickle=True).item()
+    examples, labels, people = [], [], []
+    for series, label, person in zip(
+        recorded["X"], recorded["y"], recorded["subject"], strict=True
+    ):
+        number = len(series) // WINDOW
+        windows = series[: number * WINDOW].reshape(number, WINDOW, -1)
+        examples.append(windows[:, ::STRIDE].reshape(number, -1))
+        labels += [label] * number
+        people += [person] * number
+    examples = _standardized(np.concatenate(examples))
+    return examples, np.array(labels), np.array(people)
+
+
+def _standardized(examples):
+    """Each input to mean 0 and deviation 1, over the whole set: nothing of
+    the labels is in it."""
+    examples = (examples - examples.mean(axis=0)) / examples.std(axis=0)
+    return examples.astype("float32")
