@@ -12,58 +12,26 @@ import functools
 import pathlib
 
 import common
-import keras
 import label_noise
-import matplotlib.pyplot as plt
-import numpy as np
 import sets
 from label_noise import ARMS
 from label_noise import METHODS
 
-from keras_memel import Comparison
 from keras_memel import RunStore
 from keras_memel import compare
 
-# Set: title, numbers of examples of a split, epochs, shares of wrong labels.
-SETS = {
-    "fashion_mnist": (
-        "Fashion-MNIST",
-        {"train": 600, "validation": 300, "test": 2000},
-        40,
-        (0.2, 0.0, 0.4),
-    ),
-    "breast_cancer": (
-        "breast cancer",
-        {"train": 200, "validation": 100},
-        80,
-        (0.2, 0.0),
-    ),
-    "watch": (
-        "smartwatch",
-        {"train": 600, "validation": 300, "test": 600},
-        40,
-        (0.2, 0.0),
-    ),
+# Set, and the shares of wrong labels.
+SHARES = {
+    "fashion_mnist": (0.2, 0.0, 0.4),
+    "breast_cancer": (0.2, 0.0),
+    "watch": (0.2, 0.0),
 }
-
-
-@functools.cache
-def load(name, path):
-    return getattr(sets, name)(path)
-
-
-def split(name, share, seed, path=None):
-    examples, labels, groups = load(name, path)
-    _, sizes, epochs, _ = SETS[name]
-    return common.Split(
-        examples, labels, seed, share, epochs, groups=groups, **sizes
-    )
 
 
 def run(name, share, path, arm, seed):
     """Train and test one network."""
     method, rate = arm
-    data = split(name, share, seed, path)
+    data = sets.split(name, share, seed, path)
 
     def between():
         return [METHODS[method](rate)] if method in METHODS else []
@@ -84,7 +52,7 @@ def studies():
     """Sets and shares that have runs, each with its comparison."""
     return {
         (name, share): label_noise.compared(RunStore(store(name, share)).read())
-        for name, (_, _, _, shares) in SETS.items()
+        for name, shares in SHARES.items()
         for share in sorted(shares)
         if store(name, share).is_file()
     }
@@ -97,7 +65,7 @@ def page(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", choices=SETS, help="run one set only")
+    parser.add_argument("--only", choices=SHARES, help="run one set only")
     parser.add_argument("--share", type=float, help="run one share only")
     parser.add_argument(
         "--data", type=pathlib.Path, help="file of the set that --only names"
@@ -105,7 +73,7 @@ def main():
     options = parser.parse_args()
     if options.data is not None and options.only is None:
         parser.error("--data needs --only: of which set is the file?")
-    for name, (_, _, _, shares) in SETS.items():
+    for name, shares in SHARES.items():
         if options.only not in (None, name):
             continue
         for share in shares:

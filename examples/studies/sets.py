@@ -4,9 +4,11 @@ Each loader returns `examples, labels, groups`: examples are vectors, labels
 are integers, and groups say whose an example is, or `None`.
 """
 
+import functools
 import importlib.util
 import pathlib
 
+import common
 import keras
 import numpy as np
 import sklearn.datasets
@@ -77,3 +79,41 @@ def _standardized(examples):
     the labels is in it."""
     examples = (examples - examples.mean(axis=0)) / examples.std(axis=0)
     return examples.astype("float32")
+
+
+def digits(path=None):
+    """8 x 8 images of handwritten digits. Part of scikit-learn."""
+    del path
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    return images.astype("float32") / 16.0, labels, None
+
+
+# Title, what a split of it takes, and epochs.
+SETS = {
+    "digits": ("digits", {"train": 400, "validation": 200}, 50),
+    "fashion_mnist": (
+        "Fashion-MNIST",
+        {"train": 600, "validation": 300, "test": 2000},
+        40,
+    ),
+    "breast_cancer": ("breast cancer", {"train": 200, "validation": 100}, 80),
+    "watch": (
+        "smartwatch",
+        {"train": 600, "validation": 300, "test": 600},
+        40,
+    ),
+}
+
+
+@functools.cache
+def load(name, path=None):
+    return globals()[name](path)
+
+
+def split(name, share, seed, path=None):
+    """A split of a set with this share of wrong labels, made from a seed."""
+    examples, labels, groups = load(name, path)
+    _, sizes, epochs = SETS[name]
+    return common.Split(
+        examples, labels, seed, share, epochs, groups=groups, **sizes
+    )
