@@ -123,9 +123,10 @@ def tuned(runs, arms=ARMS):
     return [run for _, run in best.values()]
 
 
-def compared(runs):
+def compared(runs, arms=ARMS):
     """Tuned methods against plain, and RD against its controls."""
-    return Comparison(tuned(runs), ["plain", *METHODS], contrasts=CONTRASTS)
+    tried = tuned(runs, arms)
+    return Comparison(tried, ["plain", *METHODS], contrasts=CONTRASTS)
 
 
 def stored():
