@@ -58,7 +58,9 @@ def store(name, share):
 def stored():
     """Sets and shares that have runs, each with its comparison."""
     return {
-        (name, share): label_noise.compared(RunStore(store(name, share)).read())
+        (name, share): label_noise.compared(
+            RunStore(store(name, share)).read(), ARMS
+        )
         for name, shares in SHARES.items()
         for share in sorted(shares)
         if store(name, share).is_file()
