@@ -32,6 +32,7 @@ SHARES = {
     "fashion_mnist": (0.2, 0.0, 0.4),
     "breast_cancer": (0.2, 0.0),
     "watch": (0.2, 0.0),
+    "sentences": (0.2,),
 }
 
 

@@ -4,6 +4,7 @@ Each loader returns `examples, labels, groups`: examples are vectors, labels
 are integers, and groups say whose an example is, or `None`.
 """
 
+import argparse
 import functools
 import importlib.util
 import pathlib
@@ -88,6 +89,55 @@ def digits(path=None):
     return images.astype("float32") / 16.0, labels, None
 
 
+SENTENCES, TOKENS = 2000, 32
+
+
+def sentences(path=None):
+    """Sentences on films, good or bad (examples/data), as a pretrained BERT
+    sees them: the mean of its last outputs, from the file that
+    `python sets.py --model PRESET --out FILE` writes."""
+    if path is None:
+        raise SystemExit(
+            "No sentences. Pass --data FILE, made by: python "
+            "examples/studies/sets.py --model PRESET --out FILE"
+        )
+    with np.load(path) as file:
+        return _standardized(file["examples"]), file["labels"], None
+
+
+def embed(preset):
+    """The sentences that `sentences` reads, and their labels.
+
+    Args:
+        preset: A BERT: what `keras_hub.models.BertBackbone.from_preset` takes,
+            a name or a folder.
+    """
+    import keras_hub
+
+    file = common.FOLDER.parent / "data" / "movie_sentences.tsv"
+    rows = [
+        line.split("\t")
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    rows = [(text, float(score)) for text, score, *_ in rows if float(score)]
+    chosen = np.random.default_rng(0).permutation(len(rows))[:SENTENCES]
+    texts = [rows[i][0] for i in chosen]
+    labels = np.array([int(rows[i][1] > 0) for i in chosen])
+    packed = keras_hub.models.BertTextClassifierPreprocessor.from_preset(
+        preset, sequence_length=TOKENS
+    )(texts)
+    bert = keras_hub.models.BertBackbone.from_preset(preset)
+    means = []
+    for start in range(0, SENTENCES, 50):
+        part = {k: v[start : start + 50] for k, v in packed.items()}
+        seen = keras.ops.convert_to_numpy(
+            bert(part, training=False)["sequence_output"]
+        )
+        mask = keras.ops.convert_to_numpy(part["padding_mask"])[..., None]
+        means.append((seen * mask).sum(axis=1) / mask.sum(axis=1))
+    return np.concatenate(means).astype("float32"), labels
+
+
 # Title, what a split of it takes, and epochs.
 SETS = {
     "digits": ("digits", {"train": 400, "validation": 200}, 50),
@@ -97,6 +147,11 @@ SETS = {
         40,
     ),
     "breast_cancer": ("breast cancer", {"train": 200, "validation": 100}, 80),
+    "sentences": (
+        "film sentences",
+        {"train": 600, "validation": 300},
+        40,
+    ),
     "watch": (
         "smartwatch",
         {"train": 600, "validation": 300, "test": 600},
@@ -117,3 +172,12 @@ def split(name, share, seed, path=None):
     return common.Split(
         examples, labels, seed, share, epochs, groups=groups, **sizes
     )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=embed.__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    options = parser.parse_args()
+    found = embed(options.model)
+    np.savez(options.out, examples=found[0], labels=found[1])
