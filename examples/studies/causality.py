@@ -185,7 +185,7 @@ def findings():
     """What RESULTS.md takes from here."""
     for share, found in stored().items():
         title = f"digits, {share:.0%} wrong labels, planted units"
-        yield common.Finding(title, found, "accuracy", 100)
+        yield common.Finding(title, found, "accuracy")
 
 
 INHIBITED, OTHERS = CONTRASTS[0]
@@ -305,6 +305,12 @@ def figure(comparisons):
     return plot
 
 
+def write():
+    """The page and its figure, from what is stored."""
+    found = stored()
+    common.write_page("causality", page(found), figure(found))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -312,8 +318,7 @@ def main():
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))
-    found = stored()
-    common.write_page("causality", page(found), figure(found))
+    write()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 import sklearn.datasets
 
 from keras_memel import Comparison
+from keras_memel.comparison import COLOURS
 
 FOLDER = pathlib.Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -202,24 +203,121 @@ def check(comparison, claims):
 class Finding:
     """A table of RESULTS.md: what was tried, and what the runs say.
 
-    `metric` is the one that was named beforehand; `scale` makes points of
-    shares; `pairs` is which contrasts count, all if empty.
+    Attributes:
+        title: What was done, on what.
+        comparison: What came of it.
+        metric: The one that counts, named before the runs.
+        scale: 100 makes points of shares.
+        unit: Of the numbers.
+        better: What "better" means, where it is not a better network.
     """
 
     title: str
     comparison: Comparison
     metric: str
-    scale: float = 1.0
-    pairs: tuple[tuple[str, str], ...] = ()
+    scale: float = 100
+    unit: str = "points of accuracy"
+    better: str = ""
 
 
 def closed(lines, files, runs):
     """The page of these lines, with where its numbers come from."""
-    lines = [*lines, "", f"Run files: examples/studies/results/{files}; "]
-    text = "\n".join(lines) + f"{environments(runs)}.\n"
+    files = f"examples/studies/results/{files}"
+    return tidy([*lines, "", f"Run files: {files}; {environments(runs)}."])
+
+
+def tidy(lines):
+    """A page of these lines: no empty line follows another."""
+    text = "\n".join(lines) + "\n"
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text
+
+
+def table(rows):
+    """Rows of cells, the first of which is the header, in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def differences(columns, metric, scale=100):
+    """Mean difference and verdict of each pair, a column a comparison.
+
+    Args:
+        columns: `Comparison` by the title of its column, with the same pairs.
+        metric: Name of the metric.
+        scale: 100 makes points of shares.
+    """
+    rows = [["", *columns]]
+    for arm, other in next(iter(columns.values())).pairs:
+        cells = [
+            f"{scale * c.mean:+.1f} {c.verdict}"
+            for found in columns.values()
+            for c in found.contrasts
+            if (c.metric, c.arm, c.other) == (metric, arm, other)
+        ]
+        rows.append([f"{arm} less {other}", *cells])
+    return table(rows)
+
+
+def means(columns, metric, scale=100, decimals=1):
+    """Mean of the seeds of each arm, a column a comparison."""
+    rows = [["", *columns]]
+    for arm in next(iter(columns.values())).arms:
+        rows.append(
+            [arm]
+            + [
+                f"{scale * found.scores(metric)[arm].mean():.{decimals}f}"
+                for found in columns.values()
+            ]
+        )
+    return table(rows)
+
+
+def edges(columns, methods, arms):
+    """How often the last strength of a grid was chosen, in per cent.
+
+    Args:
+        columns: `Comparison` of tuned methods, by the title of the column.
+        methods: Names of the methods.
+        arms: By name: method and strength, weakest first.
+    """
+    rows = [["", *columns]]
+    for method in methods:
+        edge = [rate for name, rate in arms.values() if name == method][-1]
+        cells = []
+        for found in columns.values():
+            chosen = [r["rate"] for r in found.runs if r["arm"] == method]
+            cells.append(f"{100 * np.mean(np.array(chosen) == edge):.0f}")
+        rows.append([method, *cells])
+    return table(rows)
+
+
+INTERVALS = (
+    "accuracy less plain, points (mean and 95 % interval; blue is better, "
+    "orange worse, grey not shown)"
+)
+
+
+def intervals(comparison, metric, axes, title, scale=100):
+    """Mean and interval of each arm less the baseline."""
+    rows = [
+        c
+        for c in comparison.contrasts
+        if (c.metric, c.other) == (metric, comparison.baseline)
+    ]
+    for place, c in enumerate(rows):
+        colour = COLOURS[c.verdict]
+        ends = [scale * c.low, scale * c.high]
+        axes.plot(ends, [place] * 2, color=colour, lw=2)
+        axes.plot(scale * c.mean, place, "o", color=colour)
+    axes.set_yticks(range(len(rows)), [c.arm for c in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.axvline(0.0, color="black", lw=1)
+    axes.set_title(title.replace(", ", "\n"), fontsize=9, loc="left")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
 
 
 def write_page(name, text, figure=None):

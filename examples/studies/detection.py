@@ -12,11 +12,13 @@ import argparse
 
 import common
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve
 
 import keras_memel
+from keras_memel import Comparison
 from keras_memel import MEmeL
 from keras_memel import Random
 from keras_memel import Rate
@@ -139,15 +141,15 @@ def detection(values, other, labels, other_labels):
     found = np.array(areas(tested, features))
     curves = []
     for unit, digit in enumerate(features):
-        alarms, hits, _ = roc_curve(other_labels == digit, tested[:, unit])
-        curves.append(np.interp(ALARMS, alarms, hits))
+        alarms, hit, _ = roc_curve(other_labels == digit, tested[:, unit])
+        curves.append(np.interp(ALARMS, alarms, hit))
     return {
         AUC: found.mean(),
         VALUE: np.mean(areas(other, feature(values))),
         BEST: np.sort(found)[-max(1, len(found) // 10) :].mean(),
     } | {
-        f"hits at {alarm:.0%} false alarms": round(float(hits), 4)
-        for alarm, hits in zip(ALARMS, np.mean(curves, axis=0))
+        hits(alarm): round(float(hit), 4)
+        for alarm, hit in zip(ALARMS, np.mean(curves, axis=0))
     }
 
 
@@ -183,8 +185,214 @@ def stored():
     return RunStore(STORE).read()
 
 
+def by_architecture(runs):
+    """Of each architecture: what training, RD and its placebo change."""
+    found = {}
+    for architecture in ARCHITECTURES:
+        chosen = [
+            {**run, "arm": ARMS[run["arm"]][1]}
+            for run in runs
+            if ARMS[run["arm"]][0] == architecture
+        ]
+        if chosen:
+            found[architecture] = Comparison(
+                chosen, list(STATES), contrasts=[("RD", "placebo")]
+            )
+    return found
+
+
+def across(runs):
+    """The trained networks, against the MLP."""
+    chosen = [
+        {**run, "arm": ARMS[run["arm"]][0]}
+        for run in runs
+        if ARMS[run["arm"]][1] == "trained"
+    ]
+    return Comparison(chosen)
+
+
+def value_or_scale(runs):
+    """phi against the value itself as the detector, in trained networks."""
+    found = {}
+    for architecture in by_architecture(runs):
+        found[architecture] = Comparison(
+            [
+                {
+                    "arm": name,
+                    "seed": run["seed"],
+                    "scores": {"area": run["scores"][metric]},
+                }
+                for run in runs
+                if run["arm"] == f"{architecture}, trained"
+                for name, metric in (("value", VALUE), ("phi", AUC))
+            ]
+        )
+    return found
+
+
+def findings():
+    """What RESULTS.md takes from here."""
+    runs = stored()
+    more = "a larger area"
+    for architecture, found in by_architecture(runs).items():
+        title = f"digits, {architecture}: phi as a detector of the digit"
+        yield common.Finding(title, found, AUC, 1, AUC, more)
+    title = "digits, trained: phi as a detector of the digit"
+    yield common.Finding(title, across(runs), AUC, 1, AUC, more)
+    for architecture, found in value_or_scale(runs).items():
+        title = f"digits, {architecture}, trained: phi or the value"
+        yield common.Finding(
+            title, found, "area", 1, "area under the ROC curve", more
+        )
+
+
+# What the page says in words.
+CLAIMS = {}
+SEEN = "Seen: not yet written."
+
+
 def page(runs):
-    return "\n"
+    """What was seen, in Markdown."""
+    found, wide = by_architecture(runs), across(runs)
+    for architecture, claims in CLAIMS.items():
+        common.check(found[architecture], claims)
+    lines = [
+        "# Detection: does phi tell what a neuron stands for?",
+        "",
+        "<!-- Written by examples/studies/detection.py. -->",
+        "",
+        "Digits with right labels, 400 for training. Four small networks, "
+        f"each with a last hidden layer of {CHANNELS} channels before its "
+        "ReLU: two dense layers (MLP); two convolutions (CNN); a ConvGRU that "
+        "gets the image in four frames of two rows; and two transformer "
+        f"blocks with the rows as tokens. {EPOCHS} epochs, "
+        f"{len(wide.seeds)} paired seeds. A neuron is a channel, its value of "
+        "an image the mean over all places.",
+        "",
+        "The feature of a neuron is the digit with the largest mean phi (Wang "
+        "et al. 2025, Eq. 3), found on half of the test images. On the other "
+        "half phi has to tell this digit from all others: the area under its "
+        "ROC curve is 0.5 for a neuron that knows nothing. The value itself "
+        "is asked in the same way, with the digit of the largest mean value. "
+        f"RD and placebo: trained with {RATE:.0%} of the values of the hidden "
+        "layer inhibited.",
+        "",
+        SEEN,
+        "",
+        "![ROC curves by architecture](detection.png)",
+        "",
+        "Mean of the seeds:",
+        "",
+        *common.table(
+            [
+                ["", "accuracy, %", "area of phi", "of its best tenth"]
+                + ["area of the value"]
+                + [f"hits at {a:.0%} false alarms" for a in ALARMS[:3]],
+                *(
+                    [
+                        f"{architecture}, {state}",
+                        percent(mean(runs, architecture, state, "accuracy")),
+                        *(
+                            f"{mean(runs, architecture, state, name):.3f}"
+                            for name in (AUC, BEST, VALUE)
+                        ),
+                        *(
+                            f"{mean(runs, architecture, state, hits(a)):.2f}"
+                            for a in ALARMS[:3]
+                        ),
+                    ]
+                    for architecture in found
+                    for state in STATES
+                ),
+            ]
+        ),
+    ]
+    for architecture, one in found.items():
+        lines += ["", f"## {architecture}", "", "Area of phi:", ""]
+        lines += [one.to_markdown(AUC), "", "Accuracy, points:", ""]
+        lines += [one.to_markdown("accuracy", scale=100), ""]
+        lines += [f"- {note}" for note in one.notes(AUC)]
+    lines += [
+        "",
+        "## Architectures, trained",
+        "",
+        wide.to_markdown(AUC),
+        "",
+        "## phi or the value",
+        "",
+        "In trained networks, each row a question of its own:",
+        "",
+        *common.table(
+            [
+                ["area of phi less that of the value", "mean"]
+                + ["95 % interval", "p", "verdict"],
+                *(
+                    [name, f"{c.mean:+.3f}", f"{c.low:+.3f} to {c.high:+.3f}"]
+                    + [f"{c.p:.3f}", c.verdict]
+                    for name, one in value_or_scale(runs).items()
+                    for c in one.contrasts
+                ),
+            ]
+        ),
+        "",
+        "## Limits",
+        "",
+        "Small networks, a single set, features that are the classes of the "
+        "task: a neuron may stand for a stroke, of which no label tells. The "
+        "architectures differ in more than their kind, such as in the number "
+        "of their weights and in how well they do.",
+    ]
+    return common.closed(lines, "detection.jsonl", runs)
+
+
+def percent(share):
+    return f"{100 * share:.1f}"
+
+
+def hits(alarm):
+    return f"hits at {alarm:.0%} false alarms"
+
+
+def mean(runs, architecture, state, metric):
+    return np.mean(
+        [
+            run["scores"][metric]
+            for run in runs
+            if ARMS[run["arm"]] == (architecture, state)
+        ]
+    )
+
+
+def figure(runs):
+    found = by_architecture(runs)
+    plot, panels = plt.subplots(
+        1,
+        len(found),
+        figsize=(2.9 * len(found), 3),
+        layout="constrained",
+        sharey=True,
+    )
+    colours = {"trained": "k", "fresh": "0.6", "RD": "C3", "placebo": "C1"}
+    for panel, architecture in zip(panels, found):
+        for state, colour in colours.items():
+            curve = [mean(runs, architecture, state, hits(a)) for a in ALARMS]
+            panel.plot(
+                [0, *ALARMS, 1], [0, *curve, 1], color=colour, label=state
+            )
+        panel.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
+        panel.set_title(architecture, loc="left", fontsize=10)
+        panel.set_xlabel("false alarms")
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("hits, mean of the neurons")
+    panels[-1].legend(frameon=False, fontsize=8)
+    return plot
+
+
+def write():
+    """The page and its figure, from what is stored."""
+    runs = stored()
+    common.write_page("detection", page(runs), figure(runs))
 
 
 def main():
@@ -195,8 +403,7 @@ def main():
     if not hasattr(keras_memel, "ConvGRU2D"):
         arms = {k: v for k, v in ARMS.items() if v[0] != "ConvGRU"}
     compare(run, arms, options.seeds, store=STORE)
-    runs = stored()
-    common.write_page("detection", page(runs))
+    write()
 
 
 if __name__ == "__main__":

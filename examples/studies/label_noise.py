@@ -138,7 +138,7 @@ def findings():
     """What RESULTS.md takes from here."""
     for share, found in stored().items():
         title = f"digits, {share:.0%} wrong labels, all methods tuned"
-        yield common.Finding(title, found, "accuracy", 100)
+        yield common.Finding(title, found, "accuracy")
 
 
 def page(comparisons):
@@ -147,7 +147,7 @@ def page(comparisons):
         common.check(found, {"accuracy": CLAIMS[share]})
     first = next(iter(comparisons.values()))
     runs = [run for c in comparisons.values() for run in c.runs]
-    shares = [f"{share:.0%} wrong" for share in comparisons]
+    columns = {f"{s:.0%} wrong": found for s, found in comparisons.items()}
     lines = [
         "# Wrong labels: does targeted inhibition help?",
         "",
@@ -180,21 +180,12 @@ def page(comparisons):
         "Difference of accuracy in points, and verdict (Holm's correction over "
         "the rows of a column):",
         "",
-        f"| | {' | '.join(shares)} |",
-        "|---" * (1 + len(shares)) + "|",
+        *common.differences(columns, "accuracy"),
+        "",
+        "Accuracy, %, mean of the seeds:",
+        "",
+        *common.means(columns, "accuracy"),
     ]
-    for row, contrast in enumerate(first.contrasts[: len(first.pairs)]):
-        cells = [c.contrasts[row] for c in comparisons.values()]
-        texts = [f"{100 * cell.mean:+.1f} {cell.verdict}" for cell in cells]
-        name = f"{contrast.arm} less {contrast.other}"
-        lines.append(f"| {name} | {' | '.join(texts)} |")
-    lines += ["", "Accuracy, %, mean of the seeds:", ""]
-    lines += [f"| | {' | '.join(shares)} |", "|---" * (1 + len(shares)) + "|"]
-    for arm in first.arms:
-        means = [100 * c.scores()[arm].mean() for c in comparisons.values()]
-        lines.append(
-            f"| {arm} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |"
-        )
     for share, found in comparisons.items():
         lines += ["", f"## {share:.0%} wrong", "", found.to_markdown(scale=100)]
         lines += [""] + [f"- {note}" for note in found.notes("accuracy")]
@@ -204,16 +195,8 @@ def page(comparisons):
         "",
         "How often the highest rate of a grid was chosen, %:",
         "",
-        f"| | {' | '.join(shares)} |",
-        "|---" * (1 + len(shares)) + "|",
+        *common.edges(columns, METHODS, ARMS),
     ]
-    for method in METHODS:
-        edge = max(rate for name, rate in ARMS.values() if name == method)
-        cells = []
-        for found in comparisons.values():
-            chosen = [r["rate"] for r in found.runs if r["arm"] == method]
-            cells.append(f"{100 * np.mean(np.array(chosen) == edge):.0f}")
-        lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += [
         "",
         "Where that is often, the grid ends too early, and the method may have "
@@ -255,6 +238,11 @@ def figure():
     return plot
 
 
+def write():
+    """The page and its figure, from what is stored."""
+    common.write_page("label_noise", page(stored()), figure())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -262,7 +250,7 @@ def main():
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))
-    common.write_page("label_noise", page(stored()), figure())
+    write()
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def findings():
     runs = stored()
     for width in WIDTHS:
         title = f"digits, 20 % wrong labels, {width} units a layer"
-        yield common.Finding(title, at(runs, width), "accuracy", 100)
+        yield common.Finding(title, at(runs, width), "accuracy")
 
 
 SIGNS = {"better": "rises", "worse": "falls", "not shown": "not shown"}
@@ -278,13 +278,18 @@ def figure(runs):
     return plot
 
 
+def write():
+    """The page and its figure, from what is stored."""
+    runs = stored()
+    common.write_page("scale", page(runs), figure(runs))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     compare(run, ARMS, options.seeds, store=STORE)
-    runs = stored()
-    common.write_page("scale", page(runs), figure(runs))
+    write()
 
 
 if __name__ == "__main__":
