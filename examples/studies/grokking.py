@@ -13,6 +13,7 @@ import argparse
 
 import common
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_memel import Comparison
