@@ -24,9 +24,9 @@ from keras_memel import RunStore
 from keras_memel import compare
 from keras_memel import monosemantic_scale
 
-PRIME, WIDTH, TAUGHT = 53, 128, 0.45  # share of all sums
+PRIME, WIDTH, TAUGHT = 43, 128, 0.5  # share of all sums
 LEARNING_RATE, DECAY = 5e-3, 1.0
-STEPS, LOOK = 800, 20  # all steps, and how often to look
+STEPS, LOOK = 700, 25  # all steps, and how often to look
 MOMENTS = range(100, STEPS + 1, 100)  # of which more is kept
 KNOWN = 0.9
 RATES = (0.02, 0.1)
