@@ -210,6 +210,9 @@ class Finding:
         scale: 100 makes points of shares.
         unit: Of the numbers.
         better: What "better" means, where it is not a better network.
+        wrong: Share of wrong labels, if the task is to do well in spite of
+            them.
+        tuned: Whether each method had several trials.
     """
 
     title: str
@@ -218,6 +221,8 @@ class Finding:
     scale: float = 100
     unit: str = "points of accuracy"
     better: str = ""
+    wrong: float | None = None
+    tuned: bool = False
 
 
 def closed(lines, files, runs):
