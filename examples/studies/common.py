@@ -299,8 +299,8 @@ def edges(columns, methods, arms):
 
 
 INTERVALS = (
-    "accuracy less plain, points (mean and 95 % interval; blue is better, "
-    "orange worse, grey not shown)"
+    "accuracy less plain, points\n(mean, 95 % interval; blue: better, orange: "
+    "worse, grey: not shown)"
 )
 
 
