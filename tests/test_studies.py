@@ -186,6 +186,43 @@ def test_a_run_that_never_jumps_counts_as_the_whole_time(study):
     assert sums.labels[where] == 6
 
 
+def test_the_loop_of_grokking_is_that_of_fit(
+    study, monkeypatch, quick_compilation
+):
+    grokking = study("grokking")
+    for name, value in {"PRIME": 5, "WIDTH": 4, "LOOK": 12}.items():
+        monkeypatch.setattr(grokking, name, value)
+    monkeypatch.setattr(grokking, "_COMPILED", {})
+    sums = grokking.Sums(0)
+    arm = ("RD", 0.3)  # from the 11th step on
+
+    def fresh():
+        model = grokking.build(arm, 0)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    model = fresh()
+    advance, ask = grokking.compiled(arm, model, sums)
+    inputs, labels = sums.inputs(sums.taught), sums.labels[sums.taught]
+    state = grokking.state_of(model)
+    before = np.array(ask(state)[0])
+    state = advance(state, inputs, labels)
+    fitted = fresh()
+    fitted.fit(
+        [np.tile(x, 12) for x in inputs],
+        np.tile(labels, 12),
+        len(labels),
+        shuffle=False,
+        verbose=0,
+    )
+    expected = grokking.state_of(fitted)[0]
+    for ours, theirs in zip(state[0], expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    logits = fitted(sums.inputs(), training=False)
+    np.testing.assert_allclose(ask(state)[0], logits, rtol=1e-3, atol=1e-5)
+    assert not np.allclose(before, logits, atol=1e-3)
+
+
 def test_detection_is_by_chance_where_there_is_nothing(study):
     detection = study("detection")
     rng = np.random.default_rng(0)

@@ -17,8 +17,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve
 
-import keras_memel
 from keras_memel import Comparison
+from keras_memel import ConvGRU2D
 from keras_memel import MEmeL
 from keras_memel import Random
 from keras_memel import Rate
@@ -54,7 +54,7 @@ def cnn(images):
 def convgru(images):
     """The image comes in four frames, of two rows each."""
     frames = keras.layers.Reshape((4, 2, 8, 1))(images)
-    return keras_memel.ConvGRU2D(CHANNELS, 3, padding="same")(frames)
+    return ConvGRU2D(CHANNELS, 3, padding="same")(frames)
 
 
 def transformer(images):
@@ -185,6 +185,19 @@ def stored():
     return RunStore(STORE).read()
 
 
+def states_of(runs):
+    """The states that have been run with all seeds."""
+    seeds = {run["seed"] for run in runs}
+    needed = len(seeds) * len(ARCHITECTURES)
+    found = [ARMS[run["arm"]][1] for run in runs]
+    return [state for state in STATES if found.count(state) == needed]
+
+
+def contrasts_of(runs):
+    pair = ("RD", "placebo")
+    return [pair] if {*pair} <= {*states_of(runs)} else []
+
+
 def by_architecture(runs):
     """Of each architecture: what training, RD and its placebo change."""
     found = {}
@@ -194,10 +207,9 @@ def by_architecture(runs):
             for run in runs
             if ARMS[run["arm"]][0] == architecture
         ]
-        if chosen:
-            found[architecture] = Comparison(
-                chosen, list(STATES), contrasts=[("RD", "placebo")]
-            )
+        found[architecture] = Comparison(
+            chosen, states_of(runs), contrasts=contrasts_of(runs)
+        )
     return found
 
 
@@ -302,7 +314,7 @@ def page(runs):
                         ),
                     ]
                     for architecture in found
-                    for state in STATES
+                    for state in states_of(runs)
                 ),
             ]
         ),
@@ -374,7 +386,8 @@ def figure(runs):
     )
     colours = {"trained": "k", "fresh": "0.6", "RD": "C3", "placebo": "C1"}
     for panel, architecture in zip(panels, found):
-        for state, colour in colours.items():
+        for state in states_of(runs):
+            colour = colours[state]
             curve = [mean(runs, architecture, state, hits(a)) for a in ALARMS]
             panel.plot(
                 [0, *ALARMS, 1], [0, *curve, 1], color=colour, label=state
@@ -399,10 +412,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
-    arms = ARMS
-    if not hasattr(keras_memel, "ConvGRU2D"):
-        arms = {k: v for k, v in ARMS.items() if v[0] != "ConvGRU"}
-    compare(run, arms, options.seeds, store=STORE)
+    # What matters most comes first, for all seeds.
+    for states in (("trained", "fresh"), ("RD", "placebo")):
+        arms = {name: arm for name, arm in ARMS.items() if arm[1] in states}
+        compare(run, arms, options.seeds, store=STORE)
     write()
 
 

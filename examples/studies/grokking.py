@@ -165,6 +165,18 @@ def compiled(arm, model, sums):
     return advance, ask
 
 
+def state_of(model):
+    """All that a step changes: of the network, and of the optimizer."""
+    return tuple(
+        [variable.value for variable in some]
+        for some in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+        )
+    )
+
+
 def scale(values):
     """phi that 2 % of the hidden values of all sums reach."""
     phi = monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
@@ -177,11 +189,7 @@ def run(arm, seed):
     model = build(arm, seed)
     model.optimizer.build(model.trainable_variables)
     advance, ask = compiled(arm, model, sums)
-    state = (
-        [v.value for v in model.trainable_variables],
-        [v.value for v in model.non_trainable_variables],
-        [v.value for v in model.optimizer.variables],
-    )
+    state = state_of(model)
     inputs, labels = sums.inputs(sums.taught), sums.labels[sums.taught]
     seen = {"taught": [], "validation": [], "test": []}
     scores = {}
