@@ -184,7 +184,7 @@ def stored():
 def findings():
     """What RESULTS.md takes from here."""
     for share, found in stored().items():
-        title = f"digits, {share:.0%} wrong labels, planted units"
+        title = f"digits, {common.percent(share)} wrong labels, planted units"
         yield common.Finding(title, found, "accuracy")
 
 

@@ -225,6 +225,10 @@ class Finding:
     tuned: bool = False
 
 
+def percent(share):
+    return f"{100 * share:.0f} %"
+
+
 def closed(lines, files, runs):
     """The page of these lines, with where its numbers come from."""
     files = f"examples/studies/results/{files}"

@@ -137,7 +137,9 @@ def stored():
 def findings():
     """What RESULTS.md takes from here."""
     for share, found in stored().items():
-        title = f"digits, {share:.0%} wrong labels, all methods tuned"
+        title = (
+            f"digits, {common.percent(share)} wrong labels, all methods tuned"
+        )
         yield common.Finding(title, found, "accuracy", wrong=share, tuned=True)
 
 
