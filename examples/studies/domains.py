@@ -181,7 +181,7 @@ def page(comparisons):
 
 
 SEEN = (
-    "Seen, with 20 % wrong labels: on Fashion-MNIST Reverse Deactivation (RD) "
+    "Seen: with 20 % wrong labels, on Fashion-MNIST Reverse Deactivation (RD) "
     "helps, by no more than is shown of its placebo, and by less than "
     "dropout. On the recordings of a smartwatch, where people in the test are "
     "others than those in training, it is not shown to help and does worse "

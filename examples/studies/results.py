@@ -253,8 +253,8 @@ def advice(found):
         "",
         "<!-- Written by examples/studies/results.py. -->",
         "",
-        "From the stored runs of the studies alone ([RESULTS.md]"
-        "(../RESULTS.md)): small networks on small sets. For yours, "
+        "From the stored runs of the studies alone, whose verdicts are all in "
+        "RESULTS.md: small networks on small sets. For yours, "
         "`keras_memel.compare` gives the answer.",
         "",
         "## For accuracy",
