@@ -214,9 +214,9 @@ SEEN = (
     "advantage of inhibition over its placebo at this rate is gone at a "
     "higher one (label_noise.md). Decorrelation does what it says, and raises "
     "phi; but what is loud is then *less* often of the unit's class. To "
-    "encourage by gradient does the opposite: units that are more correlated, and whose "
-    "loud values are more often of their class. The two that are called "
-    "encouragement do not encourage the same thing."
+    "encourage by gradient does the opposite: units that are more "
+    "correlated, and whose loud values are more often of their class. The two "
+    "that are called encouragement do not encourage the same thing."
 )
 
 
@@ -239,11 +239,11 @@ def page(comparisons):
         "(encourage; delta of -0.5, -1 or -2; -1 is the paper's naive (b)). "
         "The placebos do the same to values chosen blindly. Decorrelate adds "
         "the mean squared correlation of two units over a batch to the loss, "
-        "with a weight of 0.1, 1 or 10, after the proposal of Yan et al. (2024, arXiv "
-        "2406.17969), who take decorrelation for encouragement. naive (a) "
-        "tries rates of 5, 10 and 20 %, dropout 20, 50 and 65 %. Of each "
-        "method the trial that is best on validation images counts, seed by "
-        f"seed; {len(next(iter(comparisons.values())).seeds)} paired seeds.",
+        "with a weight of 0.1, 1 or 10, after the proposal of Yan et al. "
+        "(2024, arXiv 2406.17969), who take decorrelation for encouragement. "
+        "naive (a) tries rates of 5, 10 and 20 %, dropout 20, 50 and 65 %. Of "
+        "each method the trial that is best on validation images counts, seed "
+        f"by seed; {len(next(iter(comparisons.values())).seeds)} paired seeds.",
         "",
         SEEN,
         "",
