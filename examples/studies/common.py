@@ -225,6 +225,26 @@ class Finding:
     tuned: bool = False
 
 
+def only(comparison, metric):
+    """The same comparison of one metric: statistics of others take time."""
+    runs = [
+        {**run, "scores": {metric: run["scores"][metric]}}
+        if metric in run.get("scores", ())
+        else run
+        for run in comparison.runs
+    ]
+    pairs = [
+        pair for pair in comparison.pairs if pair[1] != comparison.baseline
+    ]
+    return Comparison(
+        runs,
+        comparison.arms,
+        comparison.baseline,
+        pairs,
+        comparison.higher_is_better,
+    )
+
+
 def percent(share):
     return f"{100 * share:.0f} %"
 

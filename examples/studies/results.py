@@ -6,6 +6,7 @@ Reads what is stored, runs nothing, and writes the page of every study, the
 table of all verdicts, and docs/when_to_use.md.
 """
 
+import dataclasses
 import importlib
 import itertools
 import math
@@ -78,7 +79,16 @@ def finished():
 
 def everything():
     """All findings, by the name of their study."""
-    return {name: list(findings(name)) for name in finished()}
+    return {
+        name: [
+            dataclasses.replace(
+                finding,
+                comparison=common.only(finding.comparison, finding.metric),
+            )
+            for finding in findings(name)
+        ]
+        for name in finished()
+    }
 
 
 def contrasts(finding):
