@@ -168,7 +168,7 @@ def page(comparisons):
         "Small parts of the sets, one network of 2 x 256 for all, labels that "
         "are wrong at random. No package was found that ships a set of "
         "medical images with labels. Not run: "
-        + ", ".join(
+        + "; ".join(
             title(name, share)
             for name, shares in SHARES.items()
             for share in shares
@@ -176,7 +176,8 @@ def page(comparisons):
         )
         + ".",
     ]
-    files = ", ".join(f"{name}_*.jsonl" for name in SHARES)
+    stores = dict.fromkeys(store(*key).name for key in comparisons)
+    files = ", ".join(stores)
     return common.closed(lines, files, runs)
 
 

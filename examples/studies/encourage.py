@@ -289,7 +289,7 @@ def page(comparisons):
         "",
         "Not run to the end: "
         + (
-            ", ".join(title(*t) for t in TASKS if t not in comparisons)
+            "; ".join(title(*t) for t in TASKS if t not in comparisons)
             or "nothing"
         )
         + ". Small networks for images, whereas Yan et al. speak of the "
