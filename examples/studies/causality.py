@@ -171,9 +171,21 @@ def store(share):
     return common.RESULTS / f"causality_{share:.0%}.jsonl".replace("%", "")
 
 
-def comparison(share):
-    runs = RunStore(store(share)).read()
-    return Comparison(runs, list(ARMS), "planted", CONTRASTS)
+def stored():
+    """The comparison of each share of wrong labels."""
+    return {
+        share: Comparison(
+            RunStore(store(share)).read(), list(ARMS), "planted", CONTRASTS
+        )
+        for share in SHARES
+    }
+
+
+def findings():
+    """What RESULTS.md takes from here."""
+    for share, found in stored().items():
+        title = f"digits, {common.percent(share)} wrong labels, planted units"
+        yield common.Finding(title, found, "accuracy")
 
 
 INHIBITED, OTHERS = CONTRASTS[0]
@@ -273,11 +285,8 @@ def page(comparisons):
         "One small network; units that are monosemantic because they were "
         "taught to be, in labels that the task itself is about, may be of "
         "another kind than those that training makes. Nothing was tuned.",
-        "",
-        "Run files: examples/studies/results/causality_*.jsonl; "
-        f"{common.environments(runs)}.",
     ]
-    return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
+    return common.closed(lines, "causality_*.jsonl", runs)
 
 
 def figure(comparisons):
@@ -296,6 +305,12 @@ def figure(comparisons):
     return plot
 
 
+def write():
+    """The page and its figure, from what is stored."""
+    found = stored()
+    common.write_page("causality", page(found), figure(found))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -303,8 +318,7 @@ def main():
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))
-    found = {share: comparison(share) for share in SHARES}
-    common.write_page("causality", page(found), figure(found))
+    write()
 
 
 if __name__ == "__main__":

@@ -83,43 +83,64 @@ def run(share, arm, seed):
 
     model = common.build(between, seed)
     common.fit(model, digits)
-    right = common.answers(model, digits.images)
-    scores = {
-        "accuracy": np.mean((right == digits.labels)[digits.test]),
-        "validation": np.mean((right == digits.given)[digits.validation]),
-    }
-    if share:
-        learned = (right == digits.given)[digits.wrong]
-        scores["wrong_labels_learned"] = np.mean(learned)
-    return scores
+    return scores(model, digits)
 
 
-def tuned(runs):
+def scores(model, split):
+    """Accuracy on right labels, and what the labels of the study gave."""
+
+    def answers(part):
+        return common.answers(model, split.images[part])
+
+    def given(part):
+        return np.mean(answers(part) == split.given[part])
+
+    right = answers(split.test) == split.labels[split.test]
+    found = {"accuracy": np.mean(right), "validation": given(split.validation)}
+    if len(split.wrong):
+        found["wrong_labels_learned"] = given(split.wrong)
+    return found
+
+
+def tuned(runs, arms=ARMS):
     """Of each method and seed, the trial that is best on validation images.
 
     Ties go to the lowest rate. The test images take no part in the choice.
+
+    Args:
+        runs: One an arm and seed.
+        arms: By name of the arm: its method, and the rate of the trial.
     """
     best = {}
-    for name, (method, rate) in ARMS.items():
+    for name, (method, rate) in arms.items():
         for run in runs:
             if run["arm"] != name or "error" in run:
                 continue
-            key, rank = (
-                (method, run["seed"]),
-                (
-                    run["scores"]["validation"],
-                    -rate,
-                ),
-            )
+            key = method, run["seed"]
+            rank = run["scores"]["validation"], -rate
             if key not in best or rank > best[key][0]:
                 best[key] = rank, {**run, "arm": method, "rate": rate}
     return [run for _, run in best.values()]
 
 
-def comparison(share):
+def compared(runs, arms=ARMS):
     """Tuned methods against plain, and RD against its controls."""
-    runs = tuned(RunStore(store(share)).read())
-    return Comparison(runs, ["plain", *METHODS], contrasts=CONTRASTS)
+    tried = tuned(runs, arms)
+    return Comparison(tried, ["plain", *METHODS], contrasts=CONTRASTS)
+
+
+def stored():
+    """The comparison of each share of wrong labels."""
+    return {share: compared(RunStore(store(share)).read()) for share in SHARES}
+
+
+def findings():
+    """What RESULTS.md takes from here."""
+    for share, found in stored().items():
+        title = (
+            f"digits, {common.percent(share)} wrong labels, all methods tuned"
+        )
+        yield common.Finding(title, found, "accuracy", wrong=share, tuned=True)
 
 
 def page(comparisons):
@@ -128,7 +149,7 @@ def page(comparisons):
         common.check(found, {"accuracy": CLAIMS[share]})
     first = next(iter(comparisons.values()))
     runs = [run for c in comparisons.values() for run in c.runs]
-    shares = [f"{share:.0%} wrong" for share in comparisons]
+    columns = {f"{s:.0%} wrong": found for s, found in comparisons.items()}
     lines = [
         "# Wrong labels: does targeted inhibition help?",
         "",
@@ -161,21 +182,12 @@ def page(comparisons):
         "Difference of accuracy in points, and verdict (Holm's correction over "
         "the rows of a column):",
         "",
-        f"| | {' | '.join(shares)} |",
-        "|---" * (1 + len(shares)) + "|",
+        *common.differences(columns, "accuracy"),
+        "",
+        "Accuracy, %, mean of the seeds:",
+        "",
+        *common.means(columns, "accuracy"),
     ]
-    for row, contrast in enumerate(first.contrasts[: len(first.pairs)]):
-        cells = [c.contrasts[row] for c in comparisons.values()]
-        texts = [f"{100 * cell.mean:+.1f} {cell.verdict}" for cell in cells]
-        name = f"{contrast.arm} less {contrast.other}"
-        lines.append(f"| {name} | {' | '.join(texts)} |")
-    lines += ["", "Accuracy, %, mean of the seeds:", ""]
-    lines += [f"| | {' | '.join(shares)} |", "|---" * (1 + len(shares)) + "|"]
-    for arm in first.arms:
-        means = [100 * c.scores()[arm].mean() for c in comparisons.values()]
-        lines.append(
-            f"| {arm} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |"
-        )
     for share, found in comparisons.items():
         lines += ["", f"## {share:.0%} wrong", "", found.to_markdown(scale=100)]
         lines += [""] + [f"- {note}" for note in found.notes("accuracy")]
@@ -185,16 +197,8 @@ def page(comparisons):
         "",
         "How often the highest rate of a grid was chosen, %:",
         "",
-        f"| | {' | '.join(shares)} |",
-        "|---" * (1 + len(shares)) + "|",
+        *common.edges(columns, METHODS, ARMS),
     ]
-    for method in METHODS:
-        edge = max(rate for name, rate in ARMS.values() if name == method)
-        cells = []
-        for found in comparisons.values():
-            chosen = [r["rate"] for r in found.runs if r["arm"] == method]
-            cells.append(f"{100 * np.mean(np.array(chosen) == edge):.0f}")
-        lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += [
         "",
         "Where that is often, the grid ends too early, and the method may have "
@@ -203,16 +207,10 @@ def page(comparisons):
         "One small network on one small set, with labels that are wrong at "
         "random, not as people are wrong. The validation labels that choose "
         "among the trials are wrong as well, and 200 of them choose badly. "
-        "Fashion-MNIST and sentences with a pretrained BERT are not part of "
-        "this run.",
+        "Other data: domains.md.",
         "",
-        "Run files: examples/studies/results/label_noise_*.jsonl; "
-        f"{common.environments(runs)}.",
     ]
-    text = "\n".join(lines) + "\n"
-    while "\n\n\n" in text:
-        text = text.replace("\n\n\n", "\n\n")
-    return text
+    return common.closed(lines, "label_noise_*.jsonl", runs)
 
 
 def figure():
@@ -242,6 +240,11 @@ def figure():
     return plot
 
 
+def write():
+    """The page and its figure, from what is stored."""
+    common.write_page("label_noise", page(stored()), figure())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
@@ -249,8 +252,7 @@ def main():
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))
-    text = page({share: comparison(share) for share in SHARES})
-    common.write_page("label_noise", text, figure())
+    write()
 
 
 if __name__ == "__main__":

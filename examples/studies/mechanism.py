@@ -125,7 +125,21 @@ def run(arm, seed):
     return scores
 
 
-def comparison():
+def findings():
+    """What RESULTS.md takes from here."""
+    found = stored()
+    for stage in STAGES:
+        yield common.Finding(
+            f"digits, {stage} network, one step of each inhibition",
+            found,
+            f"decrease, {stage}",
+            1e4,
+            "decrease of phi in 1/10,000",
+            "a larger decrease of phi",
+        )
+
+
+def stored():
     return Comparison(
         RunStore(STORE).read(),
         list(ARMS),
@@ -237,11 +251,8 @@ def page(found):
         "One small network; one step with one learning rate, of plain gradient "
         "descent and not of Adam; one value an image. The penalty has its "
         "default weight. Says how phi moves, not whether that helps.",
-        "",
-        "Run file: examples/studies/results/mechanism.jsonl; "
-        f"{common.environments(found.runs)}.",
     ]
-    return "\n".join(lines) + "\n"
+    return common.closed(lines, "mechanism.jsonl", found.runs)
 
 
 def figure(found):
@@ -255,13 +266,18 @@ def figure(found):
     return plot
 
 
+def write():
+    """The page and its figure, from what is stored."""
+    found = stored()
+    common.write_page("mechanism", page(found), figure(found))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     compare(run, list(ARMS), options.seeds, store=STORE)
-    found = comparison()
-    common.write_page("mechanism", page(found), figure(found))
+    write()
 
 
 if __name__ == "__main__":

@@ -135,6 +135,19 @@ def trends(runs):
     return Comparison(found, ["0", "slope"])
 
 
+def stored():
+    return RunStore(STORE).read()
+
+
+def findings():
+    """What RESULTS.md takes from here."""
+    runs = stored()
+    for width in WIDTHS:
+        title = f"digits, 20 % wrong labels, {width} units, a rate of 10 %"
+        found = at(runs, width)
+        yield common.Finding(title, found, "accuracy", wrong=WRONG_SHARE)
+
+
 SIGNS = {"better": "rises", "worse": "falls", "not shown": "not shown"}
 
 
@@ -234,11 +247,8 @@ def page(runs):
         "emergence is spoken of; a straight line through six widths, which "
         "says nothing beyond them. The number of epochs is the same for all "
         "widths, so that wide networks learn more of the wrong labels.",
-        "",
-        "Run file: examples/studies/results/scale.jsonl; "
-        f"{common.environments(runs)}.",
     ]
-    return "\n".join(lines) + "\n"
+    return common.closed(lines, "scale.jsonl", runs)
 
 
 def figure(runs):
@@ -269,13 +279,18 @@ def figure(runs):
     return plot
 
 
+def write():
+    """The page and its figure, from what is stored."""
+    runs = stored()
+    common.write_page("scale", page(runs), figure(runs))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     compare(run, ARMS, options.seeds, store=STORE)
-    runs = RunStore(STORE).read()
-    common.write_page("scale", page(runs), figure(runs))
+    write()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ SITUATIONS = {
     "1 arm, detectable effect": None,
 }
 SEEDS = (10, 20)
+FILE = common.RESULTS / "validity.jsonl"
 # What a plain BCa interval covers, in the same way.
 PLAIN = common.RESULTS / "validity_plain_bca.json"
 # More where it matters or costs little.
@@ -118,7 +119,20 @@ def share(digits):
     return np.mean([digit > "0" for digit in digits])
 
 
-def page(lines, plain):
+def stored():
+    """The simulations, and what a plain BCa interval covers."""
+    lines = FILE.read_text(encoding="utf-8").splitlines()
+    plain = json.loads(PLAIN.read_text(encoding="utf-8"))
+    return [json.loads(line) for line in lines], plain
+
+
+def write():
+    """The page, from what is stored."""
+    common.write_page("validity", page(stored()))
+
+
+def page(found):
+    lines, plain = found
     text = [
         "# How often `compare` is wrong",
         "",
@@ -194,18 +208,16 @@ def plain_coverage(seeds, repetitions=1000):
 
 
 def main():
-    file = common.RESULTS / "validity.jsonl"
     # statsmodels' Holm collects garbage at each call, which takes half a
     # second of looking through a backend.
     gc.freeze()
-    file.parent.mkdir(exist_ok=True)
     settings = [
         (law, situation, seeds)
         for seeds in SEEDS
         for law in LAWS
         for situation in SITUATIONS
     ]
-    old = file.read_text().splitlines() if file.exists() else []
+    old = FILE.read_text().splitlines() if FILE.exists() else []
     lines = [json.loads(line) for line in old]
     lines += [None] * (len(settings) - len(lines))
     for number, setting in enumerate(tqdm(settings)):
@@ -221,12 +233,11 @@ def main():
             more[key] = (line[key] if line else "") + more[key]
         lines[number] = more
         text = "".join(json.dumps(line) + "\n" for line in lines if line)
-        file.write_text(text, encoding="utf-8")
+        FILE.write_text(text, encoding="utf-8")
     if not PLAIN.exists():
         held = {str(seeds): float(plain_coverage(seeds)) for seeds in SEEDS}
         PLAIN.write_text(json.dumps(held) + "\n", encoding="utf-8")
-    plain = json.loads(PLAIN.read_text(encoding="utf-8"))
-    common.write_page("validity", page(lines, plain))
+    write()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,423 @@
+"""Does the monosemantic scale tell what a neuron stands for?
+
+    python examples/studies/detection.py [--seeds 10]
+
+Open question 2 of the paper, by architecture: the scale phi of a neuron's
+values as a detector of a labelled feature, the digit that is seen. Its ROC
+curve in trained and in fresh networks, and after training with Reverse
+Deactivation (RD) or its placebo. Writes docs/studies/detection.md.
+"""
+
+import argparse
+
+import common
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_curve
+
+from keras_memel import Comparison
+from keras_memel import ConvGRU2D
+from keras_memel import MEmeL
+from keras_memel import Random
+from keras_memel import Rate
+from keras_memel import RunStore
+from keras_memel import compare
+from keras_memel import monosemantic_scale
+
+EPOCHS, RATE, CHANNELS = 60, 0.1, 32
+# What stands behind the hidden layer in training; `None` is no training.
+STATES = {
+    "trained": lambda: [],
+    "fresh": None,
+    "RD": lambda: [MEmeL(Rate(RATE), axis=-1)],
+    "placebo": lambda: [MEmeL(Random(RATE), axis=-1)],
+}
+# Shares of false alarms at which the ROC curves are kept.
+ALARMS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+STORE = common.RESULTS / "detection.jsonl"
+
+
+def mlp(images):
+    values = keras.layers.ReLU()(keras.layers.Dense(CHANNELS)(images))
+    return keras.layers.Dense(CHANNELS)(values)
+
+
+def cnn(images):
+    values = keras.layers.Reshape((8, 8, 1))(images)
+    values = keras.layers.Conv2D(CHANNELS, 3, padding="same")(values)
+    values = keras.layers.ReLU()(values)
+    return keras.layers.Conv2D(CHANNELS, 3, 2, padding="same")(values)
+
+
+def convgru(images):
+    """The image comes in four frames, of two rows each."""
+    frames = keras.layers.Reshape((4, 2, 8, 1))(images)
+    return ConvGRU2D(CHANNELS, 3, padding="same")(frames)
+
+
+def transformer(images):
+    """The rows of the image are the tokens; two blocks."""
+    rows = keras.layers.Reshape((8, 8))(images)
+    # Where a row stands: a first layer of its own for each.
+    tokens = keras.layers.EinsumDense("btf,tfc->btc", (8, CHANNELS))(rows)
+    for _ in range(2):
+        seen = keras.layers.LayerNormalization()(tokens)
+        seen = keras.layers.MultiHeadAttention(2, CHANNELS // 2)(seen, seen)
+        tokens = keras.layers.add([tokens, seen])
+        inner = keras.layers.LayerNormalization()(tokens)
+        inner = keras.layers.Dense(2 * CHANNELS, "relu")(inner)
+        inner = keras.layers.Dense(CHANNELS)(inner)
+        tokens = keras.layers.add([tokens, inner])
+    return tokens
+
+
+ARCHITECTURES = {
+    "MLP": mlp,
+    "CNN": cnn,
+    "ConvGRU": convgru,
+    "transformer": transformer,
+}
+ARMS = {
+    f"{architecture}, {state}": (architecture, state)
+    for architecture in ARCHITECTURES
+    for state in STATES
+}
+AUC = "area under the ROC curve of phi"
+VALUE = "area under the ROC curve of the value"
+BEST = "area of the best tenth of the neurons"
+MEASURES = (AUC, VALUE, BEST, "accuracy")
+
+
+def build(arm, seed):
+    """The network, and the part of it that ends in the hidden layer."""
+    architecture, state = arm
+    keras.utils.set_random_seed(seed)
+    images = keras.Input((64,))
+    values = hidden = ARCHITECTURES[architecture](images)
+    for layer in (STATES[state] or STATES["trained"])():
+        values = layer(values)
+    values = keras.layers.ReLU()(values)
+    if len(values.shape) > 2:
+        shape = (-1, CHANNELS)
+        values = keras.layers.Reshape(shape)(values)
+        values = keras.layers.GlobalAveragePooling1D()(values)
+    model = keras.Model(images, keras.layers.Dense(10)(values))
+    model.hidden = keras.Model(images, hidden)
+    model.compile(
+        keras.optimizers.Adam(common.LEARNING_RATE),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+def detection(values, other, labels, other_labels):
+    """How well phi tells the feature of each neuron, and the value itself.
+
+    The feature of a neuron, the digit with the largest mean phi (Wang et al.
+    2025, Eq. 3), is chosen on some images, and told on others: a feature that
+    is chosen where it is tested looks good by chance. For the value, likewise
+    the digit with the largest mean.
+
+    Args:
+        values: Of the images that choose, `(images, neurons)`.
+        other: Of those that test.
+        labels, other_labels: Their digits.
+    """
+    known, tested = scale(values), scale(other)
+
+    def feature(scores):
+        means = [scores[labels == digit].mean(axis=0) for digit in range(10)]
+        return np.argmax(means, axis=0)
+
+    def areas(scores, features):
+        return [
+            roc_auc_score(other_labels == digit, scores[:, unit])
+            for unit, digit in enumerate(features)
+        ]
+
+    features = feature(known)
+    found = np.array(areas(tested, features))
+    curves = []
+    for unit, digit in enumerate(features):
+        alarms, hit, _ = roc_curve(other_labels == digit, tested[:, unit])
+        curves.append(np.interp(ALARMS, alarms, hit))
+    return {
+        AUC: found.mean(),
+        VALUE: np.mean(areas(other, feature(values))),
+        BEST: np.sort(found)[-max(1, len(found) // 10) :].mean(),
+    } | {
+        hits(alarm): round(float(hit), 4)
+        for alarm, hit in zip(ALARMS, np.mean(curves, axis=0))
+    }
+
+
+def scale(values):
+    phi = monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
+    return keras.ops.convert_to_numpy(phi)
+
+
+def run(arm, seed):
+    """Train one network; ask its hidden layer."""
+    digits = common.Digits(seed, epochs=EPOCHS)
+    model = common.recycled(arm, build(arm, seed))
+    if STATES[arm[1]] is not None:
+        common.fit(model, digits)
+    right = common.answers(model, digits.images) == digits.labels
+    choosing, testing = np.array_split(digits.test, 2)
+
+    def values(part):
+        found = model.hidden(digits.images[part], training=False)
+        found = keras.ops.convert_to_numpy(found)
+        # A neuron is a channel; its value of an image the mean of all places.
+        return found.reshape(len(part), -1, CHANNELS).mean(axis=1)
+
+    return {"accuracy": np.mean(right[digits.test])} | detection(
+        values(choosing),
+        values(testing),
+        digits.labels[choosing],
+        digits.labels[testing],
+    )
+
+
+def stored():
+    return RunStore(STORE).read()
+
+
+def states_of(runs):
+    """The states that have been run with all seeds."""
+    seeds = {run["seed"] for run in runs}
+    needed = len(seeds) * len(ARCHITECTURES)
+    found = [ARMS[run["arm"]][1] for run in runs]
+    return [state for state in STATES if found.count(state) == needed]
+
+
+def contrasts_of(runs):
+    pair = ("RD", "placebo")
+    return [pair] if {*pair} <= {*states_of(runs)} else []
+
+
+def by_architecture(runs):
+    """Of each architecture: what training, RD and its placebo change."""
+    found = {}
+    for architecture in ARCHITECTURES:
+        chosen = [
+            {**run, "arm": ARMS[run["arm"]][1]}
+            for run in runs
+            if ARMS[run["arm"]][0] == architecture
+        ]
+        found[architecture] = Comparison(
+            chosen, states_of(runs), contrasts=contrasts_of(runs)
+        )
+    return found
+
+
+def across(runs):
+    """The trained networks, against the MLP."""
+    chosen = [
+        {**run, "arm": ARMS[run["arm"]][0]}
+        for run in runs
+        if ARMS[run["arm"]][1] == "trained"
+    ]
+    return Comparison(chosen)
+
+
+def value_or_scale(runs):
+    """phi against the value itself as the detector, in trained networks."""
+    found = {}
+    for architecture in by_architecture(runs):
+        found[architecture] = Comparison(
+            [
+                {
+                    "arm": name,
+                    "seed": run["seed"],
+                    "scores": {"area": run["scores"][metric]},
+                }
+                for run in runs
+                if run["arm"] == f"{architecture}, trained"
+                for name, metric in (("value", VALUE), ("phi", AUC))
+            ]
+        )
+    return found
+
+
+def findings():
+    """What RESULTS.md takes from here."""
+    runs = stored()
+    more = "a larger area"
+    for architecture, found in by_architecture(runs).items():
+        title = f"digits, {architecture}: phi as a detector of the digit"
+        yield common.Finding(title, found, AUC, 1, AUC, more)
+    title = "digits, trained: phi as a detector of the digit"
+    yield common.Finding(title, across(runs), AUC, 1, AUC, more)
+    for architecture, found in value_or_scale(runs).items():
+        title = f"digits, {architecture}, trained: phi or the value"
+        yield common.Finding(
+            title, found, "area", 1, "area under the ROC curve", more
+        )
+
+
+# What the page says in words.
+CLAIMS = {}
+SEEN = "Seen: not yet written."
+
+
+def page(runs):
+    """What was seen, in Markdown."""
+    found, wide = by_architecture(runs), across(runs)
+    for architecture, claims in CLAIMS.items():
+        common.check(found[architecture], claims)
+    lines = [
+        "# Detection: does phi tell what a neuron stands for?",
+        "",
+        "<!-- Written by examples/studies/detection.py. -->",
+        "",
+        "Digits with right labels, 400 for training. Four small networks, "
+        f"each with a last hidden layer of {CHANNELS} channels before its "
+        "ReLU: two dense layers (MLP); two convolutions (CNN); a ConvGRU that "
+        "gets the image in four frames of two rows; and two transformer "
+        f"blocks with the rows as tokens. {EPOCHS} epochs, "
+        f"{len(wide.seeds)} paired seeds. A neuron is a channel, its value of "
+        "an image the mean over all places.",
+        "",
+        "The feature of a neuron is the digit with the largest mean phi (Wang "
+        "et al. 2025, Eq. 3), found on half of the test images. On the other "
+        "half phi has to tell this digit from all others: the area under its "
+        "ROC curve is 0.5 for a neuron that knows nothing. The value itself "
+        "is asked in the same way, with the digit of the largest mean value. "
+        f"RD and placebo: trained with {RATE:.0%} of the values of the hidden "
+        "layer inhibited.",
+        "",
+        SEEN,
+        "",
+        "![ROC curves by architecture](detection.png)",
+        "",
+        "Mean of the seeds:",
+        "",
+        *common.table(
+            [
+                ["", "accuracy, %", "area of phi", "of its best tenth"]
+                + ["area of the value"]
+                + [f"hits at {a:.0%} false alarms" for a in ALARMS[:3]],
+                *(
+                    [
+                        f"{architecture}, {state}",
+                        percent(mean(runs, architecture, state, "accuracy")),
+                        *(
+                            f"{mean(runs, architecture, state, name):.3f}"
+                            for name in (AUC, BEST, VALUE)
+                        ),
+                        *(
+                            f"{mean(runs, architecture, state, hits(a)):.2f}"
+                            for a in ALARMS[:3]
+                        ),
+                    ]
+                    for architecture in found
+                    for state in states_of(runs)
+                ),
+            ]
+        ),
+    ]
+    for architecture, one in found.items():
+        lines += ["", f"## {architecture}", "", "Area of phi:", ""]
+        lines += [one.to_markdown(AUC), "", "Accuracy, points:", ""]
+        lines += [one.to_markdown("accuracy", scale=100), ""]
+        lines += [f"- {note}" for note in one.notes(AUC)]
+    lines += [
+        "",
+        "## Architectures, trained",
+        "",
+        wide.to_markdown(AUC),
+        "",
+        "## phi or the value",
+        "",
+        "In trained networks, each row a question of its own:",
+        "",
+        *common.table(
+            [
+                ["area of phi less that of the value", "mean"]
+                + ["95 % interval", "p", "verdict"],
+                *(
+                    [name, f"{c.mean:+.3f}", f"{c.low:+.3f} to {c.high:+.3f}"]
+                    + [f"{c.p:.3f}", c.verdict]
+                    for name, one in value_or_scale(runs).items()
+                    for c in one.contrasts
+                ),
+            ]
+        ),
+        "",
+        "## Limits",
+        "",
+        "Small networks, a single set, features that are the classes of the "
+        "task: a neuron may stand for a stroke, of which no label tells. The "
+        "architectures differ in more than their kind, such as in the number "
+        "of their weights and in how well they do.",
+    ]
+    return common.closed(lines, "detection.jsonl", runs)
+
+
+def percent(share):
+    return f"{100 * share:.1f}"
+
+
+def hits(alarm):
+    return f"hits at {alarm:.0%} false alarms"
+
+
+def mean(runs, architecture, state, metric):
+    return np.mean(
+        [
+            run["scores"][metric]
+            for run in runs
+            if ARMS[run["arm"]] == (architecture, state)
+        ]
+    )
+
+
+def figure(runs):
+    found = by_architecture(runs)
+    plot, panels = plt.subplots(
+        1,
+        len(found),
+        figsize=(2.9 * len(found), 3),
+        layout="constrained",
+        sharey=True,
+    )
+    colours = {"trained": "k", "fresh": "0.6", "RD": "C3", "placebo": "C1"}
+    for panel, architecture in zip(panels, found):
+        for state in states_of(runs):
+            colour = colours[state]
+            curve = [mean(runs, architecture, state, hits(a)) for a in ALARMS]
+            panel.plot(
+                [0, *ALARMS, 1], [0, *curve, 1], color=colour, label=state
+            )
+        panel.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
+        panel.set_title(architecture, loc="left", fontsize=10)
+        panel.set_xlabel("false alarms")
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("hits, mean of the neurons")
+    panels[-1].legend(frameon=False, fontsize=8)
+    return plot
+
+
+def write():
+    """The page and its figure, from what is stored."""
+    runs = stored()
+    common.write_page("detection", page(runs), figure(runs))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    options = parser.parse_args()
+    # What matters most comes first, for all seeds.
+    for states in (("trained", "fresh"), ("RD", "placebo")):
+        arms = {name: arm for name, arm in ARMS.items() if arm[1] in states}
+        compare(run, arms, options.seeds, store=STORE)
+    write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,425 @@
+"""Does inhibition make a sudden jump come earlier?
+
+    python examples/studies/grokking.py [--seeds 10]
+
+Open question 3 of the paper, on the task that is known for its jump (Power et
+al. 2022, Gromov 2023): addition modulo a prime, learned by heart long before
+it is understood. How many steps until the network knows the sums that it was
+not taught, with Reverse Deactivation (RD), its controls and dropout; and what
+becomes of the monosemantic scale meanwhile? Writes docs/studies/grokking.md.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import common
+import jax
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+
+from keras_memel import Comparison
+from keras_memel import MEmeL
+from keras_memel import Random
+from keras_memel import Rate
+from keras_memel import RunStore
+from keras_memel import compare
+from keras_memel import monosemantic_scale
+
+PRIME, WIDTH, TAUGHT = 37, 96, 0.5  # share of all sums
+LEARNING_RATE, DECAY = 5e-3, 1.0
+STEPS, LOOK = 800, 25  # all steps, and how often to look
+MOMENTS = range(100, STEPS + 1, 100)  # of which more is kept
+KNOWN = 0.9
+RATES = (0.02, 0.1)
+DROPOUT_RATES = (0.05, 0.2)
+METHODS = {
+    "RD": lambda rate: MEmeL(Rate(rate)),
+    "placebo": lambda rate: MEmeL(Random(rate)),
+    "naive (a)": lambda rate: MEmeL(Rate(rate), "naive_a"),
+    "naive (b)": lambda rate: MEmeL(Rate(rate), "naive_b"),
+    "dropout": keras.layers.Dropout,
+}
+ARMS = {"plain": ("plain", 0.0)} | {
+    f"{method} {rate:.0%}": (method, rate)
+    for method in METHODS
+    for rate in (DROPOUT_RATES if method == "dropout" else RATES)
+}
+CONTRASTS = [("RD", method) for method in METHODS if method != "RD"]
+STORE = common.RESULTS / "grokking.jsonl"
+TIME = "steps to 90 % test accuracy"
+CHOICE = "steps to 90 % validation accuracy"
+LEARNED = "steps to 90 % training accuracy"
+END = "test accuracy at the end"
+COLOURS = dict(zip(["plain", *METHODS], ["k", "C3", "C1", "C0", "C2", "0.6"]))
+
+
+class Sums:
+    """All sums modulo the prime, split by a seed: some are taught; half of
+    the others choose among trials, and half test."""
+
+    def __init__(self, seed):
+        self.left, self.right = np.divmod(np.arange(PRIME**2), PRIME)
+        self.labels = (self.left + self.right) % PRIME
+        order = np.random.default_rng(seed).permutation(PRIME**2)
+        taught = round(TAUGHT * PRIME**2)
+        middle = (taught + PRIME**2) // 2
+        self.taught, self.validation, self.test = np.split(
+            order, [taught, middle]
+        )
+
+    def inputs(self, part=slice(None)):
+        return [self.left[part].astype(int), self.right[part].astype(int)]
+
+
+def build(arm, seed):
+    """Two tables of vectors, their sum squared, and a layer of answers."""
+    method, rate = arm
+    keras.utils.set_random_seed(seed)
+
+    def normal(number, deviation):
+        return keras.initializers.RandomNormal(
+            stddev=deviation, seed=10 * seed + number
+        )
+
+    inputs = [keras.Input((), dtype="int32") for _ in range(2)]
+    values = keras.layers.add(
+        [
+            keras.layers.Embedding(
+                PRIME, WIDTH, normal(place, (2 * PRIME) ** -0.5)
+            )(one)
+            for place, one in enumerate(inputs)
+        ]
+    )
+    hidden = keras.Model(inputs, values)
+    if method in METHODS:
+        values = METHODS[method](rate)(values)
+    values = keras.ops.square(values)
+    logits = keras.layers.Dense(
+        PRIME, use_bias=False, kernel_initializer=normal(2, WIDTH**-0.5)
+    )(values)
+    model = keras.Model(inputs, logits)
+    model.hidden = hidden
+    model.compile(
+        keras.optimizers.AdamW(LEARNING_RATE, DECAY, beta_2=0.98),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+def steps_until(accuracies):
+    """The first look with this much known; the last if there is none."""
+    known = np.flatnonzero(np.array(accuracies) >= KNOWN)
+    return LOOK * (1 + int(known[0])) if len(known) else STEPS
+
+
+_COMPILED = {}
+
+
+def compiled(arm, model, sums):
+    """Two functions of a state, compiled once an arm: `LOOK` steps on, and
+    what the network says of all sums.
+
+    A step takes less than a millisecond, a call of `fit` or `train_on_batch`
+    longer; hence a loop of our own, by what Keras offers on JAX.
+    """
+    if arm in _COMPILED:
+        return _COMPILED[arm]
+    optimizer, everything = model.optimizer, sums.inputs()
+
+    def loss(trained, others, inputs, labels):
+        logits, others = model.stateless_call(
+            trained, others, inputs, training=True
+        )
+        return keras.ops.mean(
+            keras.ops.sparse_categorical_crossentropy(
+                labels, logits, from_logits=True
+            )
+        ), others
+
+    @jax.jit
+    def advance(state, inputs, labels):
+        def step(state, _):
+            trained, others, slots = state
+            (_, others), gradients = jax.value_and_grad(loss, has_aux=True)(
+                trained, others, inputs, labels
+            )
+            trained, slots = optimizer.stateless_apply(
+                slots, gradients, trained
+            )
+            return (trained, others, slots), None
+
+        return jax.lax.scan(step, state, None, LOOK)[0]
+
+    both = keras.Model(
+        model.inputs, [model.outputs[0], model.hidden.outputs[0]]
+    )
+
+    @jax.jit
+    def ask(state):
+        return both.stateless_call(*state[:2], everything, training=False)[0]
+
+    _COMPILED[arm] = advance, ask
+    return advance, ask
+
+
+def state_of(model):
+    """All that a step changes: of the network, and of the optimizer."""
+    return tuple(
+        [variable.value for variable in some]
+        for some in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+        )
+    )
+
+
+def scale(values):
+    """phi that 2 % of the hidden values of all sums reach."""
+    phi = monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
+    return np.quantile(keras.ops.convert_to_numpy(phi), 0.98)
+
+
+def run(arm, seed):
+    """Train one network on all that is taught at once, and look on."""
+    sums = Sums(seed)
+    model = build(arm, seed)
+    model.optimizer.build(model.trainable_variables)
+    advance, ask = compiled(arm, model, sums)
+    state = state_of(model)
+    inputs, labels = sums.inputs(sums.taught), sums.labels[sums.taught]
+    seen = {"taught": [], "validation": [], "test": []}
+    scores = {}
+    for step in range(LOOK, STEPS + 1, LOOK):
+        state = advance(state, inputs, labels)
+        logits, hidden = map(np.array, ask(state))
+        right = logits.argmax(axis=1) == sums.labels
+        for name, some in seen.items():
+            some.append(np.mean(right[getattr(sums, name)]))
+        if step in MOMENTS:
+            scores[f"test {step}"] = round(seen["test"][-1], 4)
+            scores[f"phi {step}"] = round(float(scale(hidden)), 3)
+    return {
+        TIME: steps_until(seen["test"]),
+        CHOICE: steps_until(seen["validation"]),
+        LEARNED: steps_until(seen["taught"]),
+        "in time": float(max(seen["test"]) >= KNOWN),
+        END: seen["test"][-1],
+        **scores,
+    }
+
+
+def stored():
+    return RunStore(STORE).read()
+
+
+def tuned(runs):
+    """Of each method and seed, the trial that knows the validation sums
+    first; of those that never do, or tie, the one with the lowest rate."""
+    best = {}
+    for run in runs:
+        if "error" in run:
+            continue
+        method, rate = ARMS[run["arm"]]
+        key = method, run["seed"]
+        rank = run["scores"][CHOICE], rate
+        if key not in best or rank < best[key][0]:
+            best[key] = rank, {**run, "arm": method, "rate": rate}
+    return [run for _, run in best.values()]
+
+
+def compared(runs):
+    """Tuned methods against plain, RD against its controls; the time only."""
+    keep = (TIME, "in time", LEARNED, END)
+    runs = [
+        {**run, "scores": {name: run["scores"][name] for name in keep}}
+        for run in tuned(runs)
+    ]
+    return Comparison(
+        runs,
+        ["plain", *METHODS],
+        contrasts=CONTRASTS,
+        higher_is_better={TIME: False, LEARNED: False},
+    )
+
+
+def findings():
+    """What RESULTS.md takes from here."""
+    yield common.Finding(
+        f"sums modulo {PRIME}, all methods tuned",
+        compared(stored()),
+        TIME,
+        1,
+        TIME,
+        "fewer steps",
+    )
+
+
+# What the page says in words.
+CLAIMS = {}
+SEEN = "Seen: not yet written."
+
+
+def page(runs):
+    """What was seen, in Markdown."""
+    found = compared(runs)
+    common.check(found, {TIME: CLAIMS})
+    never = {
+        arm: sum(
+            run["scores"]["in time"] == 0 for run in runs if run["arm"] == arm
+        )
+        for arm in ARMS
+    }
+    lines = [
+        "# Time: does the jump come earlier?",
+        "",
+        "<!-- Written by examples/studies/grokking.py. -->",
+        "",
+        f"Addition modulo {PRIME}: {TAUGHT:.0%} of all {PRIME**2:,} sums are "
+        "taught, all at once in each step; half of the others choose among "
+        f"trials, half test. Two tables of {WIDTH} numbers for each summand, "
+        "their sum squared, a layer of answers (after Gromov 2023); AdamW "
+        f"with a rate of {LEARNING_RATE} and a weight decay of {DECAY:g}. "
+        "Such a network knows by heart what it is taught long before it knows "
+        "the rest: the jump that Power et al. (2022) call grokking. The layer "
+        "stands before the square. Looked at every "
+        f"{LOOK} steps: when are {KNOWN:.0%} of the test sums known? Each "
+        "method has two trials (2 and 10 % of the values; dropout 5 and 20 "
+        "%), of which the one counts that knows 90 % of the *validation* sums "
+        f"first, seed by seed; {len(found.seeds)} paired seeds.",
+        "",
+        f"Training ends after {STEPS} steps. A run that does not get there "
+        f"counts as {STEPS} steps, less than it would need: what is compared "
+        "is the mean time up to that limit, and a method that never gets "
+        "there is worse than its number says.",
+        "",
+        SEEN,
+        "",
+        "![Test accuracy and phi along training](grokking.png)",
+        "",
+        *common.table(
+            [
+                [
+                    "",
+                    "steps to 90 % of what is taught",
+                    "steps to 90 % of the test",
+                    "runs that got there",
+                    "test accuracy at the end, %",
+                ],
+                *(
+                    [
+                        arm,
+                        f"{found.scores(LEARNED)[arm].mean():.0f}",
+                        f"{found.scores(TIME)[arm].mean():.0f}",
+                        f"{found.scores('in time')[arm].sum():.0f} of "
+                        f"{len(found.seeds)}",
+                        f"{100 * found.scores(END)[arm].mean():.1f}",
+                    ]
+                    for arm in found.arms
+                ),
+            ]
+        ),
+        "",
+        '"Better" is fewer steps:',
+        "",
+        found.to_markdown(TIME),
+        "",
+        *[f"- {note}" for note in found.notes(TIME)],
+        "",
+        "phi that 2 % of the hidden values of all sums reach, mean of the "
+        "seeds (a Gaussian unit: 5.41), each trial by itself:",
+        "",
+        *common.table(
+            [
+                ["step", *map(str, MOMENTS)],
+                *(
+                    [arm]
+                    + [f"{mean_at(runs, arm, 'phi', t):.2f}" for t in MOMENTS]
+                    for arm in ARMS
+                ),
+            ]
+        ),
+        "",
+        "Test accuracy, %:",
+        "",
+        *common.table(
+            [
+                ["step", *map(str, MOMENTS), f"not there by {STEPS}"],
+                *(
+                    [arm]
+                    + [
+                        f"{100 * mean_at(runs, arm, 'test', t):.0f}"
+                        for t in MOMENTS
+                    ]
+                    + [f"{never[arm]} of {len(found.seeds)}"]
+                    for arm in ARMS
+                ),
+            ]
+        ),
+        "",
+        "## Limits",
+        "",
+        "One task whose jump is made by weight decay, one small network with "
+        "squares, whose units are waves and not detectors: their values are "
+        "spread more evenly than a Gaussian's, and few stand out. Two trials "
+        "a method. Nothing follows for the jumps of large language models.",
+    ]
+    return common.closed(lines, "grokking.jsonl", runs)
+
+
+def mean_at(runs, arm, name, step):
+    return np.mean(
+        [run["scores"][f"{name} {step}"] for run in runs if run["arm"] == arm]
+    )
+
+
+def figure(runs):
+    plot, panels = plt.subplots(
+        1, 2, figsize=(10, 3.2), layout="constrained", sharex=True
+    )
+    rates = {}  # the lower one is solid
+    for arm, (method, rate) in ARMS.items():
+        first = method not in rates
+        rates[method] = rate
+        colour = COLOURS[method]
+        for panel, (name, scale) in zip(panels, (("test", 100), ("phi", 1))):
+            panel.plot(
+                list(MOMENTS),
+                [scale * mean_at(runs, arm, name, t) for t in MOMENTS],
+                "-" if first else "--",
+                color=colour,
+                label=arm,
+            )
+    panels[0].set_title("test accuracy, %", loc="left", fontsize=10)
+    panels[1].set_title(
+        "phi that 2 % of the values reach", loc="left", fontsize=10
+    )
+    panels[1].legend(
+        frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    for panel in panels:
+        panel.set_xlabel("steps")
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    return plot
+
+
+def write():
+    """The page and its figure, from what is stored."""
+    runs = stored()
+    common.write_page("grokking", page(runs), figure(runs))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    options = parser.parse_args()
+    compare(run, ARMS, options.seeds, store=STORE)
+    write()
+
+
+if __name__ == "__main__":
+    main()

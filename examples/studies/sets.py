@@ -1,0 +1,183 @@
+"""The sets of the studies beyond digits, from where they usually come.
+
+Each loader returns `examples, labels, groups`: examples are vectors, labels
+are integers, and groups say whose an example is, or `None`.
+"""
+
+import argparse
+import functools
+import importlib.util
+import pathlib
+
+import common
+import keras
+import numpy as np
+import sklearn.datasets
+
+
+def breast_cancer(path=None):
+    """Ten measures, each thrice, of cell nuclei under the microscope; benign
+    or malignant. Part of scikit-learn."""
+    del path
+    examples, labels = sklearn.datasets.load_breast_cancer(return_X_y=True)
+    return _standardized(examples), labels, None
+
+
+def fashion_mnist(path=None):
+    """Zalando's articles of clothing, the 60,000 for training, halved in width
+    and height, by keras.datasets or from its file."""
+    if path is not None:
+        with np.load(path) as file:
+            images, labels = file["x_train"], file["y_train"]
+    else:
+        try:
+            (images, labels), _ = keras.datasets.fashion_mnist.load_data()
+        except Exception as error:
+            raise SystemExit(
+                "No Fashion-MNIST. Either pass --data FILE, an .npz with "
+                "x_train and y_train, or let keras.datasets download it. That "
+                f"failed with: {error}"
+            ) from None
+    images = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)) / 255.0
+    images = images.reshape(-1, 14 * 14).astype("float32")
+    return images, labels.astype("int64"), None
+
+
+# Of 50 a second: two seconds, every fourth sample.
+WINDOW, STRIDE = 100, 4
+
+
+def watch(path=None):
+    """Acceleration and rotation of a smartwatch, in windows of two seconds:
+    which of seven exercises does the arm do? Of 10 people; windows of one are
+    never in two parts of a split. Ships with the package seglearn (Burns et
+    al. 2018, arXiv 1802.01489)."""
+    if path is None:
+        found = importlib.util.find_spec("seglearn")
+        if found is None:
+            raise SystemExit(
+                "No recordings of a smartwatch. Either pip install seglearn, "
+                "or pass --data FILE, its watch_dataset.npy"
+            )
+        folder = pathlib.Path(found.submodule_search_locations[0])
+        path = folder / "data" / "watch_dataset.npy"
+    recorded = np.load(path, allow_pickle=True).item()
+    examples, labels, people = [], [], []
+    for series, label, person in zip(
+        recorded["X"], recorded["y"], recorded["subject"], strict=True
+    ):
+        number = len(series) // WINDOW
+        windows = series[: number * WINDOW].reshape(number, WINDOW, -1)
+        examples.append(windows[:, ::STRIDE].reshape(number, -1))
+        labels += [label] * number
+        people += [person] * number
+    examples = _standardized(np.concatenate(examples))
+    return examples, np.array(labels), np.array(people)
+
+
+def _standardized(examples):
+    """Each input to mean 0 and deviation 1, over the whole set: nothing of
+    the labels is in it."""
+    examples = (examples - examples.mean(axis=0)) / examples.std(axis=0)
+    return examples.astype("float32")
+
+
+def digits(path=None):
+    """8 x 8 images of handwritten digits. Part of scikit-learn."""
+    del path
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    return images.astype("float32") / 16.0, labels, None
+
+
+SENTENCES, TOKENS = 2000, 32
+
+
+def sentences(path=None):
+    """Sentences on films, good or bad (examples/data), as a pretrained BERT
+    sees them: the mean of its last outputs, from the file that
+    `python sets.py --model PRESET --out FILE` writes."""
+    if path is None:
+        raise SystemExit(
+            "No sentences. Pass --data FILE, made by: python "
+            "examples/studies/sets.py --model PRESET --out FILE"
+        )
+    with np.load(path) as file:
+        return _standardized(file["examples"]), file["labels"], None
+
+
+def embed(preset):
+    """The sentences that `sentences` reads, and their labels.
+
+    Args:
+        preset: A BERT: what `keras_hub.models.BertBackbone.from_preset` takes,
+            a name or a folder.
+    """
+    import keras_hub
+
+    file = common.FOLDER.parent / "data" / "movie_sentences.tsv"
+    rows = [
+        line.split("\t")
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    rows = [(text, float(score)) for text, score, *_ in rows if float(score)]
+    chosen = np.random.default_rng(0).permutation(len(rows))[:SENTENCES]
+    texts = [rows[i][0] for i in chosen]
+    labels = np.array([int(rows[i][1] > 0) for i in chosen])
+    packed = keras_hub.models.BertTextClassifierPreprocessor.from_preset(
+        preset, sequence_length=TOKENS
+    )(texts)
+    bert = keras_hub.models.BertBackbone.from_preset(preset)
+    means = []
+    for start in range(0, SENTENCES, 50):
+        part = {k: v[start : start + 50] for k, v in packed.items()}
+        seen = keras.ops.convert_to_numpy(
+            bert(part, training=False)["sequence_output"]
+        )
+        mask = keras.ops.convert_to_numpy(part["padding_mask"])[..., None]
+        means.append((seen * mask).sum(axis=1) / mask.sum(axis=1))
+    return np.concatenate(means).astype("float32"), labels
+
+
+# Title, what a split of it takes, and epochs.
+SETS = {
+    "digits": ("digits", {"train": 400, "validation": 200}, 50),
+    "fashion_mnist": (
+        "Fashion-MNIST",
+        {"train": 600, "validation": 300, "test": 2000},
+        40,
+    ),
+    "breast_cancer": ("breast cancer", {"train": 200, "validation": 100}, 80),
+    "sentences": (
+        "film sentences",
+        {"train": 600, "validation": 300},
+        40,
+    ),
+    "watch": (
+        "smartwatch",
+        {"train": 600, "validation": 300, "test": 600},
+        40,
+    ),
+}
+
+
+@functools.cache
+def load(name, path=None):
+    return globals()[name](path)
+
+
+def split(name, share, seed, path=None):
+    """A split of a set with this share of wrong labels, made from a seed."""
+    examples, labels, groups = load(name, path)
+    _, sizes, epochs = SETS[name]
+    return common.Split(
+        examples, labels, seed, share, epochs, groups=groups, **sizes
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=embed.__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    options = parser.parse_args()
+    found = embed(options.model)
+    np.savez(options.out, examples=found[0], labels=found[1])
