@@ -94,7 +94,7 @@ MINUTES = {
     "learning_rate": 1.6e-2,
     "warmup": 1,
     "ema": 0.95,
-    "train": 4000,
+    "train": 3200,
     "validation": 1000,
     "test": 2000,
     "randaugment": 0.0,
