@@ -21,6 +21,7 @@ Reference: [Shi et al. 2017] Deep Learning for Precipitation Nowcasting: A
 Benchmark and A New Model (arXiv 1706.03458), Eq. 1.
 """
 
+import functools
 import inspect
 from typing import Any
 from typing import NamedTuple
@@ -883,7 +884,12 @@ class ConvGRU2D(keras.layers.RNN):
         """
         if self.memel is not None:
             return layer_call
-        return super().rematerialized_call(layer_call, *args, **kwargs)
+        # JAX would trace `training`, which must be a Python boolean, and
+        # TensorFlow takes no arguments by name here.
+        call = super().rematerialized_call(
+            functools.partial(layer_call, **kwargs), *args
+        )
+        return lambda *args, **_: call(*args)
 
     def _first_state(self, sequences: Tensor, initial_state: Any) -> Tensor:
         batch, time = sequences.shape[:2]

@@ -154,7 +154,7 @@ def test_masked_steps_keep_the_state(changed):
     check(*build(unroll=changed, **settings), mask=MASK)
 
 
-@examples(max_examples=5 if BACKEND == "jax" else 12)
+@examples(max_examples=2 if BACKEND == "jax" else 12)
 @given(
     shape=st.sampled_from([(1, 1, 3, 3, 1), (2, 3, 4, 3, 2), (3, 2, 7, 4, 1)]),
     kernel_size=st.tuples(st.integers(1, 3), st.integers(1, 3)),

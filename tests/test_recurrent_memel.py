@@ -4,6 +4,9 @@ Each call is worked out by hand in float64: what is selected at each time step,
 what becomes of it and of its gradient, and the statistics after the call.
 """
 
+import importlib
+import pathlib
+import sys
 from functools import partial
 
 import keras
@@ -33,6 +36,10 @@ from keras_memel import Threshold
 from keras_memel import TopK
 from keras_memel import insert
 from keras_memel import strip
+
+FOLDER = pathlib.Path(__file__).parent / "parity"
+sys.path.insert(0, str(FOLDER))
+parity = importlib.import_module("recurrent")
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -208,6 +215,8 @@ MODES = {
     "eager": {"run_eagerly": True},
     "not compiled": {"jit_compile": False},
 }
+if BACKEND == "jax":  # operation by operation, each compiled
+    del MODES["eager"]
 if BACKEND != "torch":  # its generated code needs a C++ compiler
     MODES["compiled"] = {"jit_compile": True}
 
@@ -407,6 +416,26 @@ def test_a_saved_model_goes_on_with_its_statistics(tmp_path, rng):
     assert tuple(copy(np.ones((1, 2, 6, 6, 2))).shape) == (1, 2, 6, 6, 3)
 
 
+@pytest.mark.parametrize("backend", parity.BACKENDS)
+def test_what_one_backend_trained_every_backend_goes_on_with(backend):
+    model = keras.saving.load_model(parity.file(backend))
+    (layer,) = model.layers
+    oracle = Oracle(("rate", 0.3, 0.1), axis=-1, late_start=1)
+    hand = Candidates(network_of(layer), oracle)
+    *before, last = parity.data()
+    for x, r in before:
+        hand.call(x, r)
+    assert oracle.inhibited_rate > 0
+    assert_statistics(layer, oracle)
+    expected, gradient, _ = hand.call(*last)
+    y, found = step(model, *last)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-5)
+    assert_statistics(layer, oracle)
+    ours, theirs = parity.network().get_config(), model.get_config()
+    assert ours["layers"][1]["config"] == theirs["layers"][1]["config"]
+
+
 def test_the_monitor_sees_it_and_insertion_leaves_it(rng):
     memel = MEmeL(TopK(1), late_start=0, name="memel")
     layer = new(memel, name="cell")
@@ -425,18 +454,35 @@ def test_the_monitor_sees_it_and_insertion_leaves_it(rng):
     assert state(layer.memel)["steps"] == 2
 
 
+class Parent(keras.layers.Layer):
+    """Whose own `training` JAX cannot trace: it takes none."""
+
+    learns = True
+
+    def __init__(self):
+        super().__init__()
+        self.inner = new(MEmeL())
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, inputs):
+        return self.inner(inputs, training=self.learns)
+
+
 def test_it_is_not_rematerialized_and_works_in_no_parent_that_is(rng):
     x, y = next(values(rng))
     with keras.RematScope("full"):
         layer = new(MEmeL())
-        inner = new(MEmeL())
-        parent = keras.Sequential([keras.Input(SHAPE[1:]), inner])
+        parent = Parent()
+    parent.build(SHAPE)
     model = keras.Sequential([keras.Input(SHAPE[1:]), layer])
     model.compile("sgd", "mse")
     model.train_on_batch(x, y)
     assert state(layer.memel)["steps"] == 1
     with pytest.raises(ValueError, match="rematerialized"):
-        parent(x, training=True)
+        parent(x)
+    parent.learns = False
     parent(x)
 
 
