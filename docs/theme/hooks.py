@@ -1,13 +1,12 @@
-"""What MkDocs does not do by itself: links into the repository, and findings.
+"""What MkDocs does not do by itself: links into the repository.
 
 Pages name files of the repository by relative links, `../examples/x.py`, which
 lead there wherever the repository is read. The site has no repository around
 it, so each file that is linked becomes a page of its own, `source/...`. A link
 to what does not exist stays as it is, and fails the strict build.
 
-The comment `<!-- studies -->` becomes a list of what the studies saw, in their
-own words, and `<!-- scripts: a.py b.py -->` one of scripts, by the first lines
-of their docstrings; a name may be a pattern.
+The comment `<!-- scripts: a.py b.py -->` becomes a list of scripts, by the
+first lines of their docstrings; a name may be a pattern.
 """
 
 import ast
@@ -37,7 +36,7 @@ MOST_LINES = 600
 def on_files(files, config):
     """Adds a page for each file of the repository that a page links to."""
     for page in [file for file in files if file.is_documentation_page()]:
-        for match in LINK.finditer(_filled(page.content_string, files)):
+        for match in LINK.finditer(_filled(page.content_string)):
             path = _outside(page.src_uri, match[1])
             if path is None:
                 continue
@@ -49,7 +48,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Puts the findings in, and lets the links lead to these pages."""
+    """Puts lists in, and lets the links lead to these pages."""
 
     def replace(match):
         path = _outside(page.file.src_uri, match[1])
@@ -58,12 +57,11 @@ def on_page_markdown(markdown, page, config, files):
         start = posixpath.dirname(page.file.src_uri) or "."
         return posixpath.relpath(_page_of(path), start) + (match[2] or "")
 
-    return LINK.sub(replace, _filled(markdown, files))
+    return LINK.sub(replace, _filled(markdown))
 
 
-def _filled(markdown, files):
+def _filled(markdown):
     """Markdown with lists in the place of comments that ask for them."""
-    markdown = markdown.replace("<!-- studies -->", _seen(files))
     return re.sub(r"<!-- scripts: (.*?) -->", _scripts, markdown)
 
 
@@ -75,19 +73,7 @@ def _scripts(match):
             name = path.relative_to(ROOT).as_posix()
             text = ast.get_docstring(ast.parse(path.read_text("utf-8")))
             first = (text or "").split("\n\n")[0].replace("\n", " ")
-            lines.append(f"| [{name}](../{name}) | {first} |")
-    return "\n".join(lines)
-
-
-def _seen(files):
-    """Two sentences of "Seen: ..." of each study, and a link to it."""
-    lines = []
-    for file in files.documentation_pages():
-        text = file.content_string
-        found = re.search(r"^Seen: (.*?\.\s.*?\.)(?:\s|$)", text, re.M)
-        if found and file.src_uri.startswith("studies/"):
-            title = re.search(r"^# (.*)", text, re.M)[1]
-            lines.append(f"- [{title}]({file.src_uri}): {found[1]}")
+            lines.append(f"| [`{name}`](../{name}) | {first} |")
     return "\n".join(lines)
 
 
