@@ -60,7 +60,7 @@ PAPER = {
 SMALL = {
     "k": [1, 100],
     "delta": [1.0, 10.0],
-    "trials": 4,
+    "trials": 3,
 }
 SMALL_WHERE = ["middle:2", "middle:4"]
 
