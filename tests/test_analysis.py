@@ -10,6 +10,7 @@ from sklearn import metrics
 from keras_memel import MEmeL
 from keras_memel import Report
 from keras_memel import accumulate
+from keras_memel import analysis
 from keras_memel import analyze
 from keras_memel import insert
 from keras_memel import strip
@@ -149,14 +150,18 @@ def test_chunks_change_nothing(monkeypatch):
     model = dense()
     whole = analyze(model, X, LABELS, "hidden", verbose=0).layers["hidden"]
     monkeypatch.setattr(accumulate, "CHUNK", 35)
+    monkeypatch.setattr(analysis, "MEMORY", 0)  # All of it on disk
     parts = analyze(model, X, LABELS, "hidden", verbose=0).layers["hidden"]
     check(parts, oracle(hidden(model), LABELS))
     np.testing.assert_array_equal(parts.top_input[:, 0], whole.top_input[:, 0])
     np.testing.assert_array_equal(parts.histogram, whole.histogram)
 
 
-def test_beyond_the_disk_limit_curves_come_from_a_sample():
+def test_beyond_the_disk_limit_curves_come_from_a_sample(monkeypatch):
     model = dense()
+    # Some of it in memory, some on disk.
+    monkeypatch.setattr(accumulate, "CHUNK", 5 * 60)
+    monkeypatch.setattr(analysis, "MEMORY", 4 * 5 * 150)
     layer = analyze(
         model, X, LABELS, "hidden", disk_limit=4 * 5 * 800, verbose=0
     ).layers["hidden"]
