@@ -33,7 +33,7 @@ from keras_memel import MonosemanticityMonitor
 
 STORE = pathlib.Path(__file__).parent / "results"
 RNG = np.random.default_rng(0)
-BATCH, LENGTH, WIDTH, STEPS = 8, 32, 128, 100
+BATCH, LENGTH, WIDTH, STEPS = 8, 64, 128, 100
 
 
 def network():
