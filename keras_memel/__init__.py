@@ -10,6 +10,7 @@ from keras_memel import selections
 from keras_memel import sync
 from keras_memel.analysis import analyze
 from keras_memel.callbacks import MonosemanticityMonitor
+from keras_memel.cells import ConvGRU2DCell
 from keras_memel.comparison import Comparison
 from keras_memel.contrasts import Contrast
 from keras_memel.decrease import decrease_ratio
@@ -29,7 +30,6 @@ from keras_memel.moments import batch_moments
 from keras_memel.moments import pool
 from keras_memel.neurons import LayerReport
 from keras_memel.recurrent import ConvGRU2D
-from keras_memel.recurrent import ConvGRU2DCell
 from keras_memel.report import Report
 from keras_memel.runs import RunStore
 from keras_memel.scores import monosemantic_scale

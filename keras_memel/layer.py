@@ -1,7 +1,7 @@
 """MEmeL: the layer that sees and inhibits monosemantic neurons.
 
 Data flows through four pure steps, and only this file keeps state between
-them (and `recurrent.py`, which takes them at other times):
+them (and `scans.py`, which takes them at other times):
 
     values --moments--> statistics --scores--> phi --selections--> mask
     values + mask + statistics --inhibitions--> outputs

@@ -48,10 +48,11 @@ def test_the_example_stands_before_anything_else():
 
 def test_continuous_integration_runs_the_command_of_the_readme():
     commands = [block.strip() for block in blocks("sh")]
-    quickstart, everything, finetune = commands
+    quickstart, everything, families = commands
     assert everything in (ROOT / ".ci" / "run").read_text().splitlines()
-    for command in (quickstart, finetune):
-        (script,) = re.findall(r"examples/\w+\.py", command)
+    scripts = re.findall(r"examples/\S+\.py", quickstart + families)
+    assert len(scripts) == 4
+    for script in scripts:
         assert (ROOT / script).exists()
 
 
