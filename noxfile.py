@@ -151,14 +151,6 @@ for age in ("oldest", "newest"):
         add_keras_session(age, backend)
 
 
-# The workers and the processes that tests start compile the same operations
-# over and over: each but once.
-JAX_CACHE = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-
-
 def run_tests(
     session: nox.Session,
     backend: str,
@@ -192,8 +184,6 @@ def run_tests(
             "OTHER_BACKEND_2": others[1],
             "COVERAGE_FILE": f".coverage.{backend}",
             "MPLBACKEND": "agg",
-            **JAX_CACHE,
-            "JAX_COMPILATION_CACHE_DIR": session.create_tmp(),
         },
     )
 
