@@ -10,14 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel import drawing
 from keras_memel import neurons
-from keras_memel.drawing import BLUE
-from keras_memel.drawing import GREY
-from keras_memel.drawing import ORANGE
-from keras_memel.drawing import name_lines
-from keras_memel.drawing import new
-from keras_memel.drawing import percent
-from keras_memel.drawing import plain_log
 from keras_memel.neurons import LayerReport
 from keras_memel.report import Report
 
@@ -52,7 +46,7 @@ def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
     '99 % quantile of the monosemantic scale (variances)'
     """
     paths = list(report.layers)
-    ax = new(ax, max(1.8, 0.4 * len(paths) + 1.2))
+    ax = drawing.new(ax, max(1.8, 0.4 * len(paths) + 1.2))
     values = []
     for layer in report.layers.values():
         q = layer.ms_quantile(0.99)
@@ -63,22 +57,22 @@ def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
         whis=(5, 95),
         widths=0.55,
         patch_artist=True,
-        boxprops={"facecolor": "#CCE3F0", "edgecolor": BLUE},
-        medianprops={"color": BLUE, "linewidth": 2},
-        whiskerprops={"color": BLUE},
-        capprops={"color": BLUE},
+        boxprops={"facecolor": "#CCE3F0", "edgecolor": drawing.BLUE},
+        medianprops={"color": drawing.BLUE, "linewidth": 2},
+        whiskerprops={"color": drawing.BLUE},
+        capprops={"color": drawing.BLUE},
         flierprops={
             "marker": ".",
             "markersize": 4,
-            "markerfacecolor": GREY,
+            "markerfacecolor": drawing.GREY,
             "markeredgecolor": "none",
         },
     )
     ax.set_yticks(range(1, len(paths) + 1), paths)
     ax.invert_yaxis()
     ax.set_xscale("log")
-    plain_log(ax.xaxis)
-    ax.axvline(6.63, color=GREY, linewidth=1, linestyle="--", zorder=0)
+    drawing.plain_log(ax.xaxis)
+    ax.axvline(6.63, color=drawing.GREY, linewidth=1, linestyle="--", zorder=0)
     ax.annotate(
         "Gaussian",
         (6.63, 1),
@@ -137,7 +131,7 @@ def activation_by_feature(
     edges = np.linspace(
         found.minimum[neuron], found.maximum[neuron], counts.shape[1] + 1
     )
-    ax = new(ax, max(1.8, 0.28 * len(order) + 1.2))
+    ax = drawing.new(ax, max(1.8, 0.28 * len(order) + 1.2))
     for row, feature in enumerate(order):
         own = row == 0
         # Each row to its own height, and a little into the next, as ridges.
@@ -147,7 +141,7 @@ def activation_by_feature(
             edges,
             baseline=row,
             fill=True,
-            color=ORANGE if own else GREY,
+            color=drawing.ORANGE if own else drawing.GREY,
             alpha=0.9 if own else 0.6,
         )
         ax.axhline(row, color="#dddddd", linewidth=0.6, zorder=0)
@@ -200,7 +194,7 @@ def feature_map(
     sure = np.nan_to_num(found.roc_auc, nan=0.0)
     chosen = np.argsort(-sure, kind="stable")[:most]
     chosen = chosen[np.lexsort((-ms.max(1)[chosen], found.feature[chosen]))]
-    ax = new(ax, min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4)))
+    ax = drawing.new(ax, min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4)))
     # 1 is the mean over all features; the rest fades into it.
     high = max(2.0, float(np.quantile(ms[chosen], 0.99)))
     image = ax.imshow(
@@ -267,7 +261,7 @@ def ms_over_training(
         )
     import matplotlib
 
-    ax = new(ax)
+    ax = drawing.new(ax)
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(names)))
     ends = []
     for name, shade in zip(names, shades):
@@ -277,8 +271,8 @@ def ms_over_training(
         ends.append((values[-1], name.rsplit("/", 1)[0], shade))
     if quantile.startswith("ms"):
         ax.set_yscale("log")
-        plain_log(ax.yaxis)
-    name_lines(ax, steps[-1], ends)
+        drawing.plain_log(ax.yaxis)
+    drawing.name_lines(ax, steps[-1], ends)
     ax.set_xlabel("epoch")
     label = {
         "inhibited_rate": "inhibited share",
@@ -318,7 +312,7 @@ def false_killing_rate(
     """
     import matplotlib
 
-    ax = new(ax)
+    ax = drawing.new(ax)
     rates = np.geomspace(1e-3, 0.5, 40) if rates is None else np.asarray(rates)
     layers = list(report.layers.values())
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(layers)))
@@ -343,7 +337,9 @@ def false_killing_rate(
         ends.append((middle[-1], layer.path, shade))
     every = np.concatenate(blind)
     if len(every):
-        ax.axhline(np.median(every), color=GREY, linestyle="--", linewidth=1)
+        ax.axhline(
+            np.median(every), color=drawing.GREY, linestyle="--", linewidth=1
+        )
         ax.annotate(
             "blind choice",
             (0, np.median(every)),
@@ -354,10 +350,10 @@ def false_killing_rate(
             fontsize=8,
         )
     ax.set_xscale("log")
-    percent(ax.xaxis)
+    drawing.percent(ax.xaxis)
     ax.set_xlim(rates[0], rates[-1])  # Names stand outside
     ax.set_ylim(0.0, 1.0)
-    name_lines(ax, rates[-1], ends)
+    drawing.name_lines(ax, rates[-1], ends)
     ax.set_xlabel("share of values inhibited")
     ax.set_ylabel("False Killing Rate (median neuron)")
     return ax
@@ -381,11 +377,11 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['original', 'RD']
     """
-    ax = new(ax, 0.45 * len(found) + 1.0)
+    ax = drawing.new(ax, 0.45 * len(found) + 1.0)
     values = 100 * np.asarray(found["decrease_ratio"], "float64")
     rows = np.arange(len(found))
-    ax.hlines(rows, 0, values, color=BLUE, linewidth=2)
-    ax.plot(values, rows, "o", color=BLUE)
+    ax.hlines(rows, 0, values, color=drawing.BLUE, linewidth=2)
+    ax.plot(values, rows, "o", color=drawing.BLUE)
     for row, value in zip(rows, values):
         ax.annotate(
             f"{value:+.3g} %",
@@ -396,7 +392,7 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
             va="center",
             fontsize=9,
         )
-    ax.axvline(0, color=GREY, linewidth=1, zorder=0)
+    ax.axvline(0, color=drawing.GREY, linewidth=1, zorder=0)
     ax.set_yticks(rows, list(found.index))
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.margins(x=0.25)
