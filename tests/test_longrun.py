@@ -19,7 +19,16 @@ FOLDER = pathlib.Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(FOLDER))
 import longrun  # noqa: E402 - of the examples
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_alike(quick_compilation):
+    """Bits depend on how an operation was compiled, and JAX keeps what it
+    compiled for the tests before: the processes here have none of that."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
 
 EPOCHS = 3
 
