@@ -16,7 +16,9 @@ nox.needs_version = ">=2024.4.15"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
 # All but what takes long: the exports, which bring other backends along
-# (`nox -s exports-jax exports-tensorflow exports-torch`), the package that
+# (`nox -s exports-jax exports-tensorflow exports-torch`), the paper's families
+# where they compile (`nox -s examples-jax examples-tensorflow`; PyTorch's
+# default session has them), the package that
 # would be published (`nox -s package`), and other versions of Keras
 # (`nox -s keras-oldest-jax keras-newest-jax ...`).
 nox.options.sessions = ["lint", "types", "docs", "tests-jax"]
@@ -64,6 +66,16 @@ def tests_tensorflow(session: nox.Session) -> None:
 @nox.session(name="tests-torch")
 def tests_torch(session: nox.Session) -> None:
     run_tests(session, "torch")
+
+
+@nox.session(name="examples-jax")
+def examples_jax(session: nox.Session) -> None:
+    run_example_tests(session, "jax")
+
+
+@nox.session(name="examples-tensorflow")
+def examples_tensorflow(session: nox.Session) -> None:
+    run_example_tests(session, "tensorflow")
 
 
 @nox.session(name="exports-jax", reuse_venv=False)
@@ -151,6 +163,25 @@ for age in ("oldest", "newest"):
         add_keras_session(age, backend)
 
 
+# Tests of the paper's families: networks that are made and compiled by dozens.
+FAMILIES = tuple(
+    f"tests/test_{name}.py"
+    for name in ("glue", "imagenet", "longrun", "nowcasting", "tune")
+) + ("tests/test_paper_tables.py",)
+
+
+def run_example_tests(session: nox.Session, backend: str) -> None:
+    session.install(*CONSTRAINTS, "-e", f".[{backend},dev]")
+    install_keras_hub(session, backend, CONSTRAINTS)
+    session.run(
+        "pytest",
+        "--numprocesses=auto",
+        *FAMILIES,
+        *session.posargs,
+        env={"KERAS_BACKEND": backend, "MPLBACKEND": "agg"},
+    )
+
+
 def run_tests(
     session: nox.Session,
     backend: str,
@@ -172,11 +203,13 @@ def run_tests(
         f"found = [b for b in {others} if find_spec(b)]; "
         f"assert not found, f'beside {backend}: {{found}}'",
     )
+    ignored = [] if backend == "torch" else FAMILIES
     session.run(
         "pytest",
         "--numprocesses=auto",
         "--cov",
         "--cov-report=term-missing",
+        *(f"--ignore={file}" for file in ignored),
         *session.posargs,
         env={
             "KERAS_BACKEND": backend,
