@@ -434,7 +434,8 @@ def train(arm, seed, rate, data, options):
             notes = (
                 f", {100 * statistics.fmean(rates):.4f} % inhibited at the end"
             )
-        strip(model)  # what is used is the plain model
+        if not (arm or {}).get("at_inference"):
+            strip(model)  # what is used is the plain model
         scores, answers = evaluate(model, data, options.batch)
         print(
             f"seed {seed}  {name_of(arm):10s}  learning rate {rate:g}  "

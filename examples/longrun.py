@@ -55,6 +55,7 @@ from keras_memel import MEmeL
 from keras_memel import MonosemanticityMonitor
 from keras_memel import find
 from keras_memel import inserted
+from keras_memel.sites import in_scans
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 __all__ = ["Batches", "add_arguments", "devices", "fit", "number_of_devices"]
@@ -226,4 +227,5 @@ def _monitor(model):
         own = find(model, lambda layer: isinstance(layer, MEmeL))
     except ValueError:
         own = []
-    return [MonosemanticityMonitor()] if own or inserted(model) else []
+    there = own or inserted(model) or in_scans(model)
+    return [MonosemanticityMonitor()] if there else []

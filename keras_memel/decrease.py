@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_memel import registry
+from keras_memel import signatures
 from keras_memel import taps
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
@@ -148,7 +149,7 @@ def decrease_ratio(
 @contextlib.contextmanager
 def _restored(model: keras.Model) -> Iterator[Any]:
     kept = [
-        (variable, np.array(keras.ops.convert_to_numpy(variable.value)))
+        (variable, signatures.array(variable))
         for variable in [*model.variables, *model.optimizer.variables]
     ]
 
@@ -196,7 +197,7 @@ def _arm(
             for (old, mask), memel in zip(values(x), memels):
                 memel(old, mask=mask, training=True)
         state = [
-            (weight, np.array(keras.ops.convert_to_numpy(weight.value)))
+            (weight, signatures.array(weight))
             for memel in memels
             for weight in memel.weights
         ]

@@ -44,22 +44,23 @@ class Reading(NamedTuple):
     replicas: tuple[Array, ...]
 
 
+def array(weight: Any) -> Array:
+    """A copy of the value of a weight."""
+    # One that `tf.distribute` mirrors has no array of its own.
+    tensor = keras.ops.convert_to_tensor(weight)
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
 def read(layer: MEmeL) -> Reading:
     """The weights of a layer as they are."""
-
-    def get(weight: Any) -> Array:
-        # One that `tf.distribute` mirrors has no array of its own.
-        tensor = keras.ops.convert_to_tensor(weight)
-        return np.array(keras.ops.convert_to_numpy(tensor))
-
     threshold = getattr(layer, "threshold", None)
     return Reading(
-        float(get(layer.steps)),
-        float(get(layer.inhibited_rate)),
-        math.nan if threshold is None else float(get(threshold)),
-        get(layer.count),
-        get(layer.moving_mean),
-        get(layer.moving_variance),
+        float(array(layer.steps)),
+        float(array(layer.inhibited_rate)),
+        math.nan if threshold is None else float(array(threshold)),
+        array(layer.count),
+        array(layer.moving_mean),
+        array(layer.moving_variance),
         _replicas(layer.moving_mean),
     )
 

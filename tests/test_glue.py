@@ -1,5 +1,6 @@
 """examples/glue.py: the files of GLUE, its metrics, and the arms on them."""
 
+import csv
 import json
 import math
 import pathlib
@@ -526,6 +527,24 @@ def test_a_regression_and_its_submission(preset, tmp_path):
     with np.load(file.with_name("answers.npz")) as kept:
         expected = np.clip(kept["test"][:, 0], 0, 5)
     np.testing.assert_allclose(answers, expected, atol=5e-4)
+
+
+def test_a_memel_that_is_kept_on_answers_too(preset, tmp_path):
+    write_task(tmp_path, "RTE")
+    chosen = glue.parse(
+        options(preset, tmp_path, "--task=RTE", f"--out={tmp_path / 'out'}")
+    )
+    data = glue.load_data(chosen, 0)
+    answers, losses = [], []
+    for kept_on in (False, True):
+        arm = {**paper.kdd2024, "at_inference": kept_on}
+        folder = glue.train(arm, 0, 1e-2, data, chosen)["folder"]
+        with np.load(folder / "answers.npz") as file:
+            answers.append(file["validation"])
+        rows = list(csv.DictReader((folder / "log.csv").open()))
+        losses.append([row["loss"] for row in rows])
+    assert losses[0] == losses[1]  # it trains in the same way
+    assert np.abs(answers[0] - answers[1]).max() > 1e-6
 
 
 def test_matched_and_mismatched(tmp_path):

@@ -624,16 +624,19 @@ def test_an_epoch_on_real_rain_beats_persistence_on_held_out_hours(
         "--epochs=1",
         "--stride=12",
         "--rate=0.01",
-        "--arm=memel",
+        "--arms=MEmeL",
         f"--gif={gif}",
-    )["memel"]
+    )["MEmeL"]
     assert found["b_mse"] < found["persistence_b_mse"]
     assert found["pretrained_b_mse"] < found["persistence_b_mse"]
     assert 0 < found["validation"] < 1
     assert found["b_mse"] != found["pretrained_b_mse"]
     printed = capsys.readouterr().out
-    row = next(x for x in printed.splitlines() if x.startswith("memel  "))
+    row = next(x for x in printed.splitlines() if x.startswith("MEmeL  "))
     assert float(row.split()[1]) == pytest.approx(found["b_mse"], abs=0.01)
+    (log,) = (tmp_path / "out").glob("nowcasting_MEmeL_seed0/pretrain/log.csv")
+    names = log.read_text().splitlines()[0].split(",")
+    assert sum(name.endswith("/inhibited_rate") for name in names) == 2
     from PIL import Image
 
     with Image.open(gif) as movie:
@@ -646,7 +649,7 @@ def test_an_epoch_on_real_rain_beats_persistence_on_held_out_hours(
     reason="tests/test_longrun.py does so on every backend; this compiles much",
 )
 def test_a_killed_run_goes_on_to_the_same_numbers(tiny, monkeypatch):
-    arguments = ["--data=digits", "--epochs=2", "--steps=6", "--arm=memel"]
+    arguments = ["--data=digits", "--epochs=2", "--steps=6", "--arms=MEmeL"]
     arguments += ["--finetune-epochs=0", "--save-every=2"]
     arguments += ["--size", "24", "24"]
     expected = tiny(*arguments, out="whole")
@@ -674,7 +677,7 @@ def test_radar_frames_are_trained_on_in_mixed_precision(radar, tiny):
         "--steps=2",
         "--epochs=1",
         "--finetune-epochs=0",
-        "--arm=original",
+        "--arms=original",
         "--precision=mixed_float16",
     )["original"]
     assert 0 < found["b_mse"] < np.inf
@@ -691,7 +694,7 @@ def test_training_ends_at_a_frame_that_cannot_be_read(radar, tiny):
     break_pixels(path)
     arguments = [f"--data={radar}", *RADAR, "--batch=9"]
     with pytest.raises(SystemExit, match=rf"cannot be read: .*{path.name}"):
-        tiny(*arguments, "--epochs=1", "--arm=original")
+        tiny(*arguments, "--epochs=1", "--arms=original")
 
 
 def test_a_dry_run_needs_no_data_and_prints_the_plan(tiny, capsys):
@@ -707,13 +710,18 @@ def test_missing_data_are_named_with_both_ways():
     with pytest.raises(SystemExit, match=r"--data FOLDER.*--small"):
         train.main([])
     with pytest.raises(SystemExit, match=r"10 steps of pretraining"):
-        train.main(["--small", "--epochs=2", "--steps=5", "--arm=memel"])
+        train.main(["--small", "--epochs=2", "--steps=5", "--arms=MEmeL"])
     with pytest.raises(SystemExit, match=r"divided by a whole number"):
         train.main([f"--data={EXAMPLES}", "--radar-size", "180", "480"])
 
 
 def test_the_folders_of_arms_tell_them_apart():
-    names = [train.label(arm) for arm in train.ARMS.values()]
-    assert names == list(train.ARMS)
+    names = [train.label(arm) for arm in keras_memel.paper.arms.values()]
+    assert names == ["original", "naive_a", "naive_b", "MEmeL"]
+    tuning = ["--small", "--arms", "MEmeL-Tune", "--k=5", "--delta=5"]
+    (arm,) = train.arms(train.parse(tuning)).values()
+    assert arm == keras_memel.paper.tuned(5, 5)
+    with pytest.raises(SystemExit, match=r"needs --k and --delta"):
+        train.parse(tuning[:-1])
     tuned = {train.label(keras_memel.paper.tuned(k, 5)) for k in (1, 5, 10)}
     assert len(tuned) == 3

@@ -47,12 +47,6 @@ from nowcasting import metrics
 from nowcasting import model as networks
 from nowcasting import windows
 
-ARMS = {
-    "original": None,
-    "naive_a": paper.arms["naive (a)"],
-    "naive_b": paper.arms["naive (b)"],
-    "memel": paper.arms["MEmeL"],
-}
 # What is not given on the command line.
 FULL = {
     "network": "paper",
@@ -75,7 +69,7 @@ SMALL = {
     "stride": 8,
 }
 # The same run whatever they are.
-NOT_OF_A_RUN = {"arm", "gif"}
+NOT_OF_A_RUN = {"gif"}
 
 
 def parse(arguments=None):
@@ -86,7 +80,10 @@ def parse(arguments=None):
     longrun.add_arguments(parser)
     add = parser.add_argument
     add("--data", help="stage_iv, digits, random, FILE.npz or FOLDER")
-    add("--arm", nargs="+", choices=ARMS, default=["original", "memel"])
+    names = [*paper.arms, "MEmeL-Tune"]
+    add("--arms", nargs="+", choices=names, default=["original", "MEmeL"])
+    add("--k", type=int, help="of MEmeL-Tune: values of a frame")
+    add("--delta", type=float, help="of MEmeL-Tune: factor of the gradient")
     add("--network", choices=networks.NETWORKS)
     add("--frames", type=int, nargs=2, metavar=("IN", "OUT"))
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
@@ -102,6 +99,13 @@ def parse(arguments=None):
     add("--no-masks", action="store_true", help="all pixels of HKO-7 count")
     add("--gif", type=pathlib.Path, help="animate a forecast of the last arm")
     options = parser.parse_args(arguments)
+    tune = options.k, options.delta
+    if ("MEmeL-Tune" in options.arms) != (None not in tune):
+        raise SystemExit(
+            "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
+            "examples/tune.py finds the best ones. Received: "
+            f"--arms {' '.join(options.arms)} --k {tune[0]} --delta {tune[1]}"
+        )
     if options.data is None:
         if options.small:
             options.data = "stage_iv"
@@ -124,6 +128,14 @@ def parse(arguments=None):
     options.frames = tuple(options.frames or network.frames)
     options.size = tuple(options.size or network.size)
     return options
+
+
+def arms(options):
+    """Settings of MEmeL by the name of the arm; `None` for no MEmeL."""
+    every = dict(paper.arms)
+    if options.k is not None:
+        every["MEmeL-Tune"] = paper.tuned(options.k, options.delta)
+    return {name: every[name] for name in options.arms}
 
 
 def sources(options):
@@ -294,9 +306,10 @@ def described(arm):
 
 def label(arm):
     """A name for a folder."""
-    for name, known in ARMS.items():
+    for name, known in paper.arms.items():
         if described(known) == described(arm):
-            return name
+            words = "".join(c for c in name if c.isalnum() or c == " ")
+            return words.replace(" ", "_")
     return hashlib.sha256(described(arm).encode()).hexdigest()[:12]
 
 
@@ -337,7 +350,7 @@ def plan(options, parts):
     train = parts["train"].batches(
         options.batch, options.seed, steps=options.steps
     )
-    model = build(ARMS[options.arm[-1]], options.seed, options)
+    model = build(list(arms(options).values())[-1], options.seed, options)
     compiled(model, options)
     sizes = ", ".join(
         f"{len(part):,} to {name}" for name, part in parts.items()
@@ -350,11 +363,11 @@ def plan(options, parts):
         options.epochs + options.finetune_epochs,
         step=lambda: model.train_on_batch(*train[0]),
         text={
-            "arms": ", ".join(options.arm),
+            "arms": ", ".join(options.arms),
             "data": f"{options.data}: windows of {options.frames[0]} + "
             f"{options.frames[1]} frames of {what}, {sizes}",
         },
-        runs=len(options.arm),
+        runs=len(options.arms),
     )
 
 
@@ -390,11 +403,9 @@ def main(arguments=None):
         if options.data == "random":
             raise SystemExit("--data random is noise, for --dry-run only")
         results, model = {}, None
-        for name in options.arm:
+        for name, arm in arms(options).items():
             print(f"{name}, seed {options.seed}", flush=True)
-            model, results[name] = _run(
-                ARMS[name], options.seed, options, parts
-            )
+            model, results[name] = _run(arm, options.seed, options, parts)
         if longrun.rank_and_ranks()[0] > 0:
             return results
         synthetic = " of SYNTHETIC data" if options.data == "digits" else ""
