@@ -119,7 +119,9 @@ def equal_copies(array):
 def main(folder):
     results, sent = {}, {}
     for how, spec in SHARDED.items():
-        for name, make in scenario.LAYERS.items():
+        # Frames have no axis of neurons as these have.
+        scans = scenario.SCANS if how == "rows" else {}
+        for name, make in {**scenario.LAYERS, **scans}.items():
             layer = make()
             outputs = run_layer(layer, spec)
             results[f"{name} {how}"] = scenario.state(layer.weights) | outputs

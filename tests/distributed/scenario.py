@@ -8,6 +8,7 @@ ones only; in two, one replica sees a value that is not finite.
 import keras
 import numpy as np
 
+from keras_memel import ConvGRU2D
 from keras_memel import LogPenalty
 from keras_memel import MEmeL
 from keras_memel import Random
@@ -32,6 +33,35 @@ LAYERS = {
 # What it chooses depends on the shape that a replica draws for; its
 # statistics do not.
 BLIND = {"random": lambda: MEmeL(Random(0.1, seed=1), axis=-1, late_start=3)}
+
+
+class Scan(keras.layers.Layer):
+    """A MEmeL inside a scan, of the same values as frames of 2 x 3 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.scan = ConvGRU2D(
+            1,
+            1,
+            kernel_initializer="ones",
+            recurrent_initializer="ones",
+            return_sequences=True,
+            memel=MEmeL(Rate(0.1), late_start=3),
+        )
+        # Of its weights only those of the MEmeL change.
+        self.scan.cell.trainable = False
+        self.supports_masking = True
+
+    def build(self, shape):
+        self.scan.build((None, shape[1], 2, 3, 1))
+
+    def call(self, x, mask=None, training=None):
+        frames = keras.ops.reshape(x, (-1, TIME, 2, 3, 1))
+        states = self.scan(frames, mask=mask, training=training)
+        return keras.ops.reshape(states, (-1, TIME, WIDTH))
+
+
+SCANS = {"scan": Scan}
 
 
 def values():

@@ -13,6 +13,8 @@ import scenario
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+EVERY = {**scenario.LAYERS, **scenario.BLIND, **scenario.SCANS}
+
 
 def run_layer(layer, rank):
     layer.build((None, scenario.TIME, scenario.WIDTH))
@@ -71,7 +73,7 @@ def main(folder):
     rank = torch.distributed.get_rank()
     keras.utils.set_random_seed(0)
     results = {}
-    for name, make in {**scenario.LAYERS, **scenario.BLIND}.items():
+    for name, make in EVERY.items():
         layer = make()
         outputs = run_layer(layer, rank)
         results[name] = {**scenario.state(layer.weights), **outputs}
