@@ -20,6 +20,7 @@ from keras_memel.sites import Site
 from keras_memel.sites import Where
 from keras_memel.sources import Labels
 from keras_memel.sources import Source
+from keras_memel.spool import MOST_ROWS
 from keras_memel.streams import Stream
 
 # Bytes of values that stay in memory, over all layers.
@@ -41,6 +42,7 @@ def analyze(
     top: int = 8,
     feature_names: Iterable[Any] | None = None,
     batch_size: int = 32,
+    sample: int | None = None,
     disk_limit: int = 8 << 30,
     verbose: int | str = "auto",
 ) -> Report:
@@ -56,11 +58,12 @@ def analyze(
     needs values in order (quantiles, ROC, F1, ...) has to wait for the mean of
     the whole stream; the values are kept until then, at 4 bytes each, 128 MB
     of them in memory and what is beyond on disk, and read back neuron by
-    neuron. So memory does not grow with the stream, and the
-    numbers are those of a computation on all activations at once. Only where
-    values would exceed `disk_limit`, or 4 million a neuron, are those figures
-    taken from a uniform random sample of them (`LayerReport.ranked` is its
-    size); the rest stays exact.
+    neuron. So memory does not grow with the stream, and the numbers are those
+    of a computation on all activations at once. To put them in order is most
+    of what this costs beside the model: with `sample`, or where values would
+    exceed `disk_limit` or 4 million a neuron, those figures are taken from a
+    uniform random sample of them (`LayerReport.ranked` is its size, at least
+    half of what was asked for); the rest stays exact.
 
     Masks: a position that a Keras mask or a `padding_mask` leaves out counts
     nowhere. A value that is not finite is left out too, and counted.
@@ -85,6 +88,8 @@ def analyze(
         top: Number of values with the highest `phi` to keep of each neuron.
         feature_names: A name for each label; their numbers if `None`.
         batch_size: Of arrays; other sources have their own.
+        sample: Number of values of a neuron to put in order at most; `None`:
+            all, up to 4 million.
         disk_limit: Bytes of temporary files, over all layers.
         verbose: 0 for no progress bar.
 
@@ -113,6 +118,8 @@ def analyze(
     threshold = registry.number("threshold", threshold, "at least 0", 0.0)
     top = registry.integer("top", top, "at least 1", 1)
     batch_size = registry.integer("batch_size", batch_size, "at least 1", 1)
+    if sample is not None:
+        sample = registry.integer("sample", sample, "at least 1", 1)
     disk_limit = registry.integer("disk_limit", disk_limit, "at least 1", 1)
     if not (isinstance(model, keras.Layer) and model.built):
         raise ValueError(
@@ -134,6 +141,7 @@ def analyze(
             top,
             disk_limit // len(found),
             MEMORY // len(found),
+            min(sample or MOST_ROWS, MOST_ROWS),
         )
         for site in found
     ]

@@ -26,11 +26,14 @@ class Spool:
         neurons: Values in a row.
         budget: Bytes that the values may take in all.
         memory: Bytes of them that stay in memory.
+        most: Rows to keep at most.
     """
 
-    def __init__(self, neurons: int, budget: int, memory: int):
+    def __init__(
+        self, neurons: int, budget: int, memory: int, most: int = MOST_ROWS
+    ):
         self.neurons = neurons
-        self.most = max(1, min(MOST_ROWS, budget // (4 * neurons)))
+        self.most = max(1, min(most, budget // (4 * neurons)))
         self.rows = 0
         self.share = 1.0
         self._memory = memory

@@ -26,13 +26,20 @@ class Stream:
         top: Number of farthest values to keep.
         budget: Bytes that its values may take.
         memory: Bytes of them that stay in memory.
+        most: Values of a neuron to keep at most.
     """
 
     def __init__(
-        self, site: Site, axis: Any, top: int, budget: int, memory: int
+        self,
+        site: Site,
+        axis: Any,
+        top: int,
+        budget: int,
+        memory: int,
+        most: int,
     ):
         self.site, self.axis, self._top = site, axis, top
-        self._spool = partial(Spool, budget=budget, memory=memory)
+        self._spool = partial(Spool, budget=budget, memory=memory, most=most)
         self.rows: Accumulator | None = None
         self.sizes: tuple[int, ...] = ()
 

@@ -157,16 +157,16 @@ def test_chunks_change_nothing(monkeypatch):
     np.testing.assert_array_equal(parts.histogram, whole.histogram)
 
 
-def test_beyond_the_disk_limit_curves_come_from_a_sample(monkeypatch):
+@pytest.mark.parametrize("limit", [{"disk_limit": 80 * 200}, {"sample": 800}])
+def test_beyond_a_limit_curves_come_from_a_sample(monkeypatch, limit):
     model = dense()
     # Some of it in memory, some on disk.
     monkeypatch.setattr(accumulate, "CHUNK", 5 * 60)
     monkeypatch.setattr(analysis, "MEMORY", 4 * 5 * 150)
-    layer = analyze(
-        model, X, LABELS, "hidden", disk_limit=4 * 5 * 800, verbose=0
-    ).layers["hidden"]
-    assert (layer.ranked < 800).all()
-    assert (layer.ranked > 400).all()
+    report = analyze(model, X, LABELS, "hidden", verbose=0, **limit)
+    layer = report.layers["hidden"]
+    assert (layer.ranked <= 800).all()
+    assert (layer.ranked > 350).all()
     exact = oracle(hidden(model), LABELS)
     sampled = (
         "roc_auc",
@@ -404,6 +404,7 @@ def test_bad_input_is_told_what_was_expected():
             analyze(model, *arguments, verbose=0)
     for arguments, message in (
         ({"top": 0}, "top=0"),
+        ({"sample": 0}, "sample=0"),
         ({"epsilon": -1}, "epsilon=-1"),
         ({"features": LABELS, "feature_names": "ab"}, "2 names"),
         ({"axis": 3}, "axis=3"),
