@@ -178,3 +178,25 @@ def test_fused_runs_plainly_when_eager_and_compiled_in_a_graph():
     assert float(fused(tf.constant(3.0))) == 6.0
     assert float(tf.function(fused)(tf.constant(3.0))) == 6.0
     assert where == [True, False]
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="others compile nothing there")
+@pytest.mark.parametrize("selection", ["top_k", "rate", "threshold", "random"])
+def test_a_second_step_outside_of_a_jit_compiles_nothing(
+    selection, rng, caplog
+):
+    import jax
+
+    layer = MEmeL(selection, late_start=0)
+    x, r = rng.normal(size=(2, 7, 3, 5)).astype("float32")
+    step(layer, x, r)
+
+    def compiled():
+        caplog.clear()
+        with jax.log_compiles():
+            step(layer, x, r)
+        return [m for m in caplog.messages if "XLA compilation of" in m]
+
+    assert compiled() == []
+    x, r = x[1:], r[1:]
+    assert compiled()  # they would be seen

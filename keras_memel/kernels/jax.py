@@ -74,10 +74,24 @@ def _sum_pair(
     sums: tuple[Tensor, Tensor] = jax.lax.reduce(
         (first, second),
         (zero, zero),
-        lambda x, y: (x[0] + y[0], x[1] + y[1]),
+        _add_pair,
         (axis,),
     )
     return sums
+
+
+# These two are functions with a name: outside of a jit, JAX compiles anew for
+# every new one, which a lambda would be each time.
+
+
+def _add_pair(
+    x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    return x[0] + y[0], x[1] + y[1]
+
+
+def _larger(x: Tensor, y: Tensor) -> Tensor:
+    return jax.lax.select(x > y, x, y)
 
 
 def count(mask: Tensor) -> Tensor:
@@ -130,7 +144,7 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
     stage = jax.lax.reduce(
         flat.reshape(len(score), flat.shape[1] // columns, columns),
         score.dtype.type(-math.inf),
-        lambda a, b: jax.lax.select(a > b, a, b),
+        _larger,
         (1,),
     )
     return jnp.expand_dims(stage.max(axis=1), tuple(range(1, score.ndim)))
