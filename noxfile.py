@@ -15,12 +15,12 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
-# All but what takes long: the exports, which bring other backends along
-# (`nox -s exports-jax exports-tensorflow exports-torch`), the paper's families
-# where they compile (`nox -s examples-jax examples-tensorflow`; PyTorch's
-# default session has them), the package that
-# would be published (`nox -s package`), and other versions of Keras
-# (`nox -s keras-oldest-jax keras-newest-jax ...`).
+# All but what takes long: on JAX and TensorFlow the tests that are marked
+# `once`, which PyTorch's session has (`nox -s whole-jax whole-tensorflow`); the
+# exports, which bring other backends along (`nox -s exports-jax
+# exports-tensorflow exports-torch`), the package that would be published (`nox
+# -s package`), and other versions of Keras (`nox -s keras-oldest-jax
+# keras-newest-jax ...`).
 nox.options.sessions = ["lint", "types", "docs", "tests-jax"]
 nox.options.sessions += ["tests-tensorflow", "tests-torch"]
 
@@ -68,14 +68,14 @@ def tests_torch(session: nox.Session) -> None:
     run_tests(session, "torch")
 
 
-@nox.session(name="examples-jax")
-def examples_jax(session: nox.Session) -> None:
-    run_example_tests(session, "jax")
+@nox.session(name="whole-jax")
+def whole_jax(session: nox.Session) -> None:
+    run_tests(session, "jax", whole=True)
 
 
-@nox.session(name="examples-tensorflow")
-def examples_tensorflow(session: nox.Session) -> None:
-    run_example_tests(session, "tensorflow")
+@nox.session(name="whole-tensorflow")
+def whole_tensorflow(session: nox.Session) -> None:
+    run_tests(session, "tensorflow", whole=True)
 
 
 @nox.session(name="exports-jax", reuse_venv=False)
@@ -155,7 +155,7 @@ def add_keras_session(age: str, backend: str) -> None:
             kept.append(f"keras=={floor}")
         file = pathlib.Path(session.create_tmp(), "constraints.txt")
         file.write_text("\n".join(kept))
-        run_tests(session, backend, ("-c", str(file)))
+        run_tests(session, backend, ("-c", str(file)), whole=True)
 
 
 for age in ("oldest", "newest"):
@@ -163,30 +163,13 @@ for age in ("oldest", "newest"):
         add_keras_session(age, backend)
 
 
-# Tests of the paper's families: networks that are made and compiled by dozens.
-FAMILIES = tuple(
-    f"tests/test_{name}.py"
-    for name in ("glue", "imagenet", "longrun", "nowcasting", "tune")
-) + ("tests/test_paper_tables.py",)
-
-
-def run_example_tests(session: nox.Session, backend: str) -> None:
-    session.install(*CONSTRAINTS, "-e", f".[{backend},dev]")
-    install_keras_hub(session, backend, CONSTRAINTS)
-    session.run(
-        "pytest",
-        "--numprocesses=auto",
-        *FAMILIES,
-        *session.posargs,
-        env={"KERAS_BACKEND": backend, "MPLBACKEND": "agg"},
-    )
-
-
 def run_tests(
     session: nox.Session,
     backend: str,
     constraints: tuple[str, ...] = CONSTRAINTS,
+    whole: bool = False,
 ) -> None:
+    """The tests, and how much of the package they reach if they are all."""
     session.install(*constraints, "-e", f".[{backend},dev]")
     install_keras_hub(session, backend, constraints)
     session.run(
@@ -203,13 +186,13 @@ def run_tests(
         f"found = [b for b in {others} if find_spec(b)]; "
         f"assert not found, f'beside {backend}: {{found}}'",
     )
-    ignored = [] if backend == "torch" else FAMILIES
+    # To watch what is reached takes a sixth of the time.
+    watch = ["--cov", "--cov-report=term-missing"]
     session.run(
         "pytest",
         "--numprocesses=auto",
-        "--cov",
-        "--cov-report=term-missing",
-        *(f"--ignore={file}" for file in ignored),
+        *(["--all"] if whole else []),
+        *(watch if whole or backend == "torch" else []),
         *session.posargs,
         env={
             "KERAS_BACKEND": backend,

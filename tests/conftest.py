@@ -1,6 +1,7 @@
 """One backend a process; a plain training step for each; seeded data."""
 
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -22,6 +23,26 @@ def pytest_addoption(parser):
         action="store_true",
         help="fail a test that skips: nothing that it needs may be missing",
     )
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="on JAX and TensorFlow, also the tests that are marked `once`",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is marked `once`, unless its file is asked for."""
+    if BACKEND == "torch" or config.getoption("all"):
+        return
+    asked = [argument.split("::")[0] for argument in config.args]
+    asked = [pathlib.Path(path).resolve() for path in asked]
+    out = [
+        item
+        for item in items
+        if item.get_closest_marker("once") and item.path not in asked
+    ]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in set(out)]
 
 
 @pytest.hookimpl(wrapper=True)

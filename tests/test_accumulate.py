@@ -11,6 +11,8 @@ from keras_memel import ranking
 from keras_memel.accumulate import Accumulator
 from keras_memel.spool import Spool
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_moments_hold_far_from_one_and_in_any_order(rng, monkeypatch, ordered):

@@ -12,6 +12,8 @@ import pytest
 
 from keras_memel import analyze
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("altair")
 
 RNG = np.random.default_rng(0)

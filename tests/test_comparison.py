@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from keras_memel import Comparison
 from keras_memel import contrasts
 
+pytestmark = pytest.mark.once
+
 SIGNS = 1 - 2 * ((np.arange(2**10)[:, None] >> np.arange(10)) & 1)
 
 

@@ -4,6 +4,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location(
     "cost", ROOT / "benchmarks/cost.py"

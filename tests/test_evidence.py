@@ -20,6 +20,8 @@ from keras_memel import RunStore
 from keras_memel import compare
 from keras_memel import evidence
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

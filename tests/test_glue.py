@@ -22,6 +22,7 @@ import glue
 import glue_tasks
 
 pytestmark = [
+    pytest.mark.once,
     # keras_hub and what it stands on warn of many things that are not ours.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.usefixtures("quick_compilation"),

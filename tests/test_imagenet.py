@@ -18,6 +18,7 @@ import images
 import longrun
 
 pytestmark = [
+    pytest.mark.once,
     # keras_hub and what it stands on warn of many things that are not ours.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.usefixtures("quick_compilation"),

@@ -127,13 +127,19 @@ MODELS = {
     "resnet": (resnet, "stack1_block*_add", {}),
     "mobile_net": (mobile_net, "block_[25]_add", {}),
 }
+PAPER = ("bert", "swin")
+once = pytest.mark.once
 
 
 def outputs(model, x):
     return keras.tree.flatten(model.predict_on_batch(x))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    # The paper's, and those of others.
+    [n if n in PAPER else pytest.param(n, marks=once) for n in MODELS],
+)
 def test_insert_fit_save_load_strip(name, tmp_path):
     keras.utils.set_random_seed(0)
     make, where, arguments = MODELS[name]
@@ -322,6 +328,7 @@ def test_presets_hold_the_plain_model_and_say_so(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@once
 @pytest.mark.parametrize("order", ["lora first", "insert first"])
 def test_lora_of_a_backbone_and_insertion_mix_in_any_order(order, tmp_path):
     keras.utils.set_random_seed(0)
@@ -346,6 +353,7 @@ def test_lora_of_a_backbone_and_insertion_mix_in_any_order(order, tmp_path):
     assert same(numbers(lora), numbers(others))
 
 
+@once
 def test_int8_bert_with_memel():
     model, x, _ = bert(layers=2)
     insert(model, "transformer_layer_0", MEmeL(axis=-1, late_start=0))

@@ -9,6 +9,8 @@ import pytest
 
 from keras_memel import callbacks
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("altair")
 pytest.importorskip("matplotlib")
 

@@ -15,6 +15,8 @@ import pytest
 from keras_memel import MEmeL
 from keras_memel import insert
 
+pytestmark = pytest.mark.once
+
 FOLDER = pathlib.Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(FOLDER))
 import longrun  # noqa: E402 - of the examples

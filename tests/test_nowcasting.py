@@ -27,7 +27,7 @@ data, hko7, metrics, networks, train = (
     for name in ("data", "hko7", "metrics", "model", "train")
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("quick_compilation")]
 
 
 # What a pixel means.

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("quick_compilation")]
 
 FILE = pathlib.Path(__file__).parents[1] / "benchmarks" / "planted.py"
 

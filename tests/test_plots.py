@@ -8,6 +8,8 @@ import pytest
 from keras_memel import analyze
 from keras_memel import plots
 
+pytestmark = pytest.mark.once
+
 mpl.use("agg")
 plt = pytest.importorskip("matplotlib.pyplot")
 

@@ -13,6 +13,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "quickstart.py"
 

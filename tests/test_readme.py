@@ -63,6 +63,7 @@ def test_links_within_the_repository_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.once
 def test_the_results_are_those_of_the_stored_runs():
     assert readme.render(README) == README, "run: python benchmarks/readme.py"
 

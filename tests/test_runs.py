@@ -11,6 +11,8 @@ import pytest
 from keras_memel import RunStore
 from keras_memel import runs
 
+pytestmark = pytest.mark.once
+
 FULL = pathlib.Path("/dev/full")  # a disk without room, on Linux
 
 

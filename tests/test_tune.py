@@ -19,6 +19,7 @@ import glue
 import tune
 
 pytestmark = [
+    pytest.mark.once,
     # keras_hub and what it stands on warn of many things that are not ours.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.usefixtures("quick_compilation"),
