@@ -19,6 +19,7 @@ MODULES = ["keras_memel"] + [
 EVERYWHERE = {"keras": keras, "np": np, "ops": ops}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
     keras.backend.clear_session()  # so that names are as printed

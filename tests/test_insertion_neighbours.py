@@ -288,6 +288,7 @@ def test_lora_of_a_layer_and_insertion_mix_in_any_order():
     assert len(strip(model).trainable_weights) == 2 * 5 + 2 + 2 * 2 - 2
 
 
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:.*have a `quantize` method")
 @pytest.mark.parametrize("order", ["insert first", "quantize first"])
 def test_int8_quantization_and_insertion_mix_in_any_order(order):

@@ -307,6 +307,7 @@ def run(folder, how):
     )
 
 
+@pytest.mark.once
 def test_a_killed_fit_resumes_to_the_same_end(tmp_path):
     whole = run(tmp_path / "whole", "live")
     assert whole.returncode == 0, whole.stderr
