@@ -54,7 +54,8 @@ def cnn(images):
 def convgru(images):
     """The image comes in four frames, of two rows each."""
     frames = keras.layers.Reshape((4, 2, 8, 1))(images)
-    return ConvGRU2D(CHANNELS, 3, padding="same")(frames)
+    # Unrolled: XLA's convolutions within a loop take ten times as long.
+    return ConvGRU2D(CHANNELS, 3, padding="same", unroll=True)(frames)
 
 
 def transformer(images):
