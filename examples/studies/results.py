@@ -26,13 +26,14 @@ STUDIES = {
     "encourage": "Inhibit or encourage",
     "scale": "Scale",
     "grokking": "Time",
+    "pretraining": "Pretraining",
     "mechanism": "Mechanism",
     "causality": "Causality",
     "detection": "Detection",
 }
 OTHER_PAGES = ("validity",)
 # Studies that may not have been run to their end, and how many runs that is.
-LONG = {"grokking": 110, "detection": 160}
+LONG = {"grokking": 220, "detection": 160, "pretraining": 50}
 
 
 def load(name):
