@@ -261,7 +261,8 @@ def add_notebook_session(backend: str) -> None:
     def notebooks(session: nox.Session) -> None:
         session.install(*CONSTRAINTS, "-e", f".[{backend},examples]")
         install_keras_hub(session, backend, CONSTRAINTS)
-        session.install(*CONSTRAINTS, "ipykernel", "nbclient", "pytest")
+        session.install(*CONSTRAINTS, "hypothesis", "ipykernel", "nbclient")
+        session.install(*CONSTRAINTS, "pytest")
         session.run(
             *("pytest", "tests/notebooks.py", "--durations=0"),
             *session.posargs,
