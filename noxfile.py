@@ -19,8 +19,8 @@ nox.options.error_on_external_run = True
 # `once`, which PyTorch's session has (`nox -s whole-jax whole-tensorflow`); the
 # exports, which bring other backends along (`nox -s exports-jax
 # exports-tensorflow exports-torch`), the package that would be published (`nox
-# -s package`), and other versions of Keras (`nox -s keras-oldest-jax
-# keras-newest-jax ...`).
+# -s package`), the notebooks (`nox -s notebooks-jax ...`), and other versions
+# of Keras (`nox -s keras-oldest-jax keras-newest-jax ...`).
 nox.options.sessions = ["lint", "types", "docs", "tests-jax"]
 nox.options.sessions += ["tests-tensorflow", "tests-torch"]
 
@@ -252,3 +252,23 @@ def run_export_tests(session: nox.Session, backend: str) -> None:
         "tests/test_insertion_export.py",
         env={"KERAS_BACKEND": backend},
     )
+
+
+def add_notebook_session(backend: str) -> None:
+    """Every notebook of the examples, in small, from top to bottom."""
+
+    @nox.session(name=f"notebooks-{backend}")
+    def notebooks(session: nox.Session) -> None:
+        session.install(*CONSTRAINTS, "-e", f".[{backend},examples]")
+        install_keras_hub(session, backend, CONSTRAINTS)
+        session.install(*CONSTRAINTS, "hypothesis", "ipykernel", "nbclient")
+        session.install(*CONSTRAINTS, "pytest")
+        session.run(
+            *("pytest", "tests/notebooks.py", "--durations=0"),
+            *session.posargs,
+            env={"KERAS_BACKEND": backend},
+        )
+
+
+for backend in BACKENDS:
+    add_notebook_session(backend)

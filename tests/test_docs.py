@@ -48,6 +48,19 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(name, capsys):
             printed = None
 
 
+def test_the_scripts_that_a_page_says_to_run_exist():
+    commands = [
+        text
+        for blocks in PAGES.values()
+        for language, text in blocks
+        if language == "sh"
+    ]
+    scripts = re.findall(r"python (\S+\.py)", "\n".join(commands))
+    assert len(scripts) >= 3
+    for script in scripts:
+        assert (ROOT / script).exists(), script
+
+
 def test_the_pages_of_use_have_code():
     assert len(WITH_CODE) >= 7
 

@@ -5,11 +5,14 @@ lead there wherever the repository is read. The site has no repository around
 it, so each file that is linked becomes a page of its own, `source/...`. A link
 to what does not exist stays as it is, and fails the strict build.
 
+A notebook becomes a page of its cells, with what they showed.
+
 The comment `<!-- scripts: a.py b.py -->` becomes a list of scripts, by the
 first lines of their docstrings; a name may be a pattern.
 """
 
 import ast
+import json
 import pathlib
 import posixpath
 import re
@@ -99,7 +102,9 @@ def _page(path):
     if found.is_dir():
         names = sorted(p.name for p in found.iterdir() if p.is_file())
         return "\n".join([*lines, *(f"- {name}" for name in names)])
-    if found.suffix in (".npz", ".png", ".keras"):
+    if found.suffix == ".ipynb":
+        return _notebook(json.loads(found.read_text(encoding="utf-8")), path)
+    if found.suffix in (".gif", ".keras", ".npz", ".png"):
         return "\n".join([*lines, f"{found.stat().st_size:,} bytes."])
     shown = found.read_text(encoding="utf-8").splitlines()
     if len(shown) > MOST_LINES:
@@ -108,3 +113,33 @@ def _page(path):
     # Longer than any fence inside.
     language = LANGUAGES.get(found.suffix, "text")
     return "\n".join([*lines, f"``````{language}", *shown, "``````", ""])
+
+
+def _notebook(notebook, path):
+    """Markdown of all cells, with texts and pictures that they gave."""
+    parts = []
+    for number, cell in enumerate(notebook["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            for name, kinds in cell.get("attachments", {}).items():
+                source = source.replace(f"attachment:{name}", _data(kinds))
+            parts.append(source)
+            continue
+        parts.append(f"``````python\n{source}\n``````")
+        for output in cell["outputs"]:
+            kinds = output.get("data", {})
+            text = output.get("text", kinds.get("text/plain", ""))
+            if any(kind.startswith("image/") for kind in kinds):
+                parts.append(f"![Output of cell {number}]({_data(kinds)})")
+            else:
+                text = "".join(text).rstrip()
+                parts.append(f"``````text\n{text}\n``````")
+    parts.insert(1, f"`{path}`")
+    return "\n\n".join([*parts, ""])
+
+
+def _data(kinds):
+    """The picture among the kinds of an output, as an address."""
+    (kind,) = [kind for kind in kinds if kind.startswith("image/")]
+    data = "".join("".join(kinds[kind]).split())
+    return f"data:{kind};base64,{data}"

@@ -13,6 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import sklearn.datasets
 
@@ -245,6 +246,12 @@ def only(comparison, metric):
     )
 
 
+def complete(file, arms):
+    """Whether a store has all runs of ten seeds."""
+    lines = file.read_bytes().count(b"\n") if file.is_file() else 0
+    return lines >= 10 * len(arms)
+
+
 def percent(share):
     return f"{100 * share:.0f} %"
 
@@ -347,6 +354,19 @@ def intervals(comparison, metric, axes, title, scale=100):
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
+
+
+def side_by_side(comparisons, size):
+    """A figure of accuracy less plain, a panel a comparison, by its title."""
+    plot, panels = plt.subplots(
+        1, len(comparisons), figsize=size, layout="constrained", sharey=True
+    )
+    for panel, (title, found) in zip(
+        np.atleast_1d(panels), comparisons.items()
+    ):
+        intervals(found, "accuracy", panel, title)
+    plot.supxlabel(INTERVALS, fontsize=9)
+    return plot
 
 
 def write_page(name, text, figure=None):

@@ -13,8 +13,6 @@ import pathlib
 
 import common
 import label_noise
-import matplotlib.pyplot as plt
-import numpy as np
 import sets
 from label_noise import METHODS
 
@@ -58,12 +56,6 @@ def store(name, share):
     return common.RESULTS / f"{name}_{share:.0%}.jsonl".replace("%", "")
 
 
-def complete(name, share):
-    file = store(name, share)
-    lines = file.read_bytes().count(b"\n") if file.is_file() else 0
-    return lines >= 10 * len(ARMS)
-
-
 def stored():
     """Sets and shares that have all runs, each with its comparison."""
     return {
@@ -72,19 +64,15 @@ def stored():
         )
         for name, shares in SHARES.items()
         for share in sorted(shares)
-        if complete(name, share)
+        if common.complete(store(name, share), ARMS)
     }
-
-
-def title(name, share):
-    return f"{sets.SETS[name][0]}, {common.percent(share)} wrong"
 
 
 def findings():
     """What RESULTS.md takes from here."""
     for (name, share), found in stored().items():
         yield common.Finding(
-            f"{title(name, share)} labels, all methods tuned",
+            f"{sets.title(name, share)} labels, all methods tuned",
             found,
             "accuracy",
             wrong=share,
@@ -115,7 +103,7 @@ def page(comparisons):
     """What was seen, in Markdown."""
     for key, claims in CLAIMS.items():
         common.check(comparisons[key], {"accuracy": claims})
-    columns = {title(*key): found for key, found in comparisons.items()}
+    columns = {sets.title(*key): found for key, found in comparisons.items()}
     runs = [run for found in comparisons.values() for run in found.runs]
     lines = [
         "# Other data: the same experiment elsewhere",
@@ -169,7 +157,7 @@ def page(comparisons):
         "are wrong at random. No package was found that ships a set of "
         "medical images with labels. Not run: "
         + "; ".join(
-            title(name, share)
+            sets.title(name, share)
             for name, shares in SHARES.items()
             for share in shares
             if (name, share) not in comparisons
@@ -212,17 +200,8 @@ ABOUT = {
 
 
 def figure(comparisons):
-    plot, panels = plt.subplots(
-        1,
-        len(comparisons),
-        figsize=(2.2 + 2.0 * len(comparisons), 2.8),
-        layout="constrained",
-        sharey=True,
-    )
-    for panel, (key, found) in zip(np.atleast_1d(panels), comparisons.items()):
-        common.intervals(found, "accuracy", panel, title(*key))
-    plot.supxlabel(common.INTERVALS, fontsize=9)
-    return plot
+    columns = {sets.title(*key): found for key, found in comparisons.items()}
+    return common.side_by_side(columns, (2.2 + 2.0 * len(comparisons), 2.8))
 
 
 def write():

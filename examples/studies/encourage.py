@@ -17,7 +17,6 @@ import pathlib
 import common
 import keras
 import label_noise
-import matplotlib.pyplot as plt
 import numpy as np
 import sets
 
@@ -151,12 +150,6 @@ def store(name, share):
     return common.RESULTS / f"encourage_{name}_{100 * share:.0f}.jsonl"
 
 
-def complete(name, share):
-    file = store(name, share)
-    lines = file.read_bytes().count(b"\n") if file.is_file() else 0
-    return lines >= 10 * len(ARMS)
-
-
 def stored():
     """The comparison of each task, of tuned methods."""
     return {
@@ -166,19 +159,15 @@ def stored():
             contrasts=CONTRASTS,
         )
         for name, share in TASKS
-        if complete(name, share)
+        if common.complete(store(name, share), ARMS)
     }
-
-
-def title(name, share):
-    return f"{sets.SETS[name][0]}, {common.percent(share)} wrong"
 
 
 def findings():
     """What RESULTS.md takes from here."""
     for (name, share), found in stored().items():
         yield common.Finding(
-            f"{title(name, share)} labels, inhibit or encourage",
+            f"{sets.title(name, share)} labels, inhibit or encourage",
             found,
             "accuracy",
             wrong=share,  # and not `tuned`: the rate is fixed
@@ -224,7 +213,7 @@ def page(comparisons):
     """What was seen, in Markdown."""
     for key, claims in CLAIMS.items():
         common.check(comparisons[key], claims)
-    columns = {title(*key): found for key, found in comparisons.items()}
+    columns = {sets.title(*key): found for key, found in comparisons.items()}
     runs = [run for found in comparisons.values() for run in found.runs]
     lines = [
         "# Inhibit monosemanticity, or encourage it?",
@@ -289,7 +278,7 @@ def page(comparisons):
         "",
         "Not run to the end: "
         + (
-            "; ".join(title(*t) for t in TASKS if t not in comparisons)
+            "; ".join(sets.title(*t) for t in TASKS if t not in comparisons)
             or "nothing"
         )
         + ". Small networks for images, whereas Yan et al. speak of the "
@@ -302,17 +291,8 @@ def page(comparisons):
 
 
 def figure(comparisons):
-    plot, panels = plt.subplots(
-        1,
-        len(comparisons),
-        figsize=(3 + 2.3 * len(comparisons), 3),
-        layout="constrained",
-        sharey=True,
-    )
-    for panel, (key, found) in zip(np.atleast_1d(panels), comparisons.items()):
-        common.intervals(found, "accuracy", panel, title(*key))
-    plot.supxlabel(common.INTERVALS, fontsize=9)
-    return plot
+    columns = {sets.title(*key): found for key, found in comparisons.items()}
+    return common.side_by_side(columns, (3 + 2.3 * len(comparisons), 3))
 
 
 def write():

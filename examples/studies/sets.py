@@ -160,6 +160,11 @@ SETS = {
 }
 
 
+def title(name, share):
+    """A set, and how many of its labels are wrong."""
+    return f"{SETS[name][0]}, {common.percent(share)} wrong"
+
+
 @functools.cache
 def load(name, path=None):
     return globals()[name](path)
