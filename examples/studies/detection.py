@@ -260,8 +260,26 @@ def findings():
 
 
 # What the page says in words.
-CLAIMS = {}
-SEEN = "Seen: not yet written."
+LESS = {
+    ("fresh", "trained"): "worse",
+    ("RD", "trained"): "worse",
+    ("RD", "placebo"): "worse",
+}
+CLAIMS = {
+    "MLP": {AUC: LESS},
+    "CNN": {AUC: LESS, "accuracy": {("RD", "trained"): "worse"}},
+    "ConvGRU": {AUC: LESS, "accuracy": {("RD", "trained"): "not shown"}},
+    "transformer": {AUC: LESS, "accuracy": {("RD", "trained"): "not shown"}},
+}
+SEEN = (
+    "Seen: in all four architectures training makes phi a better detector of "
+    "a digit, best in the transformer and poorest in the CNN; and Reverse "
+    "Deactivation makes it a poorer one than training without it or with its "
+    "placebo does: so far it does what it says, it makes neurons less "
+    "monosemantic. No accuracy comes of that; the CNN loses much of its own. "
+    "The value itself tells the digit better than phi everywhere: phi does not "
+    "know on which side of its mean a neuron deviates."
+)
 
 
 def page(runs):
