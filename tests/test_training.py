@@ -542,6 +542,19 @@ def test_statistics_are_float32_whatever_the_policy(policy, compute, rng):
     np.testing.assert_allclose(now["moving_mean"], 3.0, atol=0.1)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_each_sample_has_its_values_selected_in_low_precision(k, rng):
+    # XLA may compute what is before the layer twice, and round it once.
+    layer = MEmeL(TopK(k), late_start=1, dtype="mixed_bfloat16")
+    before = keras.layers.Dense(16, dtype="mixed_bfloat16")
+    model = keras.Sequential([keras.Input((8,)), before, layer])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(96, 8)).astype("float32")
+    model.fit(x, np.zeros((96, 16)), 32, verbose=0)
+    # More where values tie.
+    assert 16 * float(layer.inhibited_rate) >= k - 1e-5
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_stateless_call_has_the_compute_dtype(policy, training, rng):

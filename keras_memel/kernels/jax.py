@@ -120,10 +120,22 @@ def choose(
         return plain.choose(selection, score, values, arguments)
     # Scores that are used twice are written to memory and read again. To
     # compute them twice takes no longer, and no memory.
-    cutoff = selection.cutoff(score(values))
+    cutoff = selection.cutoff(score(_rounded(values)))
     values, cutoff = jax.lax.optimization_barrier((values, cutoff))
-    scores = score(values)
+    scores = score(_rounded(values))
     return scores, selection(scores, cutoff)
+
+
+def _rounded(values: Tensor) -> Tensor:
+    # What precedes may be computed twice as well, and XLA leaves out the
+    # rounding to bfloat16 where it can: the largest score would not be found
+    # among the scores of the values that were rounded.
+    if values.dtype not in ("bfloat16", "float16"):
+        return values
+    kind = jnp.finfo(values.dtype)
+    return jax.lax.reduce_precision(
+        plain.as_float32(values), kind.nexp, kind.nmant
+    )
 
 
 def kth_largest(score: Tensor, k: int) -> Tensor:
