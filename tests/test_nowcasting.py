@@ -720,7 +720,7 @@ def test_the_folders_of_arms_tell_them_apart():
     assert names == ["original", "naive_a", "naive_b", "MEmeL"]
     tuning = ["--small", "--arms", "MEmeL-Tune", "--k=5", "--delta=5"]
     (arm,) = train.arms(train.parse(tuning)).values()
-    assert arm == keras_memel.paper.tuned(5, 5)
+    assert repr(arm) == repr(keras_memel.paper.tuned(5, 5.0))
     with pytest.raises(SystemExit, match=r"needs --k and --delta"):
         train.parse(tuning[:-1])
     tuned = {train.label(keras_memel.paper.tuned(k, 5)) for k in (1, 5, 10)}
