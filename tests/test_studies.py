@@ -223,6 +223,13 @@ def test_the_loop_of_grokking_is_that_of_fit(
     assert not np.allclose(before, logits, atol=1e-3)
 
 
+def test_an_input_that_never_changes_is_0(study):
+    examples = np.column_stack([np.arange(4.0), np.full(4, np.float32(0.1))])
+    found = study("sets")._standardized(examples.astype("float32"))
+    np.testing.assert_array_equal(found[:, 1], 0.0)
+    assert found[:, 0].std() == pytest.approx(1.0)
+
+
 def test_detection_is_by_chance_where_there_is_nothing(study):
     detection = study("detection")
     rng = np.random.default_rng(0)

@@ -78,7 +78,10 @@ def watch(path=None):
 def _standardized(examples):
     """Each input to mean 0 and deviation 1, over the whole set: nothing of
     the labels is in it."""
-    examples = (examples - examples.mean(axis=0)) / examples.std(axis=0)
+    deviation = examples.std(axis=0)
+    # What is always the same, as some outputs of a BERT are, says nothing.
+    deviation[deviation == 0] = np.inf
+    examples = (examples - examples.mean(axis=0)) / deviation
     return examples.astype("float32")
 
 
