@@ -356,15 +356,20 @@ def intervals(comparison, metric, axes, title, scale=100):
     axes.tick_params(axis="y", length=0)
 
 
-def side_by_side(comparisons, size):
+def side_by_side(comparisons, size, rows=1):
     """A figure of accuracy less plain, a panel a comparison, by its title."""
     plot, panels = plt.subplots(
-        1, len(comparisons), figsize=size, layout="constrained", sharey=True
+        rows,
+        -(-len(comparisons) // rows),
+        figsize=size,
+        layout="constrained",
+        sharey=True,
     )
-    for panel, (title, found) in zip(
-        np.atleast_1d(panels), comparisons.items()
-    ):
+    panels = np.atleast_1d(panels).ravel()
+    for panel, (title, found) in zip(panels, comparisons.items()):
         intervals(found, "accuracy", panel, title)
+    for panel in panels[len(comparisons) :]:
+        panel.set_axis_off()
     plot.supxlabel(INTERVALS, fontsize=9)
     return plot
 
