@@ -35,7 +35,9 @@ ARMS = {
     "never planted": (False, None),
     "planted, inhibited": (True, "planted"),
     "planted, others inhibited": (True, "others"),
+    "planted, dropout": (True, "dropout"),
 }
+DROPOUT = 0.5  # of the second layer
 CONTRASTS = [("planted, inhibited", "planted, others inhibited")]
 
 
@@ -154,7 +156,9 @@ def run(share, arm, seed):
     scores["accuracy planted"] = accuracy(model, digits)
     scores["separation planted"] = separation(model, digits, units)
     layer = None
-    if inhibited:
+    if inhibited == "dropout":
+        layer = keras.layers.Dropout(DROPOUT)
+    elif inhibited:
         chosen = units if inhibited == "planted" else others
         layer = MEmeL(HighestOfUnits(map(int, chosen)))
     # A fresh optimizer for all arms.
@@ -227,8 +231,9 @@ def page(comparisons):
         f"are taught for {PLANTING} epochs to say {HIGH:.0f} on one class and "
         f"0 on all others, by a squared loss beside the usual one. Then "
         f"{AFTER} more epochs: plain; with Reverse Deactivation of the tenth "
-        "of their values that stands out most; or with the same done to as "
-        f"many other units, chosen by lot. {len(first.seeds)} seeds.",
+        "of their values that stands out most; with the same done to as "
+        "many other units, chosen by lot; or with dropout of half of the "
+        f"layer. {len(first.seeds)} seeds.",
         "",
         "Separation is the mean phi of a planted unit on its class over that "
         "on all test images: 1 for a unit that knows no class, up to 10 for "
