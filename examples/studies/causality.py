@@ -210,8 +210,12 @@ CLAIMS = {
             (INHIBITED, "planted"): "not shown",
             (OTHERS, "planted"): "not shown",
             (INHIBITED, OTHERS): "worse",
+            ("planted, dropout", "planted"): "better",
         },
-        "separation": {(INHIBITED, "planted"): "worse"},
+        "separation": {
+            (INHIBITED, "planted"): "worse",
+            ("planted, dropout", "planted"): "worse",
+        },
     },
 }
 
@@ -245,7 +249,9 @@ def page(comparisons):
         "*lower* accuracy than inhibiting as many others; neither is shown to "
         "differ from inhibiting none. Inhibition takes away little of the "
         "separation, and none with right labels, where the loss no longer "
-        "pulls. That monosemantic units as such do harm is not shown here.",
+        "pulls. Dropout of the same layer does help with wrong labels, and "
+        "takes some of the separation away as well. That monosemantic units "
+        "as such do harm is not shown here.",
         "",
         "![Accuracy less that of planted and not inhibited](causality.png)",
     ]
