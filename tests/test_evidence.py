@@ -226,7 +226,9 @@ def test_each_run_says_where_it_was_made(tmp_path):
     assert run["seconds"] >= 0
 
 
-def test_the_revision_is_that_of_the_folder_of_train(tmp_path):
+def test_the_revision_is_that_of_the_folder_of_train(tmp_path, monkeypatch):
+    # Where nox puts temporary files, a repository may be around them.
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     (tmp_path / "plain").mkdir()
     assert "revision" not in evidence._environment(str(tmp_path / "plain"))
     git = functools.partial(
