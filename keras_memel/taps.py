@@ -169,6 +169,8 @@ def outputs(
     """
     preprocessor = getattr(model, "preprocessor", None)
     strategy = getattr(model, "distribute_strategy", None)
+    # Keras gives the whole batch to each replica, and joins what they return.
+    copies = strategy.num_replicas_in_sync if strategy else 1
     with _tapped(found, output) as taps:
         with strategy.scope() if strategy else contextlib.nullcontext():
             probe = _Probe(model, taps)
@@ -178,11 +180,14 @@ def outputs(
                     preprocessor(batch)
                 )
             seen = probe.predict_on_batch(batch)
-            yield [_checked(site, calls) for site, calls in zip(found, seen)]
+            yield [
+                _checked(site, calls, copies)
+                for site, calls in zip(found, seen)
+            ]
 
 
 def _checked(
-    site: Site, calls: list[dict[str, Any]]
+    site: Site, calls: list[dict[str, Any]], copies: int
 ) -> list[dict[str, np.ndarray]]:
     if not calls:
         raise ValueError(
@@ -191,7 +196,11 @@ def _checked(
         )
     checked = []
     for call in calls:
-        values = np.asarray(call["values"])
+        call = {
+            name: np.asarray(array)[: len(array) // copies]
+            for name, array in call.items()
+        }
+        values = call["values"]
         dtype = keras.backend.standardize_dtype(values.dtype)
         if not keras.backend.is_float_dtype(dtype):
             raise ValueError(
@@ -201,6 +210,6 @@ def _checked(
             )
         noted = {"values": values.astype("float32", copy=False)}
         if "mask" in call:
-            noted["mask"] = np.asarray(call["mask"], bool)
+            noted["mask"] = call["mask"].astype(bool, copy=False)
         checked.append(noted)
     return checked

@@ -22,6 +22,7 @@ from steps import state
 
 from keras_memel import MEmeL
 from keras_memel import Moments
+from keras_memel import analyze
 from keras_memel import sync
 
 FOLDER = pathlib.Path(__file__).parent / "distributed"
@@ -137,6 +138,19 @@ def test_a_trained_model_is_that_of_one_device(ranks):
     assert len(runs) == (3 if BACKEND == "jax" else 1)
     for run in runs:
         assert_close(ranks[0][run], expected)
+
+
+@only["tensorflow"]
+def test_a_report_of_a_mirrored_model_counts_each_input_once(ranks):
+    model = scenario.model()
+    x, y = scenario.training_data()
+    model.fit(x, y, scenario.BATCH, shuffle=False, verbose=0)
+    layers = analyze(model, x[: scenario.BATCH], layers="dense", verbose=0)
+    expected = {
+        name: getattr(layers.layers["dense"], name)
+        for name in scenario.REPORTED
+    }
+    assert_close(ranks[0]["analyze"], expected, rtol=1e-4)
 
 
 @several_ranks

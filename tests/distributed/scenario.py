@@ -148,6 +148,10 @@ def state(weights, read=keras.ops.convert_to_numpy):
     }
 
 
+# Of `analyze`.
+REPORTED = ("count", "mean", "variance", "top_input")
+
+
 def save(file, results):
     """`results[a][b]` as the array `a:b`."""
     np.savez(

@@ -11,6 +11,8 @@ import numpy as np
 import scenario
 import tensorflow as tf
 
+import keras_memel
+
 # Each is compiled for every size of a part on each replica, so not all.
 LAYERS = {
     name: scenario.LAYERS[name] for name in ("top_1", "rate_current", "penalty")
@@ -117,6 +119,12 @@ def main(folder):
     model.fit(data, steps_per_epoch=scenario.STEPS, shuffle=False, verbose=0)
     for k, found in enumerate(copies(model)):
         replicas[k]["fit"] = found
+    report = keras_memel.analyze(model, x[0], layers="dense", verbose=0)
+    layer = report.layers["dense"]
+    for replica in replicas:
+        replica["analyze"] = {
+            name: getattr(layer, name) for name in scenario.REPORTED
+        }
     for k in (0, 1):
         scenario.save(folder / f"rank_{k}.npz", replicas[k])
 
