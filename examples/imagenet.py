@@ -34,11 +34,11 @@ import images
 import keras
 import longrun
 import numpy as np
+from longrun import arms
 
 from keras_memel import MEmeL
 from keras_memel import insert
 from keras_memel import inserted
-from keras_memel import paper
 
 SIZES = {
     "tiny": {
@@ -113,10 +113,7 @@ def parse(arguments=None):
     )
     longrun.add_arguments(parser)
     add = parser.add_argument
-    names = [*paper.arms, "MEmeL-Tune"]
-    add("--arms", nargs="+", choices=names, default=["original", "MEmeL"])
-    add("--k", type=int, help="of MEmeL-Tune: values of an image")
-    add("--delta", type=float, help="of MEmeL-Tune: factor of the gradient")
+    longrun.add_arms(parser)
     add("--seeds", type=int, default=1, help="this many, from --seed on")
     add("--data", type=pathlib.Path)
     add("--check", action="store_true", help="open all images before training")
@@ -145,22 +142,8 @@ def parse(arguments=None):
     if options.drop_path is None:
         paths = FINE_DROP_PATH if options.preset else DROP_PATH
         options.drop_path = 0.1 if options.small else paths[options.swin]
-    tune = options.k, options.delta
-    if ("MEmeL-Tune" in options.arms) != (None not in tune):
-        raise SystemExit(
-            "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
-            "examples/tune.py finds the best ones. Received: "
-            f"--arms {' '.join(options.arms)} --k {tune[0]} --delta {tune[1]}"
-        )
+    arms(options)  # refuses what does not go together
     return options
-
-
-def arms(options):
-    """Settings of MEmeL by the name of the arm; `None` for no MEmeL."""
-    every = dict(paper.arms)
-    if options.k is not None:
-        every["MEmeL-Tune"] = paper.tuned(options.k, options.delta)
-    return {name: every[name] for name in options.arms}
 
 
 @functools.cache

@@ -55,10 +55,12 @@ from keras_memel import MEmeL
 from keras_memel import MonosemanticityMonitor
 from keras_memel import find
 from keras_memel import inserted
+from keras_memel import paper
 from keras_memel.sites import in_scans
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-__all__ = ["Batches", "add_arguments", "devices", "fit", "number_of_devices"]
+__all__ = ["Batches", "add_arguments", "add_arms", "arms", "devices", "fit"]
+__all__ += ["number_of_devices"]
 __all__ += ["plan", "rank_and_ranks", "read", "refusals", "variables"]
 # What may differ between two starts of one run.
 NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "dry_run", "k"}
@@ -76,6 +78,31 @@ def add_arguments(parser):
     add("--devices", choices=("one", "all"), default="one")
     add("--save-every", type=int, help="in steps; otherwise in each epoch")
     add("--dry-run", action="store_true", help="print the plan, and stop")
+
+
+def add_arms(parser):
+    """Which arms of the paper to train, for `arms`."""
+    add = parser.add_argument
+    names = [*paper.arms, "MEmeL-Tune"]
+    add("--arms", nargs="+", choices=names, default=["original", "MEmeL"])
+    add("--k", type=int, help="of MEmeL-Tune: values of a sample")
+    add("--delta", type=float, help="of MEmeL-Tune: factor of the gradient")
+
+
+def arms(options):
+    """Settings of MEmeL by the name of the arm; `None` for no MEmeL."""
+    tune = options.k, options.delta
+    wanted = "MEmeL-Tune" in options.arms
+    if any((value is not None) != wanted for value in tune):
+        raise SystemExit(
+            "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
+            "examples/tune.py finds the best ones. Received: "
+            f"--arms {' '.join(options.arms)} --k {tune[0]} --delta {tune[1]}"
+        )
+    every = dict(paper.arms)
+    if options.k is not None:
+        every["MEmeL-Tune"] = paper.tuned(*tune)
+    return {name: every[name] for name in options.arms}
 
 
 class Batches(keras.utils.PyDataset):

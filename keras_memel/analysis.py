@@ -62,8 +62,8 @@ def analyze(
     of a computation on all activations at once. To put them in order is most
     of what this costs beside the model: with `sample`, or where values would
     exceed `disk_limit` or 4 million a neuron, those figures are taken from a
-    uniform random sample of them (`LayerReport.ranked` is its size, at least
-    half of what was asked for); the rest stays exact.
+    uniform random sample of them (`LayerReport.ranked` is its size, about half
+    of the limit or more); the rest stays exact.
 
     Masks: a position that a Keras mask or a `padding_mask` leaves out counts
     nowhere. A value that is not finite is left out too, and counted.

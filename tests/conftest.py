@@ -36,13 +36,12 @@ def pytest_collection_modifyitems(config, items):
         return
     asked = [argument.split("::")[0] for argument in config.args]
     asked = [pathlib.Path(path).resolve() for path in asked]
-    out = [
-        item
-        for item in items
-        if item.get_closest_marker("once") and item.path not in asked
-    ]
+    kept, out = [], []
+    for item in items:
+        once = item.get_closest_marker("once") and item.path not in asked
+        (out if once else kept).append(item)
     config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in set(out)]
+    items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -164,6 +165,9 @@ def test_a_stopped_run_resumes_from_the_last_epoch(whole, tmp_path):
     _, expected_model, expected = whole
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, callbacks=[Stop(2, 1)])
+    # TensorBoard reads files in the order of their names: of the second, and
+    # within one of a number by its digits, 10 before 9.
+    time.sleep(1)
 
     model, found = train(tmp_path)
 

@@ -723,5 +723,7 @@ def test_the_folders_of_arms_tell_them_apart():
     assert repr(arm) == repr(keras_memel.paper.tuned(5, 5.0))
     with pytest.raises(SystemExit, match=r"needs --k and --delta"):
         train.parse(tuning[:-1])
+    with pytest.raises(SystemExit, match=r"they need MEmeL-Tune.*--k 5"):
+        train.parse(["--small", "--k=5"])
     tuned = {train.label(keras_memel.paper.tuned(k, 5)) for k in (1, 5, 10)}
     assert len(tuned) == 3

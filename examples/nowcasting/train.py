@@ -38,6 +38,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import keras
 import longrun
 import numpy as np
+from longrun import arms
 
 from keras_memel import MEmeL
 from keras_memel import paper
@@ -80,10 +81,7 @@ def parse(arguments=None):
     longrun.add_arguments(parser)
     add = parser.add_argument
     add("--data", help="stage_iv, digits, random, FILE.npz or FOLDER")
-    names = [*paper.arms, "MEmeL-Tune"]
-    add("--arms", nargs="+", choices=names, default=["original", "MEmeL"])
-    add("--k", type=int, help="of MEmeL-Tune: values of a frame")
-    add("--delta", type=float, help="of MEmeL-Tune: factor of the gradient")
+    longrun.add_arms(parser)
     add("--network", choices=networks.NETWORKS)
     add("--frames", type=int, nargs=2, metavar=("IN", "OUT"))
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
@@ -99,13 +97,7 @@ def parse(arguments=None):
     add("--no-masks", action="store_true", help="all pixels of HKO-7 count")
     add("--gif", type=pathlib.Path, help="animate a forecast of the last arm")
     options = parser.parse_args(arguments)
-    tune = options.k, options.delta
-    if ("MEmeL-Tune" in options.arms) != (None not in tune):
-        raise SystemExit(
-            "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
-            "examples/tune.py finds the best ones. Received: "
-            f"--arms {' '.join(options.arms)} --k {tune[0]} --delta {tune[1]}"
-        )
+    arms(options)  # refuses what does not go together
     if options.data is None:
         if options.small:
             options.data = "stage_iv"
@@ -128,14 +120,6 @@ def parse(arguments=None):
     options.frames = tuple(options.frames or network.frames)
     options.size = tuple(options.size or network.size)
     return options
-
-
-def arms(options):
-    """Settings of MEmeL by the name of the arm; `None` for no MEmeL."""
-    every = dict(paper.arms)
-    if options.k is not None:
-        every["MEmeL-Tune"] = paper.tuned(options.k, options.delta)
-    return {name: every[name] for name in options.arms}
 
 
 def sources(options):
