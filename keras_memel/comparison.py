@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel import drawing
 from keras_memel.contrasts import Contrast
 from keras_memel.contrasts import contrast_all
 from keras_memel.contrasts import mcnemar
 from keras_memel.extras import need
 from keras_memel.runs import Run
 
-# Told apart by those who do not see red and green.
-COLOURS = {"better": "#0072b2", "worse": "#d55e00", "not shown": "0.55"}
+COLOURS = {
+    "better": drawing.BLUE,
+    "worse": drawing.ORANGE,
+    "not shown": drawing.GREY,
+}
 
 
 class Comparison:
@@ -318,7 +322,7 @@ class Comparison:
         return rows
 
     def plot(
-        self, metric: str | None = None, scale: float = 1.0, axes: Any = None
+        self, metric: str | None = None, scale: float = 1.0, ax: Any = None
     ) -> Any:
         """A dot a seed, and the mean with its interval, for each contrast.
 
@@ -327,40 +331,32 @@ class Comparison:
         Args:
             metric: Name of the metric; the first by default.
             scale: Factor of the numbers.
-            axes: `matplotlib.axes.Axes` to draw into; new ones by default.
+            ax: `matplotlib.axes.Axes` to draw into; new ones by default.
 
         Returns:
             The axes.
         """
-        pyplot = need("matplotlib.pyplot", "plot", "`Comparison.plot`")
+        need("matplotlib.pyplot", "plot", "`Comparison.plot`")
         metric = self._metric(metric)
         contrasts = [c for c in self.contrasts if c.metric == metric]
-        if axes is None:
-            size = (7, 1.2 + 0.5 * len(contrasts))
-            axes = pyplot.subplots(figsize=size, layout="constrained")[1]
+        ax = drawing.new(ax, 1.2 + 0.5 * len(contrasts), width=7)
         for place, c in enumerate(contrasts):
             # Seeds from top to bottom, so that a seed can be followed.
             spread = place + np.linspace(-0.22, 0.22, len(c.deltas))
-            colour = COLOURS[c.verdict]
-            axes.plot(
-                scale * c.deltas, spread, "o", color=colour, alpha=0.5, ms=4
-            )
-            axes.plot(
-                [scale * c.low, scale * c.high], [place] * 2, color=colour, lw=3
-            )
-            axes.plot(scale * c.mean, place, "D", color=colour, ms=8, mec="w")
-        axes.axvline(0.0, color="black", lw=1)
-        axes.set_yticks(
-            range(len(contrasts)),
-            [f"{c.arm} less {c.other}" for c in contrasts],
-        )
+            shade, ends = COLOURS[c.verdict], [scale * c.low, scale * c.high]
+            ax.plot(scale * c.deltas, spread, "o", color=shade, alpha=0.5, ms=4)
+            ax.plot(ends, [place] * 2, color=shade, lw=3)
+            ax.plot(scale * c.mean, place, "D", color=shade, ms=8, mec="w")
+        ax.axvline(0.0, color="black", lw=1)
+        names = [f"{c.arm} less {c.other}" for c in contrasts]
+        ax.set_yticks(range(len(contrasts)), names)
         # From top to bottom, also where panels share the axis.
-        axes.set_ylim(len(contrasts) - 0.5, -0.5)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_xlabel(f"difference in {metric}")
-        return axes
+        ax.set_ylim(len(contrasts) - 0.5, -0.5)
+        ax.spines["left"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x", alpha=0.3)
+        ax.set_xlabel(f"difference in {metric}")
+        return ax
 
     def mcnemar(self) -> Any:
         """McNemar's exact test of each pair of networks, where it can be made.

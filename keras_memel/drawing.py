@@ -14,14 +14,30 @@ Axes = Any
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
 
-def new(ax: Axes | None, height: float = 3.6) -> Axes:
+def new(ax: Axes | None, height: float = 3.6, width: float = 6.0) -> Axes:
     """The axes that were given, or new ones, without a box around them."""
     import matplotlib.pyplot as plt
 
     if ax is None:
-        _, ax = plt.subplots(figsize=(6, height), layout="constrained")
+        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def level(ax: Axes, axis: str, value: float, name: str) -> None:
+    """A dashed line where `axis`, "x" or "y", has a value; and its name."""
+    upright = axis == "x"
+    draw = ax.axvline if upright else ax.axhline
+    draw(value, color=GREY, linewidth=1, linestyle="--", zorder=0)
+    ax.annotate(
+        name,
+        (value, 1) if upright else (0, value),
+        xycoords=("data", "axes fraction")[:: 1 if upright else -1],
+        xytext=(3, 2),
+        textcoords="offset points",
+        color="#666666",
+        fontsize=8,
+    )
 
 
 def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:

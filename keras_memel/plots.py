@@ -72,16 +72,7 @@ def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set_xscale("log")
     drawing.plain_log(ax.xaxis)
-    ax.axvline(6.63, color=drawing.GREY, linewidth=1, linestyle="--", zorder=0)
-    ax.annotate(
-        "Gaussian",
-        (6.63, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(3, 2),
-        textcoords="offset points",
-        color="#666666",
-        fontsize=8,
-    )
+    drawing.level(ax, "x", 6.63, "Gaussian")
     ax.set_xlabel("99 % quantile of the monosemantic scale (variances)")
     return ax
 
@@ -337,18 +328,7 @@ def false_killing_rate(
         ends.append((middle[-1], layer.path, shade))
     every = np.concatenate(blind)
     if len(every):
-        ax.axhline(
-            np.median(every), color=drawing.GREY, linestyle="--", linewidth=1
-        )
-        ax.annotate(
-            "blind choice",
-            (0, np.median(every)),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 3),
-            textcoords="offset points",
-            color="#666666",
-            fontsize=8,
-        )
+        drawing.level(ax, "y", float(np.median(every)), "blind choice")
     ax.set_xscale("log")
     drawing.percent(ax.xaxis)
     ax.set_xlim(rates[0], rates[-1])  # Names stand outside

@@ -320,7 +320,7 @@ class Report:
         Raises:
             ValueError: If it does not.
         """
-        storage.write(self, path)
+        storage.write(vars(self), path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Report":

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import uuid
-from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,15 @@ import numpy as np
 from keras_memel.neurons import LayerReport
 from keras_memel.ranking import Curve
 
-if TYPE_CHECKING:
-    from keras_memel.report import Report
-
 _VERSION = 1
 
 
-def write(report: "Report", path: str | os.PathLike[str]) -> None:
-    """As `Report.save`."""
+def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """As `Report.save`, of the fields of the report."""
     target = _npz(path)
     arrays: dict[str, Any] = {}
-    told: dict[str, Any] = {
-        "version": _VERSION,
-        "inputs": report.inputs,
-        "threshold": report.threshold,
-        "features": report.features,
-        "layers": [],
-    }
-    for number, layer in enumerate(report.layers.values()):
+    told: dict[str, Any] = {"version": _VERSION, **report, "layers": []}
+    for number, layer in enumerate(report["layers"].values()):
         plain = {}
         for field in dataclasses.fields(layer):
             value = getattr(layer, field.name)
@@ -55,7 +45,7 @@ def write(report: "Report", path: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of a `Report`, as `Report.load`."""
+    """The fields of a report, as `Report.load`."""
     with np.load(_npz(path), allow_pickle=False) as file:
         told = json.loads(str(file["report"])) if "report" in file else {}
         if told.get("version") != _VERSION:

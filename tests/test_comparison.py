@@ -339,7 +339,7 @@ def test_the_plot_shows_every_delta_and_interval():
         assert (2 * contrast.low, 2 * contrast.high) in drawn
     labels = [text.get_text() for text in axes.get_yticklabels()]
     assert labels == [f"{c.arm} less plain" for c in found.contrasts]
-    assert found.plot(axes=axes) is axes
+    assert found.plot(ax=axes) is axes
 
 
 def answered(arm, seed, right):

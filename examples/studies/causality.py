@@ -309,7 +309,7 @@ def figure(comparisons):
         sharey=True,
     )
     for panel, (share, found) in zip(panels, comparisons.items()):
-        found.plot("accuracy", scale=100, axes=panel)
+        found.plot("accuracy", scale=100, ax=panel)
         panel.set_title(f"{share:.0%} of the labels wrong", loc="left")
         panel.set_xlabel("accuracy at the end, points")
     plot.set_layout_engine("constrained")

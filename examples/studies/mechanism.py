@@ -260,7 +260,7 @@ def figure(found):
         1, len(STAGES), figsize=(12, 4), layout="constrained", sharey=True
     )
     for panel, stage in zip(panels, STAGES):
-        found.plot(f"decrease, {stage}", scale=1e4, axes=panel)
+        found.plot(f"decrease, {stage}", scale=1e4, ax=panel)
         panel.set_title(stage, loc="left", fontsize=10)
         panel.set_xlabel("decrease ratio, 1/10,000")
     return plot

@@ -340,7 +340,7 @@ def figure(comparisons):
     )
     for panel, (name, found) in zip(panels, comparisons.items()):
         task = TASKS[name]
-        found.plot(task.metric, scale=task.scale, axes=panel)
+        found.plot(task.metric, scale=task.scale, ax=panel)
         panel.set_title(NAMES[name], loc="left", fontsize=10)
         points = ", points" if task.up else ""
         panel.set_xlabel(f"{task.metric} at the end{points}")
