@@ -53,11 +53,22 @@ def test_continuous_integration_runs_the_command_of_the_readme():
     assert (ROOT / script).exists()
 
 
-def test_links_within_the_repository_lead_somewhere():
-    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
-    assert len(targets) >= 3
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "examples/README.md"]
+)
+def test_links_within_the_repository_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", text)
+    assert len(targets) >= 2
     for target in targets:
-        assert (ROOT / target).exists(), target
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_the_page_of_the_examples_names_each_that_can_be_run():
+    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    for file in (ROOT / "examples").glob("*.py"):
+        if "__main__" in file.read_text(encoding="utf-8"):
+            assert f"({file.name})" in page, file.name
 
 
 @pytest.mark.once
