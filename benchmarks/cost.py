@@ -2,8 +2,8 @@
 
     python benchmarks/cost.py
 
-The numbers of the page are computed here, or read from what
-benchmarks/scaling.py stored in benchmarks/results/scaling_*.jsonl.
+The numbers of the page are computed here, or read from what scaling.py and
+overhead.py stored in benchmarks/results/.
 """
 
 import json
@@ -72,7 +72,14 @@ The share falls as a model grows: parameters grow with the square of the
 width, values with the width itself. Sums over 1,000 devices are so small that
 they take one latency each, some 0.1 ms; {layers} of them do not show either.
 
-## Measured
+## Beside other layers
+
+What `benchmarks/overhead.py` says of time is in
+[the README](../README.md#what-it-costs); of memory it says this. A number below
+zero says only that the layer adds less than can be seen on a shared machine.
+{beside}
+
+## By size
 
 `benchmarks/scaling.py` on two cores, float32; extra time over the same without
 a layer, medians of interleaved rounds. A copy, timed in the same rounds, tells
@@ -126,7 +133,23 @@ def page(root=ROOT):
         none=none / 1e6,
         none_all=LAYERS * none / 1e6,
         none_percent=100 * LAYERS * none / gradients,
+        beside=beside(root),
         measured=measured(root),
+    )
+
+
+def beside(root):
+    rows = [
+        row
+        for file in sorted(root.glob("benchmarks/results/overhead_*.json"))
+        for row in json.loads(file.read_text(encoding="utf-8"))
+    ]
+    return table(
+        "Megabytes that a layer adds to the peak memory of a step with "
+        "(128, 128, 768), of which one tensor takes 48",
+        "layer",
+        [row for row in rows if row.get("peak_mb") is not None],
+        lambda r: f"{r['peak_mb']:.0f}",
     )
 
 

@@ -10,33 +10,25 @@ examples/results/**/quickstart.jsonl and benchmarks/results/overhead_*.json.
 import importlib.util
 import json
 import pathlib
-import re
 
 from keras_memel import RunStore
 
 ROOT = pathlib.Path(__file__).parents[1]
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
-# Each table of the speed section: setting, what it is, and a cell.
-SPEED = (
-    (
-        "layer alone",
+# Of each setting of the benchmark: what the table is of, and a cell. Its
+# memory is in docs/cost.md.
+SPEED = {
+    "layer alone": (
         "Milliseconds that a layer adds to forward and backward on "
         "`{shape}`, and how often that is what BatchNormalization adds",
         "{extra_ms:.1f} ({ratio_to_batchnorm:.2f})",
     ),
-    (
-        "layer alone",
-        "Megabytes that it adds to the peak memory with `(128, 128, 768)`, of "
-        "which one tensor takes 48",
-        "{peak_mb:.0f}",
-    ),
-    (
-        "transformer",
+    "transformer": (
         "Per cent that it adds to a training step of a small transformer on "
         "`{shape}`, after both blocks",
         "{extra_percent:.1f}",
     ),
-)
+}
 
 
 def quickstart_section(root):
@@ -84,30 +76,21 @@ def quickstart_section(root):
 
 def speed_section(root):
     """What benchmarks/overhead.py measured, or None before it has run."""
+    files = sorted((root / "benchmarks/results").glob("overhead_*.json"))
     rows = [
         row
-        for file in sorted(
-            (root / "benchmarks/results").glob("overhead_*.json")
-        )
+        for file in files
         for row in json.loads(file.read_text(encoding="utf-8"))
     ]
     if not rows:
         return None
     parts = []
-    for setting, title, cell in SPEED:
+    for setting, (title, cell) in SPEED.items():
         seen = [row for row in rows if row["setting"] == setting]
-        # A file may lack a setting, or a setting a measure.
-        wanted = set(re.findall(r"{(\w+)", cell))
-        seen = [
-            row for row in seen if all(row.get(k) is not None for k in wanted)
-        ]
-        if not seen:
-            continue
         backends = [b for b in BACKENDS if any(r["backend"] == b for r in seen)]
-        names = " | ".join(BACKENDS[backend] for backend in backends)
         parts += [
             f"{title.format(shape=tuple(seen[0]['shape']))}:\n",
-            f"| layer | {names} |",
+            f"| layer | {' | '.join(BACKENDS[b] for b in backends)} |",
             "|---" + "|--:" * len(backends) + "|",
         ]
         for layer in dict.fromkeys(row["layer"] for row in seen):
@@ -119,8 +102,7 @@ def speed_section(root):
             line = " | ".join(cells.get(backend, "") for backend in backends)
             parts.append(f"| `{layer}` | {line} |")
         parts.append("")
-    parts.append(f"Two cores, {versions(rows)}.")
-    return "\n".join(parts)
+    return "\n".join([*parts, f"Two cores, {versions(rows)}."])
 
 
 def versions(rows):
