@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import tomllib
 
 import pytest
 
@@ -51,6 +52,27 @@ def test_continuous_integration_runs_the_command_of_the_readme():
     assert everything in (ROOT / ".ci" / "run").read_text().splitlines()
     (script,) = re.findall(r"examples/\S+\.py", quickstart)
     assert (ROOT / script).exists()
+
+
+def test_the_badges_are_true():
+    """What is drawn, and what is said where no picture is shown."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python = project["requires-python"].removeprefix(">=")
+    (keras,) = [d for d in project["dependencies"] if d.startswith("keras>=")]
+    keras = keras.removeprefix("keras>=")
+    backends = list(readme.BACKENDS)
+    assert set(backends) <= set(project["optional-dependencies"])
+    licence = project["license"]
+    badges = r"!\[([^]]*)\]\(https://img\.shields\.io/badge/(.*)-blue\)"
+    assert re.findall(badges, README) == [
+        (f"Python {python} or later", f"python-{python}%2B"),
+        (f"Keras {keras} or later", f"keras-{keras}%2B"),
+        (
+            f"Backends: {', '.join(readme.BACKENDS.values())}",
+            f"backends-{'%20%7C%20'.join(backends)}",
+        ),
+        (f"Licence: {licence}", f"licence-{licence.replace('-', '--')}"),
+    ]
 
 
 @pytest.mark.parametrize(
