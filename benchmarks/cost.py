@@ -75,7 +75,7 @@ they take one latency each, some 0.1 ms; {layers} of them do not show either.
 ## Beside other layers
 
 What `benchmarks/overhead.py` says of time is in
-[the README](../README.md#what-it-costs); of memory it says this. A number below
+[the README](../README.md); of memory it says this. A number below
 zero says only that the layer adds less than can be seen on a shared machine.
 {beside}
 
