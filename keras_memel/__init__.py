@@ -9,13 +9,11 @@ from keras_memel import plots
 from keras_memel import selections
 from keras_memel import sync
 from keras_memel.analysis import analyze
+from keras_memel.attach.hosts import save
 from keras_memel.callbacks import MonosemanticityMonitor
 from keras_memel.cells import ConvGRU2DCell
-from keras_memel.comparison import Comparison
-from keras_memel.contrasts import Contrast
 from keras_memel.decrease import decrease_ratio
 from keras_memel.evidence import compare
-from keras_memel.hosts import save
 from keras_memel.inhibitions import Inhibition
 from keras_memel.inhibitions import LogPenalty
 from keras_memel.inhibitions import Observe
@@ -31,13 +29,15 @@ from keras_memel.moments import pool
 from keras_memel.neurons import LayerReport
 from keras_memel.recurrent import ConvGRU2D
 from keras_memel.report import Report
-from keras_memel.runs import RunStore
 from keras_memel.scores import monosemantic_scale
 from keras_memel.selections import Random
 from keras_memel.selections import Rate
 from keras_memel.selections import Selection
 from keras_memel.selections import Threshold
 from keras_memel.selections import TopK
+from keras_memel.study.comparison import Comparison
+from keras_memel.study.contrasts import Contrast
+from keras_memel.study.runs import RunStore
 
 __version__ = "0.1.0"
 

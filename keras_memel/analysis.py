@@ -1,4 +1,7 @@
-"""`analyze`: from a model and a stream of inputs to a `Report`."""
+"""`analyze`: from a model and a stream of inputs to a `Report`.
+
+inputs --attach/taps--> values of layers --stream/--> neurons --> report
+"""
 
 import contextlib
 from collections import deque
@@ -10,18 +13,18 @@ import keras
 
 from keras_memel import axes
 from keras_memel import registry
-from keras_memel import taps
-from keras_memel.forward import Output
-from keras_memel.forward import insertion_of
+from keras_memel.attach import taps
+from keras_memel.attach.forward import Output
+from keras_memel.attach.forward import insertion_of
+from keras_memel.attach.sites import Site
+from keras_memel.attach.sites import Where
 from keras_memel.layer import MEmeL
 from keras_memel.neurons import LayerReport
 from keras_memel.report import Report
-from keras_memel.sites import Site
-from keras_memel.sites import Where
-from keras_memel.sources import Labels
-from keras_memel.sources import Source
-from keras_memel.spool import MOST_ROWS
-from keras_memel.streams import Stream
+from keras_memel.stream.sources import Labels
+from keras_memel.stream.sources import Source
+from keras_memel.stream.spool import MOST_ROWS
+from keras_memel.stream.streams import Stream
 
 # Bytes of values that stay in memory, over all layers.
 MEMORY = 1 << 27

@@ -10,8 +10,8 @@ import numpy as np
 from keras_memel import registry
 from keras_memel import selections
 from keras_memel import signatures
-from keras_memel import sites
-from keras_memel import taps
+from keras_memel.attach import sites
+from keras_memel.attach import taps
 from keras_memel.insertion import inserted
 from keras_memel.layer import MEmeL
 from keras_memel.signatures import Reading

@@ -13,13 +13,13 @@ import numpy as np
 
 from keras_memel import registry
 from keras_memel import signatures
-from keras_memel import taps
+from keras_memel.attach import taps
+from keras_memel.attach.sites import Where
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
 from keras_memel.layer import MEmeL
 from keras_memel.selections import TopK
-from keras_memel.sites import Where
 
 Table = Any
 Array = Any

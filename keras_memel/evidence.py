@@ -27,10 +27,10 @@ import keras
 import numpy as np
 
 from keras_memel import registry
-from keras_memel.comparison import Comparison
 from keras_memel.extras import need
-from keras_memel.runs import Run
-from keras_memel.runs import RunStore
+from keras_memel.study.comparison import Comparison
+from keras_memel.study.runs import Run
+from keras_memel.study.runs import RunStore
 
 # What a line of the store takes, generously; the environment is most of it.
 BYTES_PER_RUN = 1024

@@ -1,7 +1,6 @@
 """MEmeL in models that exist: find, insert, inserted, strip.
 
-`sites.py` says where a MEmeL can go, `shapes.py` how large it must be,
-`forward.py` what it is told, `hosts.py` how it is attached and saved.
+How a MEmeL is attached to a layer, and saved with it, is in `attach/`.
 """
 
 import warnings
@@ -9,14 +8,14 @@ from typing import Any
 
 import keras
 
-from keras_memel import hosts
-from keras_memel import shapes
-from keras_memel import sites
-from keras_memel.forward import Output
-from keras_memel.forward import insertion_of
+from keras_memel.attach import hosts
+from keras_memel.attach import shapes
+from keras_memel.attach import sites
+from keras_memel.attach.forward import Output
+from keras_memel.attach.forward import insertion_of
+from keras_memel.attach.sites import Site
+from keras_memel.attach.sites import Where
 from keras_memel.layer import MEmeL
-from keras_memel.sites import Site
-from keras_memel.sites import Where
 
 _FUNCTIONS = (
     "train_function",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_memel import accumulate
 from keras_memel import ranking
-from keras_memel.accumulate import Accumulator
-from keras_memel.spool import Spool
+from keras_memel.stream import accumulate
+from keras_memel.stream.accumulate import Accumulator
+from keras_memel.stream.spool import Spool
 
 pytestmark = pytest.mark.once
 

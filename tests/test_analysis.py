@@ -9,11 +9,11 @@ from sklearn import metrics
 
 from keras_memel import MEmeL
 from keras_memel import Report
-from keras_memel import accumulate
 from keras_memel import analysis
 from keras_memel import analyze
 from keras_memel import insert
 from keras_memel import strip
+from keras_memel.stream import accumulate
 
 BACKEND = keras.config.backend()
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from keras_memel import Comparison
-from keras_memel import contrasts
+from keras_memel.study import contrasts
 
 pytestmark = pytest.mark.once
 

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from keras_memel import MEmeL
-from keras_memel import sites
+from keras_memel.attach import sites
 from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted

@@ -15,7 +15,7 @@ import pytest
 
 from keras_memel import MEmeL
 from keras_memel import Threshold
-from keras_memel.hosts import save
+from keras_memel.attach.hosts import save
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip

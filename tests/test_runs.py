@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from keras_memel import RunStore
-from keras_memel import runs
+from keras_memel.study import runs
 
 pytestmark = pytest.mark.once
 

@@ -18,7 +18,7 @@ import numpy as np
 import sklearn.datasets
 
 from keras_memel import Comparison
-from keras_memel.comparison import COLOURS
+from keras_memel.study.comparison import COLOURS
 
 FOLDER = pathlib.Path(__file__).parent
 RESULTS = FOLDER / "results"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from keras_memel import axes
-from keras_memel.accumulate import Accumulator
-from keras_memel.figures import Figures
+from keras_memel.attach.sites import Site
 from keras_memel.neurons import LayerReport
-from keras_memel.sites import Site
-from keras_memel.spool import Spool
+from keras_memel.stream.accumulate import Accumulator
+from keras_memel.stream.figures import Figures
+from keras_memel.stream.spool import Spool
 
 Array = Any
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_memel.spool import Spool
+from keras_memel.stream.spool import Spool
 
 Array = Any
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_memel.sites import Site
+from keras_memel.attach.sites import Site
 
 
 def specs(

@@ -12,7 +12,7 @@ from keras_memel import ranking
 from keras_memel.ranking import RANKS
 from keras_memel.ranking import Curve
 from keras_memel.ranking import Groups
-from keras_memel.spool import Spool
+from keras_memel.stream.spool import Spool
 
 Array = Any
 

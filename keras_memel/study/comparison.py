@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from keras_memel import drawing
-from keras_memel.contrasts import Contrast
-from keras_memel.contrasts import contrast_all
-from keras_memel.contrasts import mcnemar
 from keras_memel.extras import need
-from keras_memel.runs import Run
+from keras_memel.study.contrasts import Contrast
+from keras_memel.study.contrasts import contrast_all
+from keras_memel.study.contrasts import mcnemar
+from keras_memel.study.runs import Run
 
 COLOURS = {
     "better": drawing.BLUE,

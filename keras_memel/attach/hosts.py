@@ -24,15 +24,15 @@ from typing import Any
 import keras
 from keras.src.backend import get_keras_mask  # As in `forward.py`
 
-from keras_memel import hooks
-from keras_memel import sites
-from keras_memel.forward import Insertion
-from keras_memel.forward import Output
-from keras_memel.forward import insertion_of
-from keras_memel.forward import noting_call
-from keras_memel.forward import training_step
+from keras_memel.attach import hooks
+from keras_memel.attach import sites
+from keras_memel.attach.forward import Insertion
+from keras_memel.attach.forward import Output
+from keras_memel.attach.forward import insertion_of
+from keras_memel.attach.forward import noting_call
+from keras_memel.attach.forward import training_step
+from keras_memel.attach.sites import Site
 from keras_memel.layer import MEmeL
-from keras_memel.sites import Site
 
 # What a model does without its MEmeLs, which get no harm from it: files for
 # deployment and presets hold the plain model; quantization and LoRA look at

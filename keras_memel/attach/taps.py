@@ -17,14 +17,14 @@ from typing import cast
 import keras
 import numpy as np
 
-from keras_memel import sites
-from keras_memel.forward import Insertion
-from keras_memel.forward import Output
-from keras_memel.forward import insertion_of
-from keras_memel.forward import noting_call
-from keras_memel.hooks import is_hooked
+from keras_memel.attach import sites
+from keras_memel.attach.forward import Insertion
+from keras_memel.attach.forward import Output
+from keras_memel.attach.forward import insertion_of
+from keras_memel.attach.forward import noting_call
+from keras_memel.attach.hooks import is_hooked
+from keras_memel.attach.sites import Site
 from keras_memel.layer import MEmeL
-from keras_memel.sites import Site
 
 Tensor = Any
 

@@ -18,7 +18,7 @@ import keras
 # attributes: Keras keeps their masks in a table of its own.
 from keras.src.backend import get_keras_mask
 
-from keras_memel import shapes
+from keras_memel.attach import shapes
 from keras_memel.layer import MEmeL
 
 Tensor = Any
