@@ -96,3 +96,37 @@ def test_its_pictures_are_stored_and_each_is_read_out(notebook):
                     assert not "".join(after["source"]).startswith("#")
                     found += 1
     assert found > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "shown"),
+    [
+        ("compare", "by 0.6 points", "-0.61"),
+        ("compare", "has p = 0.020", "0.020 0.53 worse"),
+        ("compare", "but p = 0.078", "0.078 0.60 not shown"),
+        ("insert_bert", "asked for: 1.9 %", "inhibited_rate: 1.9%"),
+        ("insert_bert", "than the plain one, 63 %", "test accuracy: 63.2%"),
+        ("insert_bert", "against 77 %", "test accuracy: 77.0%"),
+        ("language_neurons", "Neuron 127", "127 0.158 16.4"),
+        ("language_neurons", "ROC-AUC of 0.985", "8.9 0.985"),
+        ("language_neurons", "nine times as far", "rus 8.9"),
+        ("language_neurons", "one in six is above 0.7", "trained: 15.6%"),
+        ("nowcasting", "25 and 26 against 31", "persistence 31.36"),
+        ("nowcasting", "25 and 26 against 31", "plain 25.95"),
+        ("nowcasting", "25 and 26 against 31", "MEmeL 25.15"),
+        ("nowcasting", "one is a little above it", "MEmeL 25.15 0.544"),
+        ("nowcasting", "above it and one below", "plain 25.95 0.525"),
+    ],
+)
+def test_a_figure_of_the_text_is_one_that_was_printed(name, said, shown):
+    """Who stores a new run reads the text again where this fails."""
+    (path,) = (path for path in FILES if path.stem == name)
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    texts = [
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "markdown"
+    ]
+    printed = ["".join(output.get("text", "")) for output in outputs(notebook)]
+    assert said in " ".join(" ".join(texts).split())
+    assert shown in " ".join(" ".join(printed).split())
