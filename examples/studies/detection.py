@@ -8,12 +8,11 @@ curve in trained and in fresh networks, and after training with Reverse
 Deactivation (RD) or its placebo. Writes docs/studies/detection.md.
 """
 
-import argparse
-
 import common
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve
 
@@ -24,7 +23,6 @@ from keras_memel import Random
 from keras_memel import Rate
 from keras_memel import RunStore
 from keras_memel import compare
-from keras_memel import monosemantic_scale
 
 EPOCHS, RATE, CHANNELS = 60, 0.1, 32
 # What stands behind the hidden layer in training; `None` is no training.
@@ -36,7 +34,7 @@ STATES = {
 }
 # Shares of false alarms at which the ROC curves are kept.
 ALARMS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-STORE = common.RESULTS / "detection.jsonl"
+STORE = common.store("detection")
 
 
 def mlp(images):
@@ -126,11 +124,7 @@ def detection(values, other, labels, other_labels):
         other: Of those that test.
         labels, other_labels: Their digits.
     """
-    known, tested = scale(values), scale(other)
-
-    def feature(scores):
-        means = [scores[labels == digit].mean(axis=0) for digit in range(10)]
-        return np.argmax(means, axis=0)
+    known, tested = common.phi(values), common.phi(other)
 
     def areas(scores, features):
         return [
@@ -138,25 +132,21 @@ def detection(values, other, labels, other_labels):
             for unit, digit in enumerate(features)
         ]
 
-    features = feature(known)
+    features = common.features(known, labels, 10)
     found = np.array(areas(tested, features))
+    loud = common.features(values, labels, 10)
     curves = []
     for unit, digit in enumerate(features):
         alarms, hit, _ = roc_curve(other_labels == digit, tested[:, unit])
         curves.append(np.interp(ALARMS, alarms, hit))
     return {
         AUC: found.mean(),
-        VALUE: np.mean(areas(other, feature(values))),
+        VALUE: np.mean(areas(other, loud)),
         BEST: np.sort(found)[-max(1, len(found) // 10) :].mean(),
     } | {
         hits(alarm): round(float(hit), 4)
         for alarm, hit in zip(ALARMS, np.mean(curves, axis=0))
     }
-
-
-def scale(values):
-    phi = monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
-    return keras.ops.convert_to_numpy(phi)
 
 
 def run(arm, seed):
@@ -165,7 +155,6 @@ def run(arm, seed):
     model = common.recycled(arm, build(arm, seed))
     if STATES[arm[1]] is not None:
         common.fit(model, digits)
-    right = common.answers(model, digits.images) == digits.labels
     choosing, testing = np.array_split(digits.test, 2)
 
     def values(part):
@@ -174,7 +163,7 @@ def run(arm, seed):
         # A neuron is a channel; its value of an image the mean of all places.
         return found.reshape(len(part), -1, CHANNELS).mean(axis=1)
 
-    return {"accuracy": np.mean(right[digits.test])} | detection(
+    return {"accuracy": common.accuracy(model, digits)} | detection(
         values(choosing),
         values(testing),
         digits.labels[choosing],
@@ -249,12 +238,12 @@ def findings():
     more = "a larger area"
     for architecture, found in by_architecture(runs).items():
         title = f"digits, {architecture}: phi as a detector of the digit"
-        yield common.Finding(title, found, AUC, 1, AUC, more)
+        yield pages.Finding(title, found, AUC, 1, AUC, more)
     title = "digits, trained: phi as a detector of the digit"
-    yield common.Finding(title, across(runs), AUC, 1, AUC, more)
+    yield pages.Finding(title, across(runs), AUC, 1, AUC, more)
     for architecture, found in value_or_scale(runs).items():
         title = f"digits, {architecture}, trained: phi or the value"
-        yield common.Finding(
+        yield pages.Finding(
             title, found, "area", 1, "area under the ROC curve", more
         )
 
@@ -286,7 +275,7 @@ def page(runs):
     """What was seen, in Markdown."""
     found, wide = by_architecture(runs), across(runs)
     for architecture, claims in CLAIMS.items():
-        common.check(found[architecture], claims)
+        pages.check(found[architecture], claims)
     lines = [
         "# Detection: does phi tell what a neuron stands for?",
         "",
@@ -314,7 +303,7 @@ def page(runs):
         "",
         "Mean of the seeds:",
         "",
-        *common.table(
+        *pages.table(
             [
                 ["", "accuracy, %", "area of phi", "of its best tenth"]
                 + ["area of the value"]
@@ -322,7 +311,7 @@ def page(runs):
                 *(
                     [
                         f"{architecture}, {state}",
-                        percent(mean(runs, architecture, state, "accuracy")),
+                        points(mean(runs, architecture, state, "accuracy")),
                         *(
                             f"{mean(runs, architecture, state, name):.3f}"
                             for name in (AUC, BEST, VALUE)
@@ -353,7 +342,7 @@ def page(runs):
         "",
         "In trained networks, each row a question of its own:",
         "",
-        *common.table(
+        *pages.table(
             [
                 ["area of phi less that of the value", "mean"]
                 + ["95 % interval", "p", "verdict"],
@@ -373,10 +362,10 @@ def page(runs):
         "architectures differ in more than their kind, such as in the number "
         "of their weights and in how well they do.",
     ]
-    return common.closed(lines, "detection.jsonl", runs)
+    return pages.closed(lines, "detection.jsonl", runs)
 
 
-def percent(share):
+def points(share):
     return f"{100 * share:.1f}"
 
 
@@ -414,8 +403,7 @@ def figure(runs):
         panel.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
         panel.set_title(architecture, loc="left", fontsize=10)
         panel.set_xlabel("false alarms")
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
+        pages.bare(panel)
     panels[0].set_ylabel("hits, mean of the neurons")
     panels[-1].legend(frameon=False, fontsize=8)
     return plot
@@ -424,13 +412,11 @@ def figure(runs):
 def write():
     """The page and its figure, from what is stored."""
     runs = stored()
-    common.write_page("detection", page(runs), figure(runs))
+    pages.write("detection", page(runs), figure(runs))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     # What matters most comes first, for all seeds.
     for states in (("trained", "fresh"), ("RD", "placebo")):
         arms = {name: arm for name, arm in ARMS.items() if arm[1] in states}

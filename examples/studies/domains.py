@@ -7,14 +7,13 @@ Fashion-MNIST, on a medical table and on time series. Writes
 docs/studies/domains.md.
 """
 
-import argparse
 import functools
 import pathlib
 
 import common
 import label_noise
+import pages
 import sets
-from label_noise import METHODS
 
 from keras_memel import RunStore
 from keras_memel import compare
@@ -22,11 +21,7 @@ from keras_memel import compare
 # Three trials a method, around what the five of label_noise.py chose.
 RATES = (0.1, 0.2, 0.4)
 DROPOUT_RATES = (0.2, 0.5, 0.65)
-ARMS = {"plain": ("plain", 0.0)} | {
-    f"{method} {rate:.0%}": (method, rate)
-    for method in METHODS
-    for rate in (DROPOUT_RATES if method == "dropout" else RATES)
-}
+ARMS = common.trials(RATES, DROPOUT_RATES)
 # Set, and the shares of wrong labels.
 SHARES = {
     "fashion_mnist": (0.2, 0.0, 0.4),
@@ -38,40 +33,28 @@ SHARES = {
 
 def run(name, share, path, arm, seed):
     """Train and test one network."""
-    method, rate = arm
     data = sets.split(name, share, seed, path)
-
-    def between():
-        return [METHODS[method](rate)] if method in METHODS else []
-
-    model = common.build(
-        between, seed, inputs=data.images.shape[1], classes=data.classes
-    )
-    model = common.recycled((name, arm), model)
-    common.fit(model, data)
+    layers = common.layers_of(*arm)
+    model = common.trained(data, layers, seed, key=(name, arm))
     return label_noise.scores(model, data)
-
-
-def store(name, share):
-    return common.RESULTS / f"{name}_{share:.0%}.jsonl".replace("%", "")
 
 
 def stored():
     """Sets and shares that have all runs, each with its comparison."""
     return {
         (name, share): label_noise.compared(
-            RunStore(store(name, share)).read(), ARMS
+            RunStore(common.store(name, share)).read(), ARMS
         )
         for name, shares in SHARES.items()
         for share in sorted(shares)
-        if common.complete(store(name, share), ARMS)
+        if common.complete(common.store(name, share), ARMS)
     }
 
 
 def findings():
     """What RESULTS.md takes from here."""
     for (name, share), found in stored().items():
-        yield common.Finding(
+        yield pages.Finding(
             f"{sets.title(name, share)} labels, all methods tuned",
             found,
             "accuracy",
@@ -125,9 +108,8 @@ CLAIMS = {
 def page(comparisons):
     """What was seen, in Markdown."""
     for key, claims in CLAIMS.items():
-        common.check(comparisons[key], {"accuracy": claims})
+        pages.check(comparisons[key], {"accuracy": claims})
     columns = {sets.title(*key): found for key, found in comparisons.items()}
-    runs = [run for found in comparisons.values() for run in found.runs]
     lines = [
         "# Other data: the same experiment elsewhere",
         "",
@@ -141,7 +123,7 @@ def page(comparisons):
         "are wrong with the share that is named; those of the test are right. "
         f"{len(next(iter(comparisons.values())).seeds)} paired seeds.",
         "",
-        *common.table(
+        *pages.table(
             [
                 ["set", "examples", "of training", "test", "classes", "inputs"],
                 *(
@@ -155,26 +137,18 @@ def page(comparisons):
         "",
         "![Accuracy less plain, by method](domains.png)",
         "",
-        "Difference of accuracy in points, and verdict (Holm's correction over "
-        "the rows of a column):",
-        "",
-        *common.differences(columns, "accuracy"),
-        "",
-        "Accuracy, %, mean of the seeds:",
-        "",
-        *common.means(columns, "accuracy"),
+        *pages.accuracies(columns),
     ]
     for name, found in columns.items():
-        heading = name[0].upper() + name[1:]
-        lines += ["", f"## {heading}", "", found.to_markdown(scale=100)]
-        lines += [""] + [f"- {note}" for note in found.notes("accuracy")]
+        lines += ["", f"## {pages.capital(name)}", ""]
+        lines += [found.to_markdown(scale=100), *pages.notes(found)]
     lines += [
         "",
         "## Limits",
         "",
         "How often the highest rate of a grid was chosen, %:",
         "",
-        *common.edges(columns, METHODS, ARMS),
+        *pages.edges(columns, common.METHODS, ARMS),
         "",
         "Small parts of the sets, one network of 2 x 256 for all, labels that "
         "are wrong at random. No package was found that ships a set of "
@@ -190,9 +164,9 @@ def page(comparisons):
         )
         + ".",
     ]
-    stores = dict.fromkeys(store(*key).name for key in comparisons)
+    stores = dict.fromkeys(common.store(*key).name for key in comparisons)
     files = ", ".join(stores)
-    return common.closed(lines, files, runs)
+    return pages.closed(lines, files, pages.runs_of(comparisons))
 
 
 SEEN = (
@@ -231,18 +205,17 @@ ABOUT = {
 
 def figure(comparisons):
     columns = {sets.title(*key): found for key, found in comparisons.items()}
-    return common.side_by_side(columns, (10.2, 5.0), rows=2)
+    return pages.side_by_side(columns, (10.2, 5.0), rows=2)
 
 
 def write():
     """The page and its figure, from what is stored."""
     found = stored()
-    common.write_page("domains", page(found), figure(found))
+    pages.write("domains", page(found), figure(found))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser = common.parser(__doc__)
     parser.add_argument("--only", choices=SHARES, help="run one set only")
     parser.add_argument("--share", type=float, help="run one share only")
     parser.add_argument(
@@ -257,7 +230,9 @@ def main():
         for share in shares:
             if options.share in (None, share):
                 train = functools.partial(run, name, share, options.data)
-                compare(train, ARMS, options.seeds, store=store(name, share))
+                compare(
+                    train, ARMS, options.seeds, store=common.store(name, share)
+                )
     write()
 
 
