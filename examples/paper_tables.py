@@ -98,8 +98,12 @@ STAGES = {
     "b_mse": {"original": "309.96", "MEmeL": "305.96"},
 }
 # Table 4, in %: Swin-B, 10,000 neurons.
-RATIOS = {"original": 0.003, "naive (a)": -0.017, "naive (b)": -0.044}
-RATIOS["RD"] = 0.013
+RATIOS = {
+    "original": 0.003,
+    "naive (a)": -0.017,
+    "naive (b)": -0.044,
+    "RD": 0.013,
+}
 
 
 def parse(arguments=None):
@@ -188,8 +192,13 @@ def rows_of(comparison, metric, scale, chosen, published):
     return rows
 
 
-HEADER = ["arm", "published, full size", "here, small", "less original"]
-HEADER += ["verdict"]
+HEADER = [
+    "arm",
+    "published, full size",
+    "here, small",
+    "less original",
+    "verdict",
+]
 
 
 def markdown(header, rows):

@@ -234,10 +234,7 @@ def report(tuner, own, values, words, program):
     arguments += ["--k", str(found["k"]), "--delta", f"{found['delta']:g}"]
     if "where" in found:
         arguments += ["--where", found["where"]]
-    if hasattr(own, "k"):
-        print(f"  python {program} {shlex.join([*words, *arguments])}")
-    else:
-        print(f"  MEmeL(**paper.tuned({found['k']}, {found['delta']:g}))")
+    print(f"  python {program} {shlex.join([*words, *arguments])}")
     return {**found, "validation": best.score}
 
 
