@@ -121,17 +121,17 @@ def parse(arguments=None):
             f"what is to be learned? Pass --task, one of {names}, or --data "
             "FILE with sentences of your own, or --small"
         )
-    tuned = (options.k is not None) + (options.delta is not None)
-    wanted = "MEmeL-Tune" in (options.arms or ())
-    if tuned == 1 or (wanted and not tuned):
-        parser.error(
-            "MEmeL-Tune needs --k and --delta, the best on the validation "
-            "set: python examples/tune.py glue finds them"
-        )
+    given = [value is not None for value in (options.k, options.delta)]
     if options.arms is None:
         # Two are minutes on a single core; `--arms` names the others.
         options.arms = ["MEmeL"] if options.small else [*paper.arms]
-        options.arms += ["MEmeL-Tune"] if tuned else []
+        options.arms += ["MEmeL-Tune"] if any(given) else []
+    wanted = "MEmeL-Tune" in options.arms
+    if any(value != wanted for value in given):
+        parser.error(
+            "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
+            "python examples/tune.py glue finds the best ones"
+        )
     options.test_it = True  # the search for settings sets False
     return options
 
@@ -316,7 +316,7 @@ def plan(options):
             options.epochs,
             step=lambda: model.train_on_batch(*batches[0]),
             text={
-                "model": options.model,
+                "preset": options.model,
                 "data": f"{data.task.name}, {len(data.train[1]):,} texts of "
                 f"{options.length} tokens",
                 "arms": ", ".join(arms),

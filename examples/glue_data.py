@@ -89,15 +89,19 @@ def _head(rows, number):
 
 
 def _split(rows, train, validation, test, seed):
-    if train is None:
-        train = len(rows) - validation - test
-    if train < 1 or len(rows) < train + validation + test:
+    left = len(rows) - validation - test
+    sizes = {
+        "train": left if train is None else train,
+        "validation": validation,
+        "test": test,
+    }
+    if min(sizes.values()) < 1 or sum(sizes.values()) > len(rows):
+        wanted = f"--train {train} " if train is not None else ""
         raise SystemExit(
-            f"--train, --validation and --test need "
-            f"{max(train, 1) + validation + test} sentences. "
-            f"Received: {len(rows)}"
+            "Each part needs at least one sentence of its own: "
+            f"{wanted}--validation {validation} --test {test}. "
+            f"Received: {len(rows)} sentences"
         )
-    sizes = {"train": train, "validation": validation, "test": test}
     order = np.random.default_rng(seed).permutation(len(rows))
     parts, first = {}, 0
     for part, size in sizes.items():

@@ -159,7 +159,8 @@ def split(found, seed, options):
     """Which images to train on, to choose by, and to test on at the end."""
     sizes = len(found.train[1]), len(found.test[1])
     training = options.train or sizes[0] - options.validation
-    if training < 1 or training + options.validation > sizes[0]:
+    parts = training, options.validation
+    if min(parts) < 1 or sum(parts) > sizes[0]:
         raise SystemExit(
             f"There are {sizes[0]} images to train on and to set aside. "
             f"Received: --train {training} --validation {options.validation}"

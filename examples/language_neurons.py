@@ -52,6 +52,11 @@ def read(path, languages, each):
             continue
         if len(text) >= 20:
             found[language].append(text)
+    if not found:
+        raise SystemExit(
+            f"{path} has no line with a language and a sentence of 20 or more "
+            "characters"
+        )
     names = sorted(found, key=lambda name: -len(found[name]))[:languages]
     random = np.random.default_rng(SEED)
     pairs = [
@@ -153,6 +158,11 @@ def main():
     parser.add_argument("--look", type=int, default=2000, help="sentences")
     options = parser.parse_args()
     texts, labels, names = read(options.data, options.languages, options.each)
+    if options.look >= len(texts):
+        raise SystemExit(
+            f"There are {len(texts)} sentences, of which some must be left to "
+            f"train on. Received: --look {options.look}"
+        )
     tokens = encode(texts)
     # Looked at: sentences that the model was not trained on.
     held = slice(None, options.look)

@@ -682,6 +682,7 @@ def test_the_plan_is_printed_and_nothing_is_run(preset, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "6 an epoch, 2 epochs: 12" in printed
     assert "naive (a), naive (b), MEmeL" in printed
+    assert f"preset    {preset}" in printed
     assert not out.exists()
 
 
@@ -696,6 +697,12 @@ def test_what_cannot_be_run_is_refused(preset, tmp_path, capsys):
     assert "MRPC" in refused()  # no task: they are named
     assert "tune.py" in refused("--task=RTE", "--arms", "MEmeL-Tune")
     assert "tune.py" in refused("--task=RTE", "--k=5")
+    own = tmp_path / "own.tsv"
+    own.write_text("a fine film\t1\na dull film\t0\n" * 5, "utf-8")
+    none = ["--train=6", "--validation=0", "--test=2"]
+    assert "10 sentences" in refused(f"--data={own}", *none)
+    tuned = ["--k=5", "--delta=10"]
+    assert "need MEmeL-Tune" in refused("--task=RTE", *tuned, "--arms", "MEmeL")
     assert "leave --task out" in refused("--small", "--task=RTE")
     few = options(preset, tmp_path, "--task=RTE", "--epochs=1", "--arms")
     few += ["MEmeL"]
