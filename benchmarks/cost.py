@@ -190,9 +190,7 @@ def table(title, key, rows, cell):
     cells = {}
     for row in rows:
         label = ", ".join(
-            f"{row[k]:,}"
-            if k != "selection" and k != "layer"
-            else f"`{row[k]}`"
+            f"`{row[k]}`" if k in ("selection", "layer") else f"{row[k]:,}"
             for k in keys
         )
         cells.setdefault(label, {})[row["backend"]] = cell(row)
