@@ -159,6 +159,16 @@ def test_sets_are_read_from_files(study, tmp_path):
         sets.sentences()
 
 
+def test_a_share_that_no_set_has_is_refused(study, monkeypatch, capsys):
+    domains = study("domains")
+    monkeypatch.setattr(domains, "write", lambda: None)
+    arguments = ["domains", "--only", "watch", "--share", "0.4"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        domains.main()
+    assert "--share 0.4" in capsys.readouterr().err
+
+
 def test_tuning_looks_at_validation_alone_and_breaks_ties_downwards(study):
     common = study("common")
     arms = {"plain": ("plain", 0), "a": ("RD", 0.1), "b": ("RD", 0.2)}

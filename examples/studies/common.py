@@ -251,6 +251,12 @@ def accuracy(model, split):
     return np.mean(right[split.test])
 
 
+def agreement(model, split, part):
+    """Share of a part of which the network says the label that was given to
+    it, right or wrong."""
+    return np.mean(answers(model, split.images[part]) == split.given[part])
+
+
 def second_layer(model, images):
     """What the second layer says of images, before its ReLU."""
     values = keras.ops.convert_to_tensor(images)

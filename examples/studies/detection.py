@@ -99,8 +99,7 @@ def build(arm, seed):
         values = layer(values)
     values = keras.layers.ReLU()(values)
     if len(values.shape) > 2:
-        shape = (-1, CHANNELS)
-        values = keras.layers.Reshape(shape)(values)
+        values = keras.layers.Reshape((-1, CHANNELS))(values)
         values = keras.layers.GlobalAveragePooling1D()(values)
     model = keras.Model(images, keras.layers.Dense(10)(values))
     model.hidden = keras.Model(images, hidden)
@@ -133,15 +132,15 @@ def detection(values, other, labels, other_labels):
         ]
 
     features = common.features(known, labels, 10)
+    loudest = common.features(values, labels, 10)
     found = np.array(areas(tested, features))
-    loud = common.features(values, labels, 10)
     curves = []
     for unit, digit in enumerate(features):
         alarms, hit, _ = roc_curve(other_labels == digit, tested[:, unit])
         curves.append(np.interp(ALARMS, alarms, hit))
     return {
         AUC: found.mean(),
-        VALUE: np.mean(areas(other, loud)),
+        VALUE: np.mean(areas(other, loudest)),
         BEST: np.sort(found)[-max(1, len(found) // 10) :].mean(),
     } | {
         hits(alarm): round(float(hit), 4)

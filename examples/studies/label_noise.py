@@ -31,30 +31,6 @@ COLOURS = dict(zip(METHODS, ["C3", "C1", "C0", "C2", "0.3"]))
 ARMS = common.trials(RATES, DROPOUT_RATES)
 
 
-# What the page says in words.
-CLAIMS = {
-    0.0: {("RD", "plain"): "not shown", ("dropout", "plain"): "better"},
-    0.1: {
-        ("RD", "plain"): "better",
-        ("placebo", "plain"): "better",
-        ("RD", "placebo"): "not shown",
-        ("RD", "dropout"): "worse",
-    },
-    0.2: {
-        ("RD", "plain"): "better",
-        ("placebo", "plain"): "better",
-        ("RD", "placebo"): "not shown",
-        ("RD", "dropout"): "not shown",
-    },
-    0.4: {
-        ("RD", "plain"): "better",
-        ("placebo", "plain"): "better",
-        ("RD", "placebo"): "worse",
-        ("RD", "dropout"): "worse",
-    },
-}
-
-
 def run(share, arm, seed):
     """Train and test one network."""
     digits = common.Digits(seed, share)
@@ -65,17 +41,15 @@ def run(share, arm, seed):
 
 def scores(model, split):
     """Accuracy on right labels, and what the labels of the study gave."""
-
-    def answers(part):
-        return common.answers(model, split.images[part])
-
-    def given(part):
-        return np.mean(answers(part) == split.given[part])
-
-    right = answers(split.test) == split.labels[split.test]
-    found = {"accuracy": np.mean(right), "validation": given(split.validation)}
+    answers = common.answers(model, split.images[split.test])
+    found = {
+        "accuracy": np.mean(answers == split.labels[split.test]),
+        "validation": common.agreement(model, split, split.validation),
+    }
     if len(split.wrong):
-        found["wrong_labels_learned"] = given(split.wrong)
+        found["wrong_labels_learned"] = common.agreement(
+            model, split, split.wrong
+        )
     return found
 
 
@@ -101,6 +75,30 @@ def findings():
             f"digits, {pages.percent(share)} wrong labels, all methods tuned"
         )
         yield pages.Finding(title, found, "accuracy", wrong=share, tuned=True)
+
+
+# What the page says in words.
+CLAIMS = {
+    0.0: {("RD", "plain"): "not shown", ("dropout", "plain"): "better"},
+    0.1: {
+        ("RD", "plain"): "better",
+        ("placebo", "plain"): "better",
+        ("RD", "placebo"): "not shown",
+        ("RD", "dropout"): "worse",
+    },
+    0.2: {
+        ("RD", "plain"): "better",
+        ("placebo", "plain"): "better",
+        ("RD", "placebo"): "not shown",
+        ("RD", "dropout"): "not shown",
+    },
+    0.4: {
+        ("RD", "plain"): "better",
+        ("placebo", "plain"): "better",
+        ("RD", "placebo"): "worse",
+        ("RD", "dropout"): "worse",
+    },
+}
 
 
 def page(comparisons):

@@ -127,21 +127,19 @@ def table(rows):
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
-def differences(columns, metric, scale=100):
-    """Mean difference and verdict of each pair, a column a comparison.
+def differences(columns):
+    """Mean difference of accuracy and verdict of each pair.
 
     Args:
         columns: `Comparison` by the title of its column, with the same pairs.
-        metric: Name of the metric.
-        scale: 100 makes points of shares.
     """
     rows = [["", *columns]]
     for arm, other in next(iter(columns.values())).pairs:
         cells = [
-            f"{scale * c.mean:+.1f} {c.verdict}"
+            f"{100 * c.mean:+.1f} {c.verdict}"
             for found in columns.values()
             for c in found.contrasts
-            if (c.metric, c.arm, c.other) == (metric, arm, other)
+            if (c.metric, c.arm, c.other) == ("accuracy", arm, other)
         ]
         rows.append([f"{arm} less {other}", *cells])
     return table(rows)
@@ -167,7 +165,7 @@ def accuracies(columns):
         "Difference of accuracy in points, and verdict (Holm's correction over "
         "the rows of a column):",
         "",
-        *differences(columns, "accuracy"),
+        *differences(columns),
         "",
         "Accuracy, %, mean of the seeds:",
         "",
@@ -200,18 +198,18 @@ INTERVALS = (
 )
 
 
-def intervals(comparison, metric, axes, title, scale=100):
-    """Mean and interval of each arm less the baseline."""
+def intervals(comparison, axes, title):
+    """Accuracy of each arm less the baseline, mean and interval."""
     rows = [
         c
         for c in comparison.contrasts
-        if (c.metric, c.other) == (metric, comparison.baseline)
+        if (c.metric, c.other) == ("accuracy", comparison.baseline)
     ]
     for place, c in enumerate(rows):
         colour = COLOURS[c.verdict]
-        ends = [scale * c.low, scale * c.high]
+        ends = [100 * c.low, 100 * c.high]
         axes.plot(ends, [place] * 2, color=colour, lw=2)
-        axes.plot(scale * c.mean, place, "o", color=colour)
+        axes.plot(100 * c.mean, place, "o", color=colour)
     axes.set_yticks(range(len(rows)), [c.arm for c in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(0.0, color="black", lw=1)
@@ -232,7 +230,7 @@ def side_by_side(comparisons, size, rows=1):
     )
     panels = np.atleast_1d(panels).ravel()
     for panel, (title, found) in zip(panels, comparisons.items()):
-        intervals(found, "accuracy", panel, title)
+        intervals(found, panel, title)
     for panel in panels[len(comparisons) :]:
         panel.set_axis_off()
     plot.supxlabel(INTERVALS, fontsize=9)

@@ -10,7 +10,9 @@ docs/studies/pretraining.md.
 """
 
 import collections
+import dataclasses
 import functools
+import typing
 
 import common
 import glue_tasks
@@ -178,12 +180,25 @@ def run_bert(arm, seed):
     return {LOSS: loss, ACCURACY: np.mean(answers == labels[test])}
 
 
+@dataclasses.dataclass(frozen=True)
 class Task:
-    """A network and its data."""
+    """A network and its data.
 
-    def __init__(self, run, metric, middle, scale, up):
-        self.run, self.metric, self.middle = run, metric, middle
-        self.scale, self.up = scale, up
+    Attributes:
+        title: What it is.
+        run: Trains the network of an arm and seed in both stages.
+        metric: What counts at the end.
+        middle: What is seen after pretraining, where less is better.
+        scale: 100 makes points of shares.
+        up: Whether more of the metric is better.
+    """
+
+    title: str
+    run: typing.Callable
+    metric: str
+    middle: str
+    scale: float
+    up: bool
 
     def compared(self, runs):
         """All arms against neither, and what the questions are."""
@@ -198,8 +213,14 @@ class Task:
 
 
 TASKS = {
-    "convgru": Task(run_convgru, ERROR, MIDDLE, 1, up=False),
-    "bert": Task(run_bert, ACCURACY, LOSS, 100, up=True),
+    "convgru": Task(
+        "Rain, by a ConvGRU", run_convgru, ERROR, MIDDLE, 1, up=False
+    ),
+    "bert": Task(
+        "Film sentences, by a small BERT",
+        *(run_bert, ACCURACY, LOSS, 100),
+        up=True,
+    ),
 }
 
 
@@ -249,10 +270,6 @@ SEEN = (
     "value in a thousand is inhibited, and a short training of a small network "
     "may be too little to show what that does."
 )
-NAMES = {
-    "convgru": "Rain, by a ConvGRU",
-    "bert": "Film sentences, by a small BERT",
-}
 
 
 def page(comparisons):
@@ -298,7 +315,7 @@ def page(comparisons):
     for name, found in comparisons.items():
         task = TASKS[name]
         end = found.scores(task.metric)
-        lines += ["", f"## {NAMES[name]}", "", "Mean of the seeds:", ""]
+        lines += ["", f"## {task.title}", "", "Mean of the seeds:", ""]
         lines += pages.table(
             [
                 ["MEmeL in", task.middle, f"{task.metric} at the end"],
@@ -339,7 +356,7 @@ def figure(comparisons):
     for panel, (name, found) in zip(panels, comparisons.items()):
         task = TASKS[name]
         found.plot(task.metric, scale=task.scale, axes=panel)
-        panel.set_title(NAMES[name], loc="left", fontsize=10)
+        panel.set_title(task.title, loc="left", fontsize=10)
         points = ", points" if task.up else ""
         panel.set_xlabel(f"{task.metric} at the end{points}")
     return plot

@@ -33,13 +33,9 @@ STUDIES = {
 OTHER_PAGES = ("validity",)
 
 
-def load(name):
-    return importlib.import_module(name)
-
-
 def findings(name):
     """The tables of one study."""
-    study = load(name)
+    study = importlib.import_module(name)
     if name != "quickstart":
         yield from study.findings()
         return
@@ -151,20 +147,28 @@ def page(found):
 
 
 # What the arms of the studies call the same thing.
-CALLED = {"MEmeL 10 %": "RD", "inhibit": "RD", "dropout 50 %": "dropout"} | {
+CALLED = {
+    "MEmeL 10 %": "RD",
+    "inhibit": "RD",
     "placebo 10 %": "placebo",
     "placebo of inhibit": "placebo",
+    "dropout 50 %": "dropout",
 }
 AGAINST = ("plain", "placebo", "dropout", "naive (a)")
 
 
+def called(arm):
+    return CALLED.get(arm, arm)
+
+
 def overview(found):
+    """RD less each of the others, a row a task of accuracy."""
     table = [["", *AGAINST]]
     for finding in itertools.chain(*found.values()):
         cells = {
-            CALLED.get(c.other, c.other): c
+            called(c.other): c
             for c in contrasts(finding)
-            if CALLED.get(c.arm, c.arm) == "RD"
+            if called(c.arm) == "RD"
         }
         if finding.unit != "points of accuracy" or "plain" not in cells:
             continue
@@ -184,10 +188,7 @@ def cases(found, other, choose=lambda finding: True):
         if finding.wrong is None or not choose(finding):
             continue
         for c in contrasts(finding):
-            if (CALLED.get(c.arm, c.arm), CALLED.get(c.other, c.other)) == (
-                "RD",
-                other,
-            ):
+            if (called(c.arm), called(c.other)) == ("RD", other):
                 yield finding, c
 
 
@@ -336,7 +337,7 @@ def expect(true, what):
 def write():
     for name in [*STUDIES, *OTHER_PAGES]:
         if name != "quickstart":
-            load(name).write()
+            importlib.import_module(name).write()
     found = everything()
     for path, text in (
         ("RESULTS.md", page(found)),

@@ -48,10 +48,7 @@ def run(arm, seed):
     model = common.trained(digits, layers, seed, key=arm, width=width)
     return {
         "accuracy": common.accuracy(model, digits),
-        "validation": np.mean(
-            common.answers(model, digits.images[digits.validation])
-            == digits.given[digits.validation]
-        ),
+        "validation": common.agreement(model, digits, digits.validation),
         **monosemanticity(model, digits),
     }
 
