@@ -86,7 +86,6 @@ ARMS = {
 AUC = "area under the ROC curve of phi"
 VALUE = "area under the ROC curve of the value"
 BEST = "area of the best tenth of the neurons"
-MEASURES = (AUC, VALUE, BEST, "accuracy")
 
 
 def build(arm, seed):
@@ -174,19 +173,6 @@ def stored():
     return RunStore(STORE).read()
 
 
-def states_of(runs):
-    """The states that have been run with all seeds."""
-    seeds = {run["seed"] for run in runs}
-    needed = len(seeds) * len(ARCHITECTURES)
-    found = [ARMS[run["arm"]][1] for run in runs]
-    return [state for state in STATES if found.count(state) == needed]
-
-
-def contrasts_of(runs):
-    pair = ("RD", "placebo")
-    return [pair] if {*pair} <= {*states_of(runs)} else []
-
-
 def by_architecture(runs):
     """Of each architecture: what training, RD and its placebo change."""
     found = {}
@@ -197,7 +183,7 @@ def by_architecture(runs):
             if ARMS[run["arm"]][0] == architecture
         ]
         found[architecture] = Comparison(
-            chosen, states_of(runs), contrasts=contrasts_of(runs)
+            chosen, list(STATES), contrasts=[("RD", "placebo")]
         )
     return found
 
@@ -215,7 +201,7 @@ def across(runs):
 def value_or_scale(runs):
     """phi against the value itself as the detector, in trained networks."""
     found = {}
-    for architecture in by_architecture(runs):
+    for architecture in ARCHITECTURES:
         found[architecture] = Comparison(
             [
                 {
@@ -275,6 +261,21 @@ def page(runs):
     found, wide = by_architecture(runs), across(runs)
     for architecture, claims in CLAIMS.items():
         pages.check(found[architecture], claims)
+    rows = [
+        ["", "accuracy, %", "area of phi", "of its best tenth"]
+        + ["area of the value", *map(hits, ALARMS[:3])]
+    ]
+    for arm in ARMS:
+        areas = [mean(runs, arm, metric) for metric in (AUC, BEST, VALUE)]
+        seen = [mean(runs, arm, hits(alarm)) for alarm in ALARMS[:3]]
+        rows.append(
+            [
+                arm,
+                f"{100 * mean(runs, arm, 'accuracy'):.1f}",
+                *(f"{area:.3f}" for area in areas),
+                *(f"{share:.2f}" for share in seen),
+            ]
+        )
     lines = [
         "# Detection: does phi tell what a neuron stands for?",
         "",
@@ -302,35 +303,13 @@ def page(runs):
         "",
         "Mean of the seeds:",
         "",
-        *pages.table(
-            [
-                ["", "accuracy, %", "area of phi", "of its best tenth"]
-                + ["area of the value"]
-                + [f"hits at {a:.0%} false alarms" for a in ALARMS[:3]],
-                *(
-                    [
-                        f"{architecture}, {state}",
-                        points(mean(runs, architecture, state, "accuracy")),
-                        *(
-                            f"{mean(runs, architecture, state, name):.3f}"
-                            for name in (AUC, BEST, VALUE)
-                        ),
-                        *(
-                            f"{mean(runs, architecture, state, hits(a)):.2f}"
-                            for a in ALARMS[:3]
-                        ),
-                    ]
-                    for architecture in found
-                    for state in states_of(runs)
-                ),
-            ]
-        ),
+        *pages.table(rows),
     ]
     for architecture, one in found.items():
         lines += ["", f"## {architecture}", "", "Area of phi:", ""]
         lines += [one.to_markdown(AUC), "", "Accuracy, points:", ""]
-        lines += [one.to_markdown("accuracy", scale=100), ""]
-        lines += [f"- {note}" for note in one.notes(AUC)]
+        lines += [one.to_markdown("accuracy", scale=100)]
+        lines += pages.notes(one, AUC)
     lines += [
         "",
         "## Architectures, trained",
@@ -364,38 +343,28 @@ def page(runs):
     return pages.closed(lines, "detection.jsonl", runs)
 
 
-def points(share):
-    return f"{100 * share:.1f}"
-
-
 def hits(alarm):
     return f"hits at {alarm:.0%} false alarms"
 
 
-def mean(runs, architecture, state, metric):
-    return np.mean(
-        [
-            run["scores"][metric]
-            for run in runs
-            if ARMS[run["arm"]] == (architecture, state)
-        ]
-    )
+def mean(runs, arm, metric):
+    return np.mean([r["scores"][metric] for r in runs if r["arm"] == arm])
 
 
 def figure(runs):
-    found = by_architecture(runs)
+    number = len(ARCHITECTURES)
     plot, panels = plt.subplots(
         1,
-        len(found),
-        figsize=(2.9 * len(found), 3),
+        number,
+        figsize=(2.9 * number, 3),
         layout="constrained",
         sharey=True,
     )
     colours = {"trained": "k", "fresh": "0.6", "RD": "C3", "placebo": "C1"}
-    for panel, architecture in zip(panels, found):
-        for state in states_of(runs):
-            colour = colours[state]
-            curve = [mean(runs, architecture, state, hits(a)) for a in ALARMS]
+    for panel, architecture in zip(panels, ARCHITECTURES):
+        for state, colour in colours.items():
+            arm = f"{architecture}, {state}"
+            curve = [mean(runs, arm, hits(alarm)) for alarm in ALARMS]
             panel.plot(
                 [0, *ALARMS, 1], [0, *curve, 1], color=colour, label=state
             )

@@ -37,7 +37,9 @@ STORE = common.store("grokking")
 TIME = "steps to 90 % test accuracy"
 CHOICE = "steps to 90 % validation accuracy"
 LEARNED = "steps to 90 % training accuracy"
+IN_TIME = "in time"
 END = "test accuracy at the end"
+KEPT = (LEARNED, TIME, IN_TIME, END)
 COLOURS = dict(zip(["plain", *METHODS], ["k", "C3", "C1", "C0", "C2", "0.6"]))
 
 
@@ -187,7 +189,7 @@ def run(arm, seed):
         TIME: steps_until(seen["test"]),
         CHOICE: steps_until(seen["validation"]),
         LEARNED: steps_until(seen["taught"]),
-        "in time": float(max(seen["test"]) >= KNOWN),
+        IN_TIME: float(max(seen["test"]) >= KNOWN),
         END: seen["test"][-1],
         **scores,
     }
@@ -204,10 +206,9 @@ def tuned(runs):
 
 
 def compared(runs):
-    """Tuned methods against plain, RD against its controls; the time only."""
-    keep = (TIME, "in time", LEARNED, END)
+    """Tuned methods against plain, RD against its controls."""
     runs = [
-        {**run, "scores": {name: run["scores"][name] for name in keep}}
+        {**run, "scores": {name: run["scores"][name] for name in KEPT}}
         for run in tuned(runs)
     ]
     return Comparison(
@@ -254,12 +255,43 @@ def page(runs):
     """What was seen, in Markdown."""
     found = compared(runs)
     pages.check(found, {TIME: CLAIMS})
-    never = {
-        arm: sum(
-            run["scores"]["in time"] == 0 for run in runs if run["arm"] == arm
+    number = len(found.seeds)
+    ends = [
+        [
+            "",
+            "steps to 90 % of what is taught",
+            "steps to 90 % of the test",
+            "runs that got there",
+            "test accuracy at the end, %",
+        ]
+    ]
+    for arm in found.arms:
+        learned, known, in_time, end = (
+            found.scores(metric)[arm] for metric in KEPT
         )
-        for arm in ARMS
-    }
+        ends.append(
+            [
+                arm,
+                f"{learned.mean():.0f}",
+                f"{known.mean():.0f}",
+                f"{in_time.sum():.0f} of {number}",
+                f"{100 * end.mean():.1f}",
+            ]
+        )
+    scales = [["step", *map(str, MOMENTS)]]
+    accuracies = [[*scales[0], f"not there by {STEPS}"]]
+    for arm in ARMS:
+        reached = [r["scores"][IN_TIME] for r in runs if r["arm"] == arm]
+        phi = mean_along(runs, arm, "phi")
+        test = mean_along(runs, arm, "test")
+        scales.append([arm, *(f"{value:.2f}" for value in phi)])
+        accuracies.append(
+            [
+                arm,
+                *(f"{100 * value:.0f}" for value in test),
+                f"{reached.count(0)} of {number}",
+            ]
+        )
     lines = [
         "# Time: does the jump come earlier?",
         "",
@@ -287,28 +319,7 @@ def page(runs):
         "",
         "![Test accuracy and phi along training](grokking.png)",
         "",
-        *pages.table(
-            [
-                [
-                    "",
-                    "steps to 90 % of what is taught",
-                    "steps to 90 % of the test",
-                    "runs that got there",
-                    "test accuracy at the end, %",
-                ],
-                *(
-                    [
-                        arm,
-                        f"{found.scores(LEARNED)[arm].mean():.0f}",
-                        f"{found.scores(TIME)[arm].mean():.0f}",
-                        f"{found.scores('in time')[arm].sum():.0f} of "
-                        f"{len(found.seeds)}",
-                        f"{100 * found.scores(END)[arm].mean():.1f}",
-                    ]
-                    for arm in found.arms
-                ),
-            ]
-        ),
+        *pages.table(ends),
         "",
         '"Better" is fewer steps:',
         "",
@@ -318,33 +329,11 @@ def page(runs):
         "phi that 2 % of the hidden values of all sums reach, mean of the "
         "seeds (a Gaussian unit: 5.41), each trial by itself:",
         "",
-        *pages.table(
-            [
-                ["step", *map(str, MOMENTS)],
-                *(
-                    [arm]
-                    + [f"{mean_at(runs, arm, 'phi', t):.2f}" for t in MOMENTS]
-                    for arm in ARMS
-                ),
-            ]
-        ),
+        *pages.table(scales),
         "",
         "Test accuracy, %:",
         "",
-        *pages.table(
-            [
-                ["step", *map(str, MOMENTS), f"not there by {STEPS}"],
-                *(
-                    [arm]
-                    + [
-                        f"{100 * mean_at(runs, arm, 'test', t):.0f}"
-                        for t in MOMENTS
-                    ]
-                    + [f"{never[arm]} of {len(found.seeds)}"]
-                    for arm in ARMS
-                ),
-            ]
-        ),
+        *pages.table(accuracies),
         "",
         "## Limits",
         "",
@@ -356,10 +345,13 @@ def page(runs):
     return pages.closed(lines, "grokking.jsonl", runs)
 
 
-def mean_at(runs, arm, name, step):
-    return np.mean(
-        [run["scores"][f"{name} {step}"] for run in runs if run["arm"] == arm]
-    )
+def mean_along(runs, arm, name):
+    """Mean of the seeds at each of `MOMENTS`."""
+    chosen = [run["scores"] for run in runs if run["arm"] == arm]
+    return [
+        np.mean([scores[f"{name} {step}"] for scores in chosen])
+        for step in MOMENTS
+    ]
 
 
 def figure(runs):
@@ -374,7 +366,7 @@ def figure(runs):
         for panel, (name, scale) in zip(panels, (("test", 100), ("phi", 1))):
             panel.plot(
                 list(MOMENTS),
-                [scale * mean_at(runs, arm, name, t) for t in MOMENTS],
+                [scale * mean for mean in mean_along(runs, arm, name)],
                 "-" if first else "--",
                 color=colour,
                 label=arm,
