@@ -27,8 +27,12 @@ from keras_memel import monosemantic_scale
 
 WRONG_SHARE = 0.2
 STEP = 0.01  # learning rate of the one step
-STAGES = {"fresh": 0, "half trained": common.EPOCHS // 2}
-STAGES["trained"] = common.EPOCHS
+# After how many epochs.
+STAGES = {
+    "fresh": 0,
+    "half trained": common.EPOCHS // 2,
+    "trained": common.EPOCHS,
+}
 ARMS = {
     "plain": lambda: MEmeL(inhibition="observe"),
     "RD": lambda: MEmeL(TopK(1)),
@@ -55,12 +59,11 @@ def copy(source, target):
 
 def scale(model, images, layer):
     """phi of what enters the MEmeL of `model`, by the history of `layer`."""
-    place = model.layers.index(memel(model))
-    values = keras.ops.convert_to_tensor(images)
-    for below in model.layers[:place]:
-        values = below(values)
     phi = monosemantic_scale(
-        values, layer.moving_mean, layer.moving_variance, layer.epsilon
+        common.second_layer(model, images),
+        layer.moving_mean,
+        layer.moving_variance,
+        layer.epsilon,
     )
     return keras.ops.convert_to_numpy(phi)
 
@@ -203,11 +206,11 @@ def page(found):
         "|---" + "|--:" * len(STAGES) + "|",
     ]
     for arm in found.arms:
-        means = [
-            100 * found.scores(f"share that fell, {stage}")[arm].mean()
+        shares = [
+            found.scores(f"share that fell, {stage}")[arm].mean()
             for stage in STAGES
         ]
-        cells = " | ".join(f"{mean:.0f}" for mean in means)
+        cells = " | ".join(f"{100 * share:.0f}" for share in shares)
         lines.append(f"| {arm} | {cells} |")
     lines += [
         "",
