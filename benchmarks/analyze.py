@@ -108,14 +108,14 @@ def throughput(shape, rounds):
     # Of each the quickest round: what else the machine does only adds.
     plain, *ours = np.min(took, axis=0)
     (clock, processors), (sampled_clock, _) = plain / ours
-    clocks = np.transpose(took)[0].round(2)
+    predicted, looked, sampled_few = np.transpose(took)[0].round(2).tolist()
     return {
         "ratio": float(clock),
         "processors": float(processors),
         "sampled_ratio": float(sampled_clock),
-        "predict_seconds": clocks[0].tolist(),
-        "analyze_seconds": clocks[1].tolist(),
-        "sampled_seconds": clocks[2].tolist(),
+        "predict_seconds": predicted,
+        "analyze_seconds": looked,
+        "sampled_seconds": sampled_few,
         "width": width,
         "tokens": tokens * batch * (batches - SKIPPED),
     }
@@ -158,7 +158,7 @@ def memory(inputs, width=32, batch=1000):
     }
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -175,3 +175,7 @@ if __name__ == "__main__":
     found["processors"] = len(os.sched_getaffinity(0))
     name = f"analyze_{keras.config.backend()}.json"
     (STORE / name).write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

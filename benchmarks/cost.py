@@ -51,7 +51,7 @@ the values once more, and for k > 1 sorts them. PyTorch, without a compiler,
 reads the values once more for the output, from the cache if the batch is
 small. None of this depends on the number of parameters.
 
-## 1e9 parameters on 1,000 devices
+## 1e9 parameters on {devices:,} devices
 
 {blocks} blocks of width {width} ({parameters:.1e} parameters), {samples}
 samples of {length} tokens a device, `MEmeL("rate", axis=-1)` after {layers}
@@ -69,7 +69,8 @@ bfloat16: {sent_percent:.3f} % |
 {none_percent:.0f} % of the gradients: take `axis=-1` |
 
 The share falls as a model grows: parameters grow with the square of the
-width, values with the width itself. Sums over 1,000 devices are so small that
+width, values with the width itself. Sums over {devices:,} devices are so \
+small that
 they take one latency each, some 0.1 ms; {layers} of them do not show either.
 
 ## Beside other layers
@@ -117,6 +118,7 @@ def page(root=ROOT):
         samples=SAMPLES,
         length=LENGTH,
         layers=LAYERS,
+        devices=DEVICES,
         moved=moved / 1e6,
         moved_all=LAYERS * moved / 1e6,
         bandwidth=BANDWIDTH / 1e12,
@@ -213,9 +215,7 @@ def table(title, key, rows, cell):
     cells = {}
     for row in rows:
         label = ", ".join(
-            f"{row[k]:,}"
-            if k != "selection" and k != "layer"
-            else f"`{row[k]}`"
+            f"`{row[k]}`" if k in ("selection", "layer") else f"{row[k]:,}"
             for k in keys
         )
         cells.setdefault(label, {})[row["backend"]] = cell(row)

@@ -23,9 +23,9 @@ from matplotlib.colors import LogNorm
 from keras_memel import MEmeL
 from keras_memel import TopK
 from keras_memel import monosemantic_scale
-from keras_memel.plots import BLUE
-from keras_memel.plots import GREY
-from keras_memel.plots import ORANGE
+from keras_memel.drawing import BLUE
+from keras_memel.drawing import GREY
+from keras_memel.drawing import ORANGE
 
 FOLDER = pathlib.Path(__file__).parents[1] / "docs"
 NEURONS, SAMPLES = 48, 24
@@ -52,7 +52,7 @@ def observed(epochs=20):
     )
     model.fit(images, labels, epochs=epochs, verbose=0)
     values = keras.ops.convert_to_numpy(model.get_layer("hidden")(images))
-    return model, images, values, labels, memel
+    return model, values, labels, memel
 
 
 def scales(values, memel):
@@ -133,36 +133,32 @@ def draw_step(model, values, labels, memel):
     batch, targets = values[:SAMPLES], labels[:SAMPLES]
     head = model.layers[-1]
 
-    def loss(z, through):
-        if through:
-            z = acting.stateless_call(
-                [], [w.value for w in acting.weights], z, training=True
-            )[0]
-        logits = head(keras.ops.relu(z))
-        return model.loss(targets, logits)
+    def inhibited(z):
+        state = [weight.value for weight in acting.weights]
+        return acting.stateless_call([], state, z, training=True)[0]
 
-    outputs = acting.stateless_call(
-        [], [w.value for w in acting.weights], batch, training=True
-    )[0]
-    with_it = np.array(jax.grad(loss)(batch, True))
+    def loss(z):
+        return model.loss(targets, head(keras.ops.relu(z)))
+
+    outputs = np.array(inhibited(batch))
+    leaving = np.array(jax.grad(lambda z: loss(inhibited(z)))(batch))
     # The gradient that arrives at the layer from above.
-    arriving = np.array(jax.grad(loss)(np.array(outputs), False))
+    arriving = np.array(jax.grad(loss)(outputs))
     phi = scales(batch, memel)
     # Of the samples, one whose selected value matters to the loss.
     taken = phi.argmax(1)
     each = np.arange(SAMPLES)
     sample = np.abs(arriving[each, taken]).argmax()
     shown = np.argsort(-phi[sample])[:12]
-    rng = np.random.default_rng(0)
-    shown = rng.permutation(shown)
+    shown = np.random.default_rng(0).permutation(shown)
     place = np.arange(len(shown))
     colours = [ORANGE if n == taken[sample] else "#A9BCC9" for n in shown]
     figure, rows = plt.subplots(
         2, 1, figsize=(6.4, 3.6), sharex=True, layout="constrained"
     )
     for axes, before, behind, name in (
-        (rows[0], batch, np.array(outputs), "value"),
-        (rows[1], arriving, with_it, "gradient"),
+        (rows[0], batch, outputs, "value"),
+        (rows[1], arriving, leaving, "gradient"),
     ):
         axes.bar(
             place - 0.2, before[sample, shown], 0.36, color="none",
@@ -191,7 +187,7 @@ def draw_step(model, values, labels, memel):
 
 
 def main():
-    model, _, values, labels, memel = observed()
+    model, values, labels, memel = observed()
     figures = {
         "neuron": draw_neuron(values, labels, memel),
         "batch": draw_batch(values, memel),

@@ -118,7 +118,7 @@ def run(rounds):
     }
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -127,3 +127,7 @@ if __name__ == "__main__":
     print(text)
     name = f"monitor_{keras.config.backend()}.json"
     (STORE / name).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

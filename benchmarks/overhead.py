@@ -71,7 +71,9 @@ def main() -> None:
 
     rows = []
     if args.only != "transformer":
-        steps = {name: alone(name, ALONE, args.xla) for name in LAYERS}
+        steps = {
+            name: alone(make, ALONE, args.xla) for name, make in LAYERS.items()
+        }
         memory = {name: measure_memory(name, args.xla) for name in LAYERS}
         rows += table("layer alone", ALONE, steps, args.rounds, memory)
     if args.only != "alone":
@@ -124,6 +126,7 @@ def table(setting, shape, steps, rounds, memory):
 
 
 def interleave(steps, rounds):
+    """Seconds of each round, by step; a step may return its own count."""
     for step in steps.values():  # trace and warm up
         for _ in range(3):
             step()
@@ -136,12 +139,15 @@ def interleave(steps, rounds):
     return times
 
 
-def alone(name, shape, xla=False):
-    """A step of one layer: outputs, gradient of the inputs, new state."""
+def alone(make, shape, xla=False):
+    """A step of one layer: outputs, gradient of the inputs, new state.
+
+    `make` makes the layer, or is `None` for none.
+    """
     rng = np.random.default_rng(0)
     x = ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))
     r = ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))
-    layer = LAYERS[name]() if LAYERS[name] else Nothing()
+    layer = make() if make else Nothing()
     layer.build(shape)
     return {"jax": alone_jax, "tensorflow": alone_tf, "torch": alone_torch}[
         keras.backend.backend()
@@ -223,7 +229,7 @@ def transformer(name, xla=False, steps=4):
 
 
 def peak_memory(name, xla):
-    step = alone(name, BIG, xla)
+    step = alone(LAYERS[name], BIG, xla)
     if keras.backend.backend() == "jax":  # the compiler knows
         memory = step.compiled().memory_analysis()
         return (

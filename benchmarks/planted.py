@@ -192,7 +192,7 @@ def plot():
     figure.savefig(STORE / "planted.png", dpi=110)
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -200,3 +200,7 @@ if __name__ == "__main__":
     if not parser.parse_args().plot:
         run()
     plot()
+
+
+if __name__ == "__main__":
+    main()

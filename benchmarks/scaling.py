@@ -12,6 +12,7 @@ measured in the same rounds: the speed of memory.
 """
 
 import argparse
+import functools
 import json
 import math
 import statistics
@@ -53,10 +54,14 @@ def main() -> None:
         args.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def memel(selection):
+    return MEmeL(selection, axis=-1, late_start=0)
+
+
 def values(rounds):
     """Extra time against the number of values, 768 neurons."""
     shapes = [(max(1, n // 768), 768) for n in VALUES]
-    rows = [time_rate(shape, rounds, -1) for shape in shapes]
+    rows = [time_rate(shape, rounds) for shape in shapes]
     large = [row for row in rows if row["values"] > 10**5]
     print(f"slope of log time on log values: {slope(large, 'values'):.3f}\n")
     return rows
@@ -65,19 +70,19 @@ def values(rounds):
 def neurons(rounds):
     """Extra time against the number of neurons, 1e7 values."""
     shapes = [(10**7 // n, n) for n in NEURONS]
-    rows = [time_rate(shape, rounds, -1) for shape in shapes]
+    rows = [time_rate(shape, rounds) for shape in shapes]
     print(f"slope of log time on log neurons: {slope(rows, 'neurons'):.3f}\n")
     return rows
 
 
-def time_rate(shape, rounds, axis):
-    overhead.LAYERS["rate"] = lambda: MEmeL("rate", axis=axis, late_start=0)
+def time_rate(shape, rounds):
     size = math.prod(shape)
     steps = {
-        name: overhead.alone(name, shape)
-        for name in ("none", "rate", "BatchNormalization()")
+        "none": overhead.alone(None, shape),
+        "rate": overhead.alone(lambda: memel("rate"), shape),
+        "batchnorm": overhead.alone(layers.BatchNormalization, shape),
+        "copy": copy_of(shape),
     }
-    steps["copy"] = copy_of(shape)
     rounds = max(5, min(20 * rounds, round(rounds * 1e7 / size)))
     times = medians(steps, rounds)
     row = {
@@ -85,7 +90,7 @@ def time_rate(shape, rounds, axis):
         "neurons": shape[-1],
         "rounds": rounds,
         "extra_ms": 1e3 * (times["rate"] - times["none"]),
-        "batchnorm_ms": 1e3 * (times["BatchNormalization()"] - times["none"]),
+        "batchnorm_ms": 1e3 * (times["batchnorm"] - times["none"]),
         "copy_ms": 1e3 * times["copy"],
     }
     row["ns_per_value"] = 1e6 * row["extra_ms"] / size
@@ -96,16 +101,14 @@ def time_rate(shape, rounds, axis):
 
 def k(rounds):
     """Extra time of the k highest of a sample against that of a rate."""
-    names = {f"TopK({k})": TopK(k) for k in KS} | {"Rate": Rate()}
-    steps = {"none": overhead.alone("none", overhead.ALONE)}
-    for name, selection in names.items():
-        overhead.LAYERS[name] = lambda s=selection: MEmeL(
-            s, axis=-1, late_start=0
-        )
-        steps[name] = overhead.alone(name, overhead.ALONE)
+    selections = {f"TopK({k})": TopK(k) for k in KS} | {"Rate": Rate()}
+    steps = {"none": overhead.alone(None, overhead.ALONE)}
+    for name, selection in selections.items():
+        make = functools.partial(memel, selection)
+        steps[name] = overhead.alone(make, overhead.ALONE)
     times = medians(steps, 2 * rounds)
     rows = []
-    for name in names:
+    for name in selections:
         extra = times[name] - times["none"]
         rows.append(
             {
@@ -123,7 +126,7 @@ def bert(rounds):
     """A training step of BERT-base's shape, batch 2, 128 tokens."""
     arms = {
         "none": None,
-        "MEmeL('rate', axis=-1)": MEmeL("rate", axis=-1, late_start=0),
+        "MEmeL('rate', axis=-1)": memel("rate"),
         "MEmeL()": MEmeL(late_start=0),
     }
     steps = {name: bert_step(layer) for name, layer in arms.items()}
@@ -242,6 +245,7 @@ def measure_message(rank, world, size, rounds, queue):
 
 
 def copy_of(shape):
+    """A step that copies as many values."""
     x = np.random.default_rng(0).normal(size=shape).astype("float32")
     if BACKEND == "jax":
         import jax
@@ -262,6 +266,7 @@ def copy_of(shape):
 
 
 def void(function):
+    """Calls it, and returns nothing that `interleave` takes for seconds."""
     function()
 
 

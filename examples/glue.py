@@ -24,8 +24,6 @@ works, not whether MEmeL helps.
 
 import argparse
 import csv
-import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -40,13 +38,14 @@ import glue_tasks
 import keras
 import longrun
 import numpy as np
+from glue_data import load_data
+from glue_model import build
+from glue_model import compile_model
 from glue_tasks import SENTENCES
 from glue_tasks import TASKS
-from glue_tasks import Part
 
 from keras_memel import MEmeL
 from keras_memel import compare
-from keras_memel import insert
 from keras_memel import inserted
 from keras_memel import paper
 from keras_memel import strip
@@ -74,6 +73,7 @@ SMALL = {
     "validation": 500,
     "test": 500,
 }
+LONGER = "--train or --epochs"
 MOVIES = pathlib.Path(__file__).parent / "data" / "movie_sentences.tsv"
 # What the scores of a training do not depend on.
 NOT_OF_A_TRAINING = {
@@ -121,17 +121,17 @@ def parse(arguments=None):
             f"what is to be learned? Pass --task, one of {names}, or --data "
             "FILE with sentences of your own, or --small"
         )
-    tuned = (options.k is not None) + (options.delta is not None)
-    wanted = "MEmeL-Tune" in (options.arms or ())
-    if tuned == 1 or (wanted and not tuned):
-        parser.error(
-            "MEmeL-Tune needs --k and --delta, the best on the validation "
-            "set: python examples/tune.py glue finds them"
-        )
+    given = [value is not None for value in (options.k, options.delta)]
     if options.arms is None:
         # Two are minutes on a single core; `--arms` names the others.
         options.arms = ["MEmeL"] if options.small else [*paper.arms]
-        options.arms += ["MEmeL-Tune"] if tuned else []
+        options.arms += ["MEmeL-Tune"] if any(given) else []
+    wanted = "MEmeL-Tune" in options.arms
+    if any(value != wanted for value in given):
+        parser.error(
+            "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
+            "python examples/tune.py glue finds the best ones"
+        )
     options.test_it = True  # the search for settings sets False
     return options
 
@@ -151,216 +151,6 @@ def arms_of(options):
     if "MEmeL-Tune" in arms:
         arms["MEmeL-Tune"] = paper.tuned(options.k, options.delta)
     return arms
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """What is learned, tokenized: inputs and labels of each part."""
-
-    task: glue_tasks.Task
-    train: tuple
-    validation: dict  # by `task.validation`
-    test: dict  # of sets with labels, or to be submitted
-
-
-def load_data(options, seed):
-    """Reads and tokenizes a task, once for all arms and learning rates."""
-    task = TASKS.get(options.task, SENTENCES)
-    # Only of sentences does the split depend on the seed.
-    return _load_data(
-        task.name,
-        options.data,
-        options.model,
-        options.length,
-        options.train,
-        (options.validation, options.test, seed) if task is SENTENCES else None,
-        options.test_it,
-        options.submit,
-        options.skip_broken,
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def _load_data(
-    name, data, model, length, train, split, test_it, submit, skip_broken
-):
-    broken = [] if skip_broken else None
-    task = TASKS.get(name, SENTENCES)
-    if task is SENTENCES:
-        parts = _split(glue_tasks.read_sentences(data, broken), train, *split)
-    else:
-        read = functools.partial(glue_tasks.read, task, data)
-        parts = {("train", ""): _head(read("train", "", broken), train)}
-        for which in task.validation:
-            parts["validation", which] = read("validation", which, broken)
-            if submit or (test_it and _has_test_labels(task, data)):
-                # The answers are numbered: no row may be left out.
-                parts["test", which] = read("test", which)
-    for what in broken or ():
-        print(f"left out: {what}")
-    if not test_it:
-        parts.pop(("test", ""), None)
-    tokenize = _tokenizer(model, length)
-    print(
-        f"{task.name}: "
-        + ", ".join(
-            f"{len(rows):,} rows of {part} {which}".rstrip()
-            for (part, which), rows in parts.items()
-        ),
-        flush=True,
-    )
-    found = {"train": {}, "validation": {}, "test": {}}
-    for (part, which), rows in parts.items():
-        found[part][which] = tokenize(rows), _targets(rows)
-    return Data(task, found["train"][""], found["validation"], found["test"])
-
-
-def _has_test_labels(task, data):
-    # Microsoft's file of MRPC has them; no other one of GLUE.
-    if task.name != "MRPC" or data is None:
-        return False
-    folder = data / task.name if (data / task.name).is_dir() else data
-    tests = [folder / "test.tsv", folder / "msr_paraphrase_test.txt"]
-    return not tests[0].is_file() and tests[1].is_file()
-
-
-def _head(rows, number):
-    if number is None:
-        return rows
-    return Part(rows.texts[:number], rows.labels[:number])
-
-
-def _split(rows, train, validation, test, seed):
-    if train is None:
-        train = len(rows) - validation - test
-    if train < 1 or len(rows) < train + validation + test:
-        raise SystemExit(
-            f"--train, --validation and --test need "
-            f"{max(train, 1) + validation + test} sentences. "
-            f"Received: {len(rows)}"
-        )
-    order = np.random.default_rng(seed).permutation(len(rows))
-    parts, first = {}, 0
-    sizes = {"train": train, "validation": validation, "test": test}
-    for part, size in sizes.items():
-        chosen = order[first : first + size]
-        texts = [rows.texts[i] for i in chosen]
-        parts[part, ""] = Part(texts, rows.labels[chosen])
-        first += size
-    return parts
-
-
-def _targets(rows):
-    if rows.labels is None or rows.labels.dtype.kind == "i":
-        return rows.labels
-    return rows.labels[:, None]  # of a regression
-
-
-def _keras_hub():
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise SystemExit(
-            "This example needs keras_hub: pip install 'keras-memel[hub]'. "
-            f"Importing it failed with: {error}"
-        ) from None
-    return keras_hub.models
-
-
-def _from_preset(make, name, **arguments):
-    try:
-        return make(name, **arguments)
-    except Exception as error:
-        raise SystemExit(
-            f"No model {name!r}. Pass --model FOLDER, a preset on this "
-            "machine, or --model NAME, a preset that keras_hub can download "
-            f"(https://keras.io/keras_hub/presets). It failed with: {error!r}"
-        ) from None
-
-
-def _preprocessor(name, length):
-    make = _keras_hub().TextClassifierPreprocessor.from_preset
-    return _from_preset(make, name, sequence_length=length)
-
-
-def _tokenizer(name, length):
-    preprocessor = _preprocessor(name, length)
-
-    def tokenize(rows):
-        parts = []
-        for first in range(0, len(rows), 4096):
-            columns = zip(*rows.texts[first : first + 4096])
-            texts = tuple(list(column) for column in columns)
-            # A pair without `y` would be taken for texts and labels.
-            parts.append(preprocessor(texts, y=None))
-        return {
-            key: np.concatenate([np.asarray(p[key]) for p in parts]).astype(
-                "int32"
-            )
-            for key in parts[0]
-        }
-
-    return tokenize
-
-
-def build(arm, options, outputs):
-    """The network of an arm, not compiled, which takes tokens."""
-    classifier = _from_preset(
-        _keras_hub().TextClassifier.from_preset,
-        options.model,
-        num_classes=outputs,
-        dtype=keras.config.dtype_policy(),
-        preprocessor=_preprocessor(options.model, options.length),
-    )
-    if arm is not None:
-        # The preprocessor tells the number of positions, each of whose
-        # channels is a neuron; padding is masked.
-        insert(classifier, options.where, MEmeL(**arm))
-    # Its own `fit` takes texts, in the order in which they come.
-    inputs = {
-        name: keras.Input((options.length,), dtype="int32", name=name)
-        for name in classifier.input
-    }
-    return keras.Model(inputs, classifier(inputs))
-
-
-@keras.saving.register_keras_serializable("keras_memel_examples")
-class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Of BERT: up in a line for a tenth of the steps, then down to 0."""
-
-    def __init__(self, peak, steps, share=0.1):
-        super().__init__()
-        self.peak, self.steps, self.share = peak, steps, share
-
-    def __call__(self, step):
-        step = keras.ops.cast(step, "float32")
-        up = max(1.0, self.share * self.steps)
-        rising = (step + 1) / up
-        falling = (self.steps - step) / max(1.0, self.steps - up)
-        return self.peak * keras.ops.clip(
-            keras.ops.minimum(rising, falling), 0.0, 1.0
-        )
-
-    def get_config(self):
-        return {"peak": self.peak, "steps": self.steps, "share": self.share}
-
-
-def compile_model(model, rate, steps):
-    """As BERT was trained (arXiv 1810.04805, appendix A.2)."""
-    optimizer = keras.optimizers.AdamW(
-        WarmUpThenDecay(rate, steps),
-        weight_decay=0.01,
-        epsilon=1e-6,
-        global_clipnorm=1.0,
-    )
-    # Neither biases nor the scales of normalization.
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    loss = (
-        keras.losses.MeanSquaredError()
-        if model.output_shape[-1] == 1
-        else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    model.compile(optimizer=optimizer, loss=loss, metrics=[])
 
 
 def run(arm, seed, options):
@@ -415,7 +205,7 @@ def train(arm, seed, rate, data, options):
         model = build(arm, options, data.task.outputs)
         batches = longrun.Batches(*data.train, options.batch, seed)
         steps = len(batches) * options.epochs
-        check_length(arm, steps, options)
+        longrun.check_length(arm, steps, LONGER)
         compile_model(model, rate, steps)
         start = time.perf_counter()
         longrun.fit(
@@ -478,17 +268,6 @@ def evaluate(model, data, batch):
     return scores, answers
 
 
-def check_length(arm, steps, options):
-    """A run that ends before the late start would show nothing."""
-    if arm is not None and steps <= (late_start := MEmeL(**arm).late_start):
-        raise SystemExit(
-            f"{name_of(arm)} inhibits nothing in its first {late_start} steps "
-            f"of {options.batch} texts: raise --train or --epochs. Received: "
-            f"--train {options.train} --epochs {options.epochs}, which make "
-            f"{steps} steps"
-        )
-
-
 def name_of(arm):
     for name, arguments in ARMS.items():
         if arm == arguments and name != "MEmeL-Tune":
@@ -537,7 +316,7 @@ def plan(options):
             options.epochs,
             step=lambda: model.train_on_batch(*batches[0]),
             text={
-                "model": options.model,
+                "preset": options.model,
                 "data": f"{data.task.name}, {len(data.train[1]):,} texts of "
                 f"{options.length} tokens",
                 "arms": ", ".join(arms),
@@ -560,9 +339,15 @@ def main(arguments=None):
     # What cannot be run is found before anything is.
     rows = len(load_data(options, options.seed).train[1])
     for arm, _ in arms.values():
-        check_length(arm, rows // options.batch * options.epochs, options)
+        steps = rows // options.batch * options.epochs
+        longrun.check_length(arm, steps, LONGER)
+
+    def train_and_score(argument, seed):
+        arm, _ = argument
+        return run(arm, seed, options)
+
     comparison = compare(
-        functools.partial(_run, options=options),
+        train_and_score,
         arms,
         seeds=range(options.seed, options.seed + options.seeds),
         store=options.out / "glue" / options.task / "runs.jsonl",
@@ -576,10 +361,6 @@ def main(arguments=None):
             "say nothing for or\nagainst an arm. A verdict takes 10."
         )
     return comparison
-
-
-def _run(argument, seed, options):
-    return run(argument[0], seed, options)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
 
+import hub
 import images
 import keras
 import longrun
@@ -45,16 +46,19 @@ SIZES = {
         "embed_dim": 96,
         "depths": (2, 2, 6, 2),
         "num_heads": (3, 6, 12, 24),
+        "window_size": 7,
     },
     "small": {
         "embed_dim": 96,
         "depths": (2, 2, 18, 2),
         "num_heads": (3, 6, 12, 24),
+        "window_size": 7,
     },
     "base": {
         "embed_dim": 128,
         "depths": (2, 2, 18, 2),
         "num_heads": (4, 8, 16, 32),
+        "window_size": 7,
     },
 }
 SMALL = {
@@ -155,7 +159,8 @@ def split(found, seed, options):
     """Which images to train on, to choose by, and to test on at the end."""
     sizes = len(found.train[1]), len(found.test[1])
     training = options.train or sizes[0] - options.validation
-    if training < 1 or training + options.validation > sizes[0]:
+    parts = training, options.validation
+    if min(parts) < 1 or sum(parts) > sizes[0]:
         raise SystemExit(
             f"There are {sizes[0]} images to train on and to set aside. "
             f"Received: --train {training} --validation {options.validation}"
@@ -172,49 +177,37 @@ def split(found, seed, options):
 
 
 def build(options, classes):
-    try:
-        from keras_hub import models
-    except ImportError as error:
-        raise SystemExit(
-            "This example needs keras_hub: pip install 'keras-memel[hub]'. "
-            f"Importing it failed with: {error}"
-        ) from None
-    settings = {"drop_path": options.drop_path}
-    if options.preset:
-        try:
-            backbone = models.SwinTransformerBackbone.from_preset(
-                options.preset, **settings
-            )
-        except Exception as error:
-            raise SystemExit(
-                f"No model {options.preset!r}. Pass --preset FOLDER, a preset "
-                "on this machine, or --preset NAME, one that keras_hub can "
-                "download (https://keras.io/keras_hub/presets). It failed "
-                f"with: {error!r}"
-            ) from None
-        if backbone.image_shape[0] != options.image_size:
-            raise SystemExit(
-                f"{options.preset} takes images of {backbone.image_shape[0]} "
-                f"pixels. Received: --image-size {options.image_size}"
-            )
-    else:
-        shape = (
-            SMALL
-            if options.small
-            else {**SIZES[options.swin], "window_size": 7}
-        )
-        backbone = models.SwinTransformerBackbone(
-            image_shape=(options.image_size, options.image_size, 3),
-            **shape,
-            **settings,
-        )
-    # As keras_hub's ImageClassifier, whose `fit` takes no PyDataset.
-    inputs = keras.Input((options.image_size, options.image_size, 3))
+    """As keras_hub's ImageClassifier, whose `fit` takes no PyDataset."""
+    backbone = swin(options)
+    inputs = keras.Input(backbone.image_shape)
     mean = keras.layers.GlobalAveragePooling1D(dtype="float32")
     head = keras.layers.Dense(classes, dtype="float32", name="predictions")
     model = keras.Model(inputs, head(mean(backbone(inputs))), name="swin")
     model.backbone = backbone
     return model
+
+
+def swin(options):
+    """Of a preset, or from random weights."""
+    make = hub.models().SwinTransformerBackbone
+    if not options.preset:
+        return make(
+            image_shape=(options.image_size, options.image_size, 3),
+            drop_path=options.drop_path,
+            **(SMALL if options.small else SIZES[options.swin]),
+        )
+    found = hub.from_preset(
+        make.from_preset,
+        options.preset,
+        "--preset",
+        drop_path=options.drop_path,
+    )
+    if found.image_shape[0] != options.image_size:
+        raise SystemExit(
+            f"{options.preset} takes images of {found.image_shape[0]} pixels. "
+            f"Received: --image-size {options.image_size}"
+        )
+    return found
 
 
 def middle_four(model):
@@ -229,7 +222,7 @@ def compile_model(model, options, steps_per_epoch):
         keras.optimizers.schedules.CosineDecay(
             rate / 1000,
             steps_per_epoch * (options.epochs - options.warmup),
-            alpha=SCRATCH["least_rate"],
+            alpha=options.least_rate,
             warmup_target=rate,
             warmup_steps=steps_per_epoch * options.warmup,
         ),
@@ -337,7 +330,8 @@ def run(arm, seed, options):
     keras.backend.clear_session()
     with longrun.devices(options):
         model, data = make(arm, seed, options)
-        check_length(arm, len(data["train"]) * options.epochs)
+        steps = len(data["train"]) * options.epochs
+        longrun.check_length(arm, steps, "--epochs or --train")
         fit(model, data, arm, seed, options)
         scores = {}
         for name in ("validation", "test"):
@@ -350,15 +344,6 @@ def run(arm, seed, options):
             rate = float(keras.ops.convert_to_numpy(memel.inhibited_rate))
             scores["inhibited"] = scores.get("inhibited", 0.0) + rate / 4
     return scores
-
-
-def check_length(arm, steps):
-    """A run that ends before the late start would show nothing."""
-    if arm is not None and steps <= (late_start := MEmeL(**arm).late_start):
-        raise SystemExit(
-            f"MEmeL inhibits nothing in its first {late_start} steps: raise "
-            f"--epochs or --train. Received: {steps} steps"
-        )
 
 
 def show_plan(options):

@@ -1,9 +1,11 @@
 """Images to train on: where they are read from, and what is done to them.
 
-`read(path)` gives `Images` of a folder of class folders, of a CIFAR-10 file or
-folder, or of tensorflow-datasets. What is missing or broken is named.
+`cifar10` and `imagenet` give `Images` of a file or folder, or by Keras or
+tensorflow-datasets; `Prepare` makes of them what a network is trained on. What
+is missing or broken is named.
 """
 
+import io
 import pathlib
 import pickle
 import typing
@@ -195,8 +197,6 @@ def _open_file(path):
 
 
 def _decode(source, where):
-    import io
-
     from PIL import Image
 
     try:

@@ -52,6 +52,11 @@ def read(path, languages, each):
             continue
         if len(text) >= 20:
             found[language].append(text)
+    if not found:
+        raise SystemExit(
+            f"{path} has no line with a language and a sentence of 20 or more "
+            "characters"
+        )
     names = sorted(found, key=lambda name: -len(found[name]))[:languages]
     random = np.random.default_rng(SEED)
     pairs = [
@@ -139,54 +144,46 @@ def train(arm, tokens, epochs):
     return model, history.history
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+def look(arm, model, history, sentences, names, out):
+    """Asks all neurons of sentences that the model was not trained on.
+
+    Writes the report, its page and figures; returns a line of what was seen.
+
+    Args:
+        arm: Name of the arm.
+        model: After its training.
+        history: Of its training.
+        sentences: Texts, their tokens and labels.
+        names: Of the languages.
+        out: Folder to write to.
+    """
+    texts, tokens, labels = sentences
+    report = keras_memel.analyze(
+        model,
+        tokens[:, :-1],
+        labels,
+        "neurons_*",
+        axis=-1,
+        feature_names=names,
+        verbose=0,
     )
-    parser.add_argument("--data", type=pathlib.Path)
-    parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("language_neurons")
+    report.save(out / f"{arm}.npz")
+    report.to_html(
+        out / f"{arm}.html",
+        inputs=[text[:LENGTH] for text in texts],
+        tokenize=list,
+        title=f"Language neurons: {arm}",
     )
-    parser.add_argument("--languages", type=int, default=14)
-    parser.add_argument("--each", type=int, default=800, help="sentences")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--look", type=int, default=2000, help="sentences")
-    options = parser.parse_args()
-    texts, labels, names = read(options.data, options.languages, options.each)
-    tokens = encode(texts)
-    # Looked at: sentences that the model was not trained on.
-    held = slice(None, options.look)
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for arm in ARMS:
-        model, history = train(arm, tokens[options.look :], options.epochs)
-        report = keras_memel.analyze(
-            model,
-            tokens[held, :-1],
-            labels[held],
-            "neurons_*",
-            axis=-1,
-            feature_names=names,
-            verbose=0,
-        )
-        report.save(options.out / f"{arm}.npz")
-        report.to_html(
-            options.out / f"{arm}.html",
-            inputs=[text[:LENGTH] for text in texts[held]],
-            tokenize=list,
-            title=f"Language neurons: {arm}",
-        )
-        draw(report, history, options.out, arm)
-        print(f"\n{arm}")
-        report.summary(top=3)
-        loss = model.evaluate(tokens[held, :-1], tokens[held, 1:], verbose=0)
-        frame = report.to_dataframe()
-        rows.append(
-            f"{arm:6s} held-out loss {loss:.3f}, neurons with ROC-AUC above "
-            f"0.8: {(frame['roc_auc'] > 0.8).mean():.1%}, median False "
-            f"Killing Rate at 2 %: {frame['false_killing_rate'].median():.2f}"
-        )
-    print("\n" + "\n".join(rows) + f"\nSee {options.out}.")
+    draw(report, history, out, arm)
+    print(f"\n{arm}")
+    report.summary(top=3)
+    loss = model.evaluate(tokens[:, :-1], tokens[:, 1:], verbose=0)
+    frame = report.to_dataframe()
+    return (
+        f"{arm:6s} held-out loss {loss:.3f}, neurons with ROC-AUC above 0.8: "
+        f"{(frame['roc_auc'] > 0.8).mean():.1%}, median False Killing Rate at "
+        f"2 %: {frame['false_killing_rate'].median():.2f}"
+    )
 
 
 def draw(report, history, out, arm):
@@ -207,6 +204,36 @@ def draw(report, history, out, arm):
     for name, ax in figures.items():
         ax.figure.savefig(out / f"{arm}_{name}.png", dpi=110)
         plt.close(ax.figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("language_neurons")
+    )
+    parser.add_argument("--languages", type=int, default=14)
+    parser.add_argument("--each", type=int, default=800, help="sentences")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--look", type=int, default=2000, help="sentences")
+    options = parser.parse_args()
+    texts, labels, names = read(options.data, options.languages, options.each)
+    number = options.look
+    if number >= len(texts):
+        raise SystemExit(
+            f"There are {len(texts)} sentences, of which some must be left to "
+            f"train on. Received: --look {number}"
+        )
+    tokens = encode(texts)
+    held_out = texts[:number], tokens[:number], labels[:number]
+    options.out.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for arm in ARMS:
+        model, history = train(arm, tokens[number:], options.epochs)
+        lines.append(look(arm, model, history, held_out, names, options.out))
+    print("\n" + "\n".join(lines) + f"\nSee {options.out}.")
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ from keras_memel import paper
 from keras_memel.attach.sites import in_scans
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-__all__ = ["Batches", "add_arguments", "add_arms", "arms", "devices", "fit"]
-__all__ += ["number_of_devices"]
-__all__ += ["plan", "rank_and_ranks", "read", "refusals", "variables"]
+__all__ = ["Batches", "add_arguments", "add_arms", "arms", "check_length"]
+__all__ += ["devices", "fit", "number_of_devices", "plan", "rank_and_ranks"]
+__all__ += ["read", "refusals", "variables"]
 # What may differ between two starts of one run.
 NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "dry_run", "k"}
 NOT_OF_A_RUN |= {"out", "save_every", "seeds", "workers"}
@@ -103,6 +103,21 @@ def arms(options):
     if options.k is not None:
         every["MEmeL-Tune"] = paper.tuned(*tune)
     return {name: every[name] for name in options.arms}
+
+
+def check_length(arm, steps, longer, stage="training"):
+    """Refuses a run that ends before the late start: it would show nothing.
+
+    arm: arguments of `MEmeL`, or `None`. longer: the options to raise.
+    """
+    if arm is None:
+        return
+    late_start = MEmeL(**arm).late_start
+    if steps <= late_start:
+        raise SystemExit(
+            f"MEmeL inhibits nothing in its first {late_start} steps: raise "
+            f"{longer}. Received: {steps} steps of {stage}"
+        )
 
 
 class Batches(keras.utils.PyDataset):

@@ -98,8 +98,12 @@ STAGES = {
     "b_mse": {"original": "309.96", "MEmeL": "305.96"},
 }
 # Table 4, in %: Swin-B, 10,000 neurons.
-RATIOS = {"original": 0.003, "naive (a)": -0.017, "naive (b)": -0.044}
-RATIOS["RD"] = 0.013
+RATIOS = {
+    "original": 0.003,
+    "naive (a)": -0.017,
+    "naive (b)": -0.044,
+    "RD": 0.013,
+}
 
 
 def parse(arguments=None):
@@ -131,18 +135,21 @@ def arms(options):
     return every
 
 
+def program(name):
+    return importlib.import_module(FAMILIES[name].module)
+
+
 def options_of(name, options):
     family = FAMILIES[name]
     command = ["--small", f"--out={options.out / name}"]
     command += family.smaller if options.small else []
-    module = importlib.import_module(family.module)
-    return module.parse([*command, *getattr(options, name).split()])
+    return program(name).parse([*command, *getattr(options, name).split()])
 
 
 def train(arm, seed, name, options):
     """`run` of a family, as `compare` calls it."""
-    module = importlib.import_module(FAMILIES[name].module)
-    return module.run(arm[0], seed, options_of(name, options))
+    settings, _ = arm
+    return program(name).run(settings, seed, options_of(name, options))
 
 
 def compared(name, options):
@@ -188,8 +195,13 @@ def rows_of(comparison, metric, scale, chosen, published):
     return rows
 
 
-HEADER = ["arm", "published, full size", "here, small", "less original"]
-HEADER += ["verdict"]
+HEADER = [
+    "arm",
+    "published, full size",
+    "here, small",
+    "less original",
+    "verdict",
+]
 
 
 def markdown(header, rows):
@@ -244,9 +256,9 @@ def tables(options):
         chosen = {arm: arm for arm in paper.arms}
         chosen["MEmeL-Tune"] = best_tuned(comparison, options)
         rows = functools.partial(rows_of, comparison)
-        main = rows(family.metric, family.scale, chosen, family.published)
+        scored = rows(family.metric, family.scale, chosen, family.published)
         parts.append(f"## Table {number}: {family.what}")
-        parts.append(markdown(HEADER, main))
+        parts.append(markdown(HEADER, scored))
         kept = {arm: arm for arm in ("original", "MEmeL", "MEmeL, kept on")}
         metric = "pretrained_b_mse" if name == "nowcasting" else family.metric
         parts.append(f"## Table {number + 5}: MEmeL kept on when tested")

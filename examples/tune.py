@@ -213,10 +213,11 @@ def main(arguments=None):
     tuner.search(seeds=range(own.seed, own.seed + options.seeds))
     if worker:
         return None  # the chief reports
-    return report(tuner, own, values, words, program)
+    return report(tuner, values, words, program)
 
 
-def report(tuner, own, values, words, program):
+def report(tuner, values, words, program):
+    """Prints all settings, the best first, and how to train with it."""
     trials = [tuner.oracle.trials[key] for key in sorted(tuner.oracle.trials)]
     print(f"\nIn {tuner.project_dir}:")
     for trial in sorted(trials, key=_order):
@@ -234,10 +235,7 @@ def report(tuner, own, values, words, program):
     arguments += ["--k", str(found["k"]), "--delta", f"{found['delta']:g}"]
     if "where" in found:
         arguments += ["--where", found["where"]]
-    if hasattr(own, "k"):
-        print(f"  python {program} {shlex.join([*words, *arguments])}")
-    else:
-        print(f"  MEmeL(**paper.tuned({found['k']}, {found['delta']:g}))")
+    print(f"  python {program} {shlex.join([*words, *arguments])}")
     return {**found, "validation": best.score}
 
 

@@ -19,6 +19,8 @@ from keras_memel import paper
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 import glue
+import glue_data
+import glue_model
 import glue_tasks
 
 pytestmark = [
@@ -556,7 +558,7 @@ def test_matched_and_mismatched(tmp_path):
     outputs = keras.layers.Lambda(lambda x: keras.ops.one_hot(x[:, 0], 3))
     model = keras.Model({"token_ids": tokens}, outputs(tokens))
     x = {"token_ids": np.array([[0], [1], [2], [2]], "int32")}
-    data = glue.Data(
+    data = glue_data.Data(
         TASKS["MNLI"],
         train=(),
         validation={
@@ -663,7 +665,7 @@ def test_the_arms_of_a_seed_share_their_weights(preset, tmp_path):
 
 
 def test_the_learning_rate_rises_and_falls_in_lines():
-    schedule = glue.WarmUpThenDecay(peak=2.0, steps=100)
+    schedule = glue_model.WarmUpThenDecay(peak=2.0, steps=100)
     rates = [float(schedule(step)) for step in (0, 4, 9, 10, 55, 100)]
     np.testing.assert_allclose(rates, [0.2, 1.0, 2.0, 2.0, 1.0, 0.0], rtol=1e-6)
     config = keras.optimizers.schedules.serialize(schedule)
@@ -680,6 +682,7 @@ def test_the_plan_is_printed_and_nothing_is_run(preset, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "6 an epoch, 2 epochs: 12" in printed
     assert "naive (a), naive (b), MEmeL" in printed
+    assert f"preset    {preset}" in printed
     assert not out.exists()
 
 
@@ -694,10 +697,16 @@ def test_what_cannot_be_run_is_refused(preset, tmp_path, capsys):
     assert "MRPC" in refused()  # no task: they are named
     assert "tune.py" in refused("--task=RTE", "--arms", "MEmeL-Tune")
     assert "tune.py" in refused("--task=RTE", "--k=5")
+    own = tmp_path / "own.tsv"
+    own.write_text("a fine film\t1\na dull film\t0\n" * 5, "utf-8")
+    none = ["--train=6", "--validation=0", "--test=2"]
+    assert "10 sentences" in refused(f"--data={own}", *none)
+    tuned = ["--k=5", "--delta=10"]
+    assert "need MEmeL-Tune" in refused("--task=RTE", *tuned, "--arms", "MEmeL")
     assert "leave --task out" in refused("--small", "--task=RTE")
     few = options(preset, tmp_path, "--task=RTE", "--epochs=1", "--arms")
     few += ["MEmeL"]
-    assert "which make 6 steps" in refused(*few)
+    assert "6 steps of training" in refused(*few)
     path = tmp_path / "own.tsv"
     path.write_text("a film\t1\ndull\t0\n", "utf-8")
     assert "Received: 2" in refused(*options(preset, path))

@@ -75,3 +75,16 @@ def test_missing_data_says_where_to_get_it(example, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["example", "--data", "nowhere.tsv"])
     with pytest.raises(SystemExit, match=r"sentences\.csv of Tatoeba.*nowhere"):
         example.main()
+
+
+def test_data_that_leave_nothing_to_train_on_are_refused(
+    example, tmp_path, monkeypatch
+):
+    path = tmp_path / "data.tsv"
+    sentences(path)
+    monkeypatch.setattr(sys, "argv", ["example", "--data", str(path)])
+    with pytest.raises(SystemExit, match=r"120 sentences.*--look 2000"):
+        example.main()
+    path.write_text("too short\tab\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"data\.tsv has no line with a"):
+        example.main()

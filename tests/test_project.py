@@ -1,10 +1,13 @@
 """The files that describe the project agree with one another."""
 
 import ast
+import importlib
 import pathlib
 import re
 import sys
 import tomllib
+
+import pytest
 
 import keras_memel
 
@@ -39,6 +42,24 @@ def test_every_public_name_exists():
     assert keras_memel.__all__ == sorted(keras_memel.__all__)
     for name in keras_memel.__all__:
         assert hasattr(keras_memel, name)
+
+
+@pytest.mark.parametrize("folder", ["examples", "benchmarks"])
+def test_what_scripts_import_of_the_package_is_there(folder):
+    """Some of them take minutes, and no test runs them."""
+    nodes = [
+        node
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and node.module.split(".")[0] == "keras_memel"
+    ]
+    assert nodes
+    for node in nodes:
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+            if not hasattr(module, alias.name):  # a module of it, or nothing
+                importlib.import_module(f"{node.module}.{alias.name}")
 
 
 def outside_imports(path):

@@ -64,7 +64,7 @@ def test_all_results_are_what_the_stored_runs_say(study):
 
 
 def test_a_claim_that_the_runs_do_not_bear_out_raises(study):
-    common = study("common")
+    pages = study("pages")
     runs = [
         {"arm": arm, "seed": seed, "scores": {"%": seed % 3 + 9 * (arm == "b")}}
         for arm in "ab"
@@ -72,9 +72,9 @@ def test_a_claim_that_the_runs_do_not_bear_out_raises(study):
     ]
     runs[0]["scores"]["%"] += 1
     found = keras_memel.Comparison(runs)
-    common.check(found, {"%": {("b", "a"): "better"}})
+    pages.check(found, {"%": {("b", "a"): "better"}})
     with pytest.raises(AssertionError, match=r"b less a .* 'not shown'.*bet"):
-        common.check(found, {"%": {("b", "a"): "not shown"}})
+        pages.check(found, {"%": {("b", "a"): "not shown"}})
 
 
 def test_the_stores_stay_small():
@@ -159,18 +159,28 @@ def test_sets_are_read_from_files(study, tmp_path):
         sets.sentences()
 
 
+def test_a_share_that_no_set_has_is_refused(study, monkeypatch, capsys):
+    domains = study("domains")
+    monkeypatch.setattr(domains, "write", lambda: None)
+    arguments = ["domains", "--only", "watch", "--share", "0.4"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        domains.main()
+    assert "--share 0.4" in capsys.readouterr().err
+
+
 def test_tuning_looks_at_validation_alone_and_breaks_ties_downwards(study):
-    label_noise = study("label_noise")
+    common = study("common")
     arms = {"plain": ("plain", 0), "a": ("RD", 0.1), "b": ("RD", 0.2)}
     scores = {"plain": (0.5, 0.5), "a": (0.7, 0.1), "b": (0.7, 0.9)}
     runs = [
         {"arm": arm, "seed": 0, "scores": {"validation": v, "accuracy": t}}
         for arm, (v, t) in scores.items()
     ]
-    best = label_noise.tuned(runs, arms)[1]
+    best = common.tuned(runs, arms)[1]
     assert (best["arm"], best["rate"]) == ("RD", 0.1)
     runs[2]["scores"]["validation"] = 0.71
-    assert label_noise.tuned(runs, arms)[1]["rate"] == 0.2
+    assert common.tuned(runs, arms)[1]["rate"] == 0.2
 
 
 def test_a_run_that_never_jumps_counts_as_the_whole_time(study):

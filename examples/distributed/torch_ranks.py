@@ -50,7 +50,7 @@ parallel = torch.nn.parallel.DistributedDataParallel(model)
 optimizer = torch.optim.Adam(parallel.parameters())
 for epoch in range(5):
     sampler.set_epoch(epoch)
-    right = torch.zeros(2, device=device)
+    right_and_all = torch.zeros(2, device=device)
     for x, y in DataLoader(data, batch_size=32, sampler=sampler):
         logits = parallel(x.to(device), training=True)
         loss = torch.nn.functional.cross_entropy(logits, y.to(device))
@@ -59,13 +59,14 @@ for epoch in range(5):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        correct = (logits.argmax(1).cpu() == y).sum()
-        right += torch.tensor([correct, len(y)], device=device)
-torch.distributed.all_reduce(right)
+        right = (logits.argmax(1).cpu() == y).sum()
+        right_and_all += torch.tensor([right, len(y)], device=device)
+torch.distributed.all_reduce(right_and_all)
 
 if rank == 0:
     print(f"{torch.distributed.get_world_size()} processes")
-    print(f"accuracy {right[0] / right[1]:.3f}")
+    right, number = right_and_all
+    print(f"accuracy {right / number:.3f}")
     print(f"{float(memel.inhibited_rate):.2%} of the last batch inhibited")
     print(f"samples seen by each neuron: {int(memel.count.value.min()):,}")
 for turn in range(torch.distributed.get_world_size()):

@@ -94,12 +94,12 @@ def from_npz(path, unit=None, minutes=None):
             f"Received: at most {np.nanmax(rates):g}"
         )
     rates = rates * (1000 if unit == "m" else 1)
-    start = content.get("start")
+    start = str(content.get("start", ""))
     return Series(
         name=path.stem,
         pixels=hko7.rate_to_pixel(rates).astype("float32")[None],
         minutes=minutes,
-        start=start and datetime.datetime.fromisoformat(str(start)),
+        start=datetime.datetime.fromisoformat(start) if start else None,
     )
 
 

@@ -354,9 +354,12 @@ def parts(
         raise SystemExit(f"There is no folder at --data {folder}")
     paths = frames(folder)
     days = days_of(folder, {time.date() for time in paths})
-    shared = set.intersection(days["train"], days["validation"] | days["test"])
-    if shared or days["validation"] & days["test"]:
-        twice = shared or days["validation"] & days["test"]
+    twice = {
+        day
+        for one, other in itertools.combinations(days.values(), 2)
+        for day in one & other
+    }
+    if twice:
         raise SystemExit(
             f"A day of two splits: {min(twice)}, in the lists of {folder}"
         )

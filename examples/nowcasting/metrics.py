@@ -85,6 +85,25 @@ def _pixels(frames, per):
     return float(frames.shape[-2] * frames.shape[-1]) if per == "frame" else 1.0
 
 
+# What each takes of the two errors of a pixel, as a loss and as a metric.
+
+
+class _MSE:
+    label = "b_mse"
+
+    @staticmethod
+    def combine(squares, absolutes):
+        return squares
+
+
+class _MAE:
+    label = "b_mae"
+
+    @staticmethod
+    def combine(squares, absolutes):
+        return absolutes
+
+
 class _Balanced(keras.losses.Loss):
     """What the three losses share.
 
@@ -115,21 +134,13 @@ class _Balanced(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("nowcasting")
-class BalancedMSE(_Balanced):
-    label = "b_mse"
-
-    @staticmethod
-    def combine(squares, absolutes):
-        return squares
+class BalancedMSE(_MSE, _Balanced):
+    """B-MSE."""
 
 
 @keras.saving.register_keras_serializable("nowcasting")
-class BalancedMAE(_Balanced):
-    label = "b_mae"
-
-    @staticmethod
-    def combine(squares, absolutes):
-        return absolutes
+class BalancedMAE(_MAE, _Balanced):
+    """B-MAE."""
 
 
 @keras.saving.register_keras_serializable("nowcasting")
@@ -167,15 +178,13 @@ class _BalancedMetric(keras.metrics.Mean):
 
 
 @keras.saving.register_keras_serializable("nowcasting")
-class BMSE(_BalancedMetric):
-    label = "b_mse"
-    combine = staticmethod(BalancedMSE.combine)
+class BMSE(_MSE, _BalancedMetric):
+    """B-MSE."""
 
 
 @keras.saving.register_keras_serializable("nowcasting")
-class BMAE(_BalancedMetric):
-    label = "b_mae"
-    combine = staticmethod(BalancedMAE.combine)
+class BMAE(_MAE, _BalancedMetric):
+    """B-MAE."""
 
 
 def _mask(sample_weight, frames):
@@ -223,22 +232,17 @@ class _Contingency(keras.metrics.Metric):
         limit = ops.cast(self._limit, self.dtype)
         seen, told = truth >= limit, forecast >= limit
         not_seen, not_told = ops.logical_not(seen), ops.logical_not(told)
-        number = ops.stack(
-            [
-                ops.sum(
-                    ops.cast(
-                        ops.logical_and(counts, ops.logical_and(a, b)), "int32"
-                    )
-                )
-                for a, b in (
-                    (seen, told),
-                    (seen, not_told),
-                    (not_seen, told),
-                    (not_seen, not_told),
-                )
-            ]
+        cells = (
+            (seen, told),
+            (seen, not_told),
+            (not_seen, told),
+            (not_seen, not_told),
         )
-        low = self.low + ops.cast(number, "int32")
+        numbers = []
+        for pair in cells:
+            cell = ops.logical_and(counts, ops.logical_and(*pair))
+            numbers.append(ops.sum(ops.cast(cell, "int32")))
+        low = self.low + ops.cast(ops.stack(numbers), "int32")
         self.high.assign(self.high + low // BASE)
         self.low.assign(low % BASE)
 

@@ -16,6 +16,7 @@ Benchmark and a New Model (arXiv 1706.03458).
 """
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -209,9 +210,7 @@ def _padding(kernel, stride):
 
 
 def _check_size(network, size):
-    whole = 1
-    for _, _, stride in network.down:
-        whole *= stride
+    whole = math.prod(stride for _, _, stride in network.down)
     if any(side % whole for side in size):
         raise ValueError(
             f"The sides of the frames must be multiples of {whole}, the "

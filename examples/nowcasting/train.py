@@ -42,11 +42,10 @@ from longrun import arms
 
 from keras_memel import MEmeL
 from keras_memel import paper
-from nowcasting import data
 from nowcasting import hko7
 from nowcasting import metrics
 from nowcasting import model as networks
-from nowcasting import windows
+from nowcasting.sources import sources
 
 # What is not given on the command line.
 FULL = {
@@ -122,68 +121,6 @@ def parse(arguments=None):
     return options
 
 
-def sources(options):
-    """What to train, validate and test on: a dict of `Windows`."""
-    frames = options.frames
-    if options.data == "random":
-        return {part: Noise(*frames, options.size) for part in data.PARTS}
-    if options.data == "digits":
-        series = data.moving_digits(sum(frames), options.size, options.seed)
-    elif options.data == "stage_iv":
-        series = data.in_time(data.stage_iv())
-    elif options.data.endswith(".npz"):
-        path = pathlib.Path(options.data)
-        series = data.in_time(
-            data.from_npz(path, options.unit, options.minutes)
-        )
-    else:
-        return hko7.parts(
-            pathlib.Path(options.data),
-            *frames,
-            stride=options.stride,
-            gaps=options.gaps,
-            size=options.radar_size,
-            shrink=_shrink(options),
-            masks=not options.no_masks,
-        )
-    # Patches to train on overlap, those to score do not.
-    strides = dict.fromkeys(data.PARTS, options.size)
-    strides["train"] = (options.stride, options.stride)
-    return {
-        part: data.Patches(
-            series[part], part, *frames, options.size, strides[part]
-        )
-        for part in data.PARTS
-    }
-
-
-def _shrink(options):
-    factors = {a / b for a, b in zip(options.radar_size, options.size)}
-    if len(factors) > 1 or not min(factors).is_integer():
-        raise SystemExit(
-            "--size must be --radar-size divided by a whole number. Received: "
-            f"{options.size} and {tuple(options.radar_size)}"
-        )
-    return int(min(factors))
-
-
-class Noise(windows.Windows):
-    """Pixels drawn at random, of the true shapes: to try a network's size."""
-
-    minutes, synthetic = 6, True
-
-    def __init__(self, frames_in, frames_out, size):
-        super().__init__("noise", range(100_000), frames_in, frames_out)
-        self.shape = (frames_in + frames_out, *size)
-
-    def sequence(self, start):
-        random = np.random.default_rng(start)
-        return random.random(self.shape, "float32")
-
-    def when(self, start):
-        return list(range(self.shape[0]))
-
-
 def run(arm, seed, options, parts=None):
     """Trains and scores one network: a dict of figures on the test windows.
 
@@ -202,11 +139,11 @@ def run(arm, seed, options, parts=None):
 
 def _run(arm, seed, options, parts):
     train = parts["train"].batches(options.batch, seed, steps=options.steps)
-    _check_late_start(arm, options, len(train))
+    steps = options.epochs * len(train)
+    longrun.check_length(arm, steps, "--epochs or --steps", "pretraining")
     plain = build(None, seed, options)
     first = build(arm, seed, options)
     copy_weights(plain, first)
-    steps = options.epochs * len(train)
     fit(first, train, "pretrain", arm, seed, options)
     pretrained = score(first, parts["test"], options.batch)
     final = first
@@ -295,19 +232,6 @@ def label(arm):
             words = "".join(c for c in name if c.isalnum() or c == " ")
             return words.replace(" ", "_")
     return hashlib.sha256(described(arm).encode()).hexdigest()[:12]
-
-
-def _check_late_start(arm, options, steps_per_epoch):
-    """A run that ends before the late start would show nothing."""
-    if arm is None:
-        return
-    late_start = MEmeL(**arm).late_start
-    steps = options.epochs * steps_per_epoch
-    if steps <= late_start:
-        raise SystemExit(
-            f"MEmeL inhibits nothing in its first {late_start} steps: raise "
-            f"--epochs or --steps. Received: {steps} steps of pretraining"
-        )
 
 
 def score(model, part, batch):

@@ -9,20 +9,19 @@ units inhibited, or as many others treated alike, or none. Writes
 docs/studies/causality.md.
 """
 
-import argparse
 import functools
 
 import common
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
 
 from keras_memel import Comparison
 from keras_memel import MEmeL
 from keras_memel import RunStore
 from keras_memel import Selection
 from keras_memel import compare
-from keras_memel import monosemantic_scale
 
 SHARES = (0.0, 0.2)
 UNITS = 20  # planted, of the second layer: two for each class
@@ -63,21 +62,6 @@ class HighestOfUnits(Selection):
         return {"units": self.units}
 
 
-def network(seed, layer=None):
-    places = iter([[], [layer] if layer is not None else []])
-    return common.build(lambda: next(places), seed)
-
-
-def dense(model):
-    return [x for x in model.layers if isinstance(x, keras.layers.Dense)]
-
-
-def move(source, target):
-    for ours, theirs in zip(dense(source), dense(target), strict=True):
-        theirs.set_weights(ours.get_weights())
-    return target
-
-
 def epochs(model, digits, start, number, target=None):
     """Train on the epochs from `start` on, in the order of the seed."""
     steps = digits.train.size // common.BATCH
@@ -89,7 +73,7 @@ def epochs(model, digits, start, number, target=None):
 
 def plant(model, digits, units):
     """Teach each unit to be `HIGH` on one class and 0 on the others."""
-    values = dense(model)[1].output
+    values = common.dense(model)[1].output
     both = keras.Model(
         model.inputs[0],
         [model.outputs[0], keras.ops.take(values, units, axis=-1)],
@@ -105,39 +89,22 @@ def plant(model, digits, units):
     epochs(both, digits, TRAINING, PLANTING, target)
 
 
-def second_layer(model, digits):
-    """What the second layer says of the test images, before its ReLU."""
-    values = keras.ops.convert_to_tensor(digits.images[digits.test])
-    for layer in model.layers:
-        values = layer(values)
-        if layer is dense(model)[1]:
-            return keras.ops.convert_to_numpy(values)
-    raise AssertionError("no second layer")
-
-
 def silenced(model, digits, units):
     """Accuracy with these units held at their mean: does it rely on them?"""
-    values = second_layer(model, digits)
+    values = common.second_layer(model, digits.images[digits.test])
     values[:, units] = values[:, units].mean(axis=0)
-    logits = dense(model)[2](keras.ops.relu(values))
+    logits = common.dense(model)[2](keras.ops.relu(values))
     answers = keras.ops.convert_to_numpy(logits).argmax(axis=1)
     return np.mean(answers == digits.labels[digits.test])
 
 
 def separation(model, digits, units):
     """Mean phi of a unit on the test images of its class, over that on all."""
-    values = second_layer(model, digits)[:, units]
-    phi = keras.ops.convert_to_numpy(
-        monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
-    )
+    values = common.second_layer(model, digits.images[digits.test])
+    phi = common.phi(values[:, units])
     labels = digits.labels[digits.test]
     mine = [phi[labels == unit % 10, unit].mean() for unit in range(UNITS)]
     return np.mean(mine / phi.mean(axis=0))
-
-
-def accuracy(model, digits):
-    right = common.answers(model, digits.images) == digits.labels
-    return np.mean(right[digits.test])
 
 
 def run(share, arm, seed):
@@ -146,14 +113,14 @@ def run(share, arm, seed):
     digits = common.Digits(seed, share)
     shuffled = np.random.default_rng([seed, 1]).permutation(common.WIDTH)
     units, others = shuffled[:UNITS], shuffled[UNITS : 2 * UNITS]
-    model = network(seed)
+    model = common.build_with(None, seed)
     epochs(model, digits, 0, TRAINING)
-    scores = {"accuracy before": accuracy(model, digits)}
+    scores = {"accuracy before": common.accuracy(model, digits)}
     if planted:
         plant(model, digits, units)
     else:
         epochs(model, digits, TRAINING, PLANTING)
-    scores["accuracy planted"] = accuracy(model, digits)
+    scores["accuracy planted"] = common.accuracy(model, digits)
     scores["separation planted"] = separation(model, digits, units)
     layer = None
     if inhibited == "dropout":
@@ -162,9 +129,10 @@ def run(share, arm, seed):
         chosen = units if inhibited == "planted" else others
         layer = MEmeL(HighestOfUnits(map(int, chosen)))
     # A fresh optimizer for all arms.
-    after = move(model, network(seed, layer))
+    after = common.build_with(layer, seed)
+    common.copy_dense(model, after)
     epochs(after, digits, TRAINING + PLANTING, AFTER)
-    scores["accuracy"] = accuracy(after, digits)
+    scores["accuracy"] = common.accuracy(after, digits)
     scores["separation"] = separation(after, digits, units)
     lost = scores["accuracy"] - silenced(after, digits, units)
     scores["lost when silenced"] = lost
@@ -172,7 +140,7 @@ def run(share, arm, seed):
 
 
 def store(share):
-    return common.RESULTS / f"causality_{share:.0%}.jsonl".replace("%", "")
+    return common.store("causality", share)
 
 
 def stored():
@@ -188,8 +156,8 @@ def stored():
 def findings():
     """What RESULTS.md takes from here."""
     for share, found in stored().items():
-        title = f"digits, {common.percent(share)} wrong labels, planted units"
-        yield common.Finding(title, found, "accuracy")
+        title = f"digits, {pages.percent(share)} wrong labels, planted units"
+        yield pages.Finding(title, found, "accuracy")
 
 
 INHIBITED, OTHERS = CONTRASTS[0]
@@ -223,7 +191,7 @@ CLAIMS = {
 def page(comparisons):
     """What was seen, in Markdown."""
     for share, found in comparisons.items():
-        common.check(found, CLAIMS[share])
+        pages.check(found, CLAIMS[share])
     first = next(iter(comparisons.values()))
     lines = [
         "# Causality: planted monosemantic units, inhibited",
@@ -270,11 +238,7 @@ def page(comparisons):
         for arm in found.arms:
             cells = [
                 f"{100 * found.scores(metric)[arm].mean():.1f}"
-                for metric in (
-                    "accuracy before",
-                    "accuracy planted",
-                    "accuracy",
-                )
+                for metric in MOMENTS
             ]
             cells += [
                 f"{found.scores(metric)[arm].mean():.2f}"
@@ -287,8 +251,7 @@ def page(comparisons):
         lines += [found.to_markdown("accuracy", scale=100)]
         lines += ["", 'Separation at the end ("better" is higher):', ""]
         lines += [found.to_markdown("separation")]
-        lines += [""] + [f"- {note}" for note in found.notes("accuracy")]
-    runs = [run for found in comparisons.values() for run in found.runs]
+        lines += pages.notes(found)
     lines += [
         "",
         "## Limits",
@@ -297,7 +260,7 @@ def page(comparisons):
         "taught to be, in labels that the task itself is about, may be of "
         "another kind than those that training makes. Nothing was tuned.",
     ]
-    return common.closed(lines, "causality_*.jsonl", runs)
+    return pages.closed(lines, "causality_*.jsonl", pages.runs_of(comparisons))
 
 
 def figure(comparisons):
@@ -319,13 +282,11 @@ def figure(comparisons):
 def write():
     """The page and its figure, from what is stored."""
     found = stored()
-    common.write_page("causality", page(found), figure(found))
+    pages.write("causality", page(found), figure(found))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))

@@ -1,32 +1,90 @@
-"""What the studies share: the splits, the network, the page.
+"""What the studies share: the splits, the network, the methods, the stores.
 
 The sets are small, so that ten seeds of many arms run on two cores in minutes;
 what is seen here is seen on small sets.
 """
 
-import dataclasses
+import argparse
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # The matrices are so small that a second thread costs more than it gives.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 import sklearn.datasets
 
-from keras_memel import Comparison
-from keras_memel.study.comparison import COLOURS
+from keras_memel import MEmeL
+from keras_memel import Random
+from keras_memel import Rate
+from keras_memel import monosemantic_scale
 
 FOLDER = pathlib.Path(__file__).parent
 RESULTS = FOLDER / "results"
-PAGES = FOLDER.parents[1] / "docs" / "studies"
+EXAMPLES = FOLDER.parent
+# For the studies of what other examples train.
+sys.path.append(str(EXAMPLES))
 
 # The network and its training are those of examples/quickstart.py.
 WIDTH, BATCH, LEARNING_RATE, EPOCHS = 256, 100, 3e-3, 50
 TRAIN, VALIDATION = 400, 200
+
+# Share of the values that count as extreme.
+EXTREME = 0.02
+
+# The paper's method and its controls, by the rate of a trial.
+METHODS = {
+    "RD": lambda rate: MEmeL(Rate(rate)),
+    "placebo": lambda rate: MEmeL(Random(rate)),
+    "naive (a)": lambda rate: MEmeL(Rate(rate), "naive_a"),
+    "naive (b)": lambda rate: MEmeL(Rate(rate), "naive_b"),
+    "dropout": keras.layers.Dropout,
+}
+CONTRASTS = [("RD", method) for method in METHODS if method != "RD"]
+
+
+def trials(rates, dropout_rates):
+    """Arms by name: plain training, and each method with each of its rates."""
+    return {"plain": ("plain", 0.0)} | {
+        f"{method} {rate:.0%}": (method, rate)
+        for method in METHODS
+        for rate in (dropout_rates if method == "dropout" else rates)
+    }
+
+
+def layers_of(method, rate):
+    """What makes the layers of a trial, for `build`."""
+    return lambda: [METHODS[method](rate)] if method in METHODS else []
+
+
+def by_validation(scores, rate):
+    """The trial that is best on validation images; of equals the lowest rate.
+
+    The test images take no part in the choice.
+    """
+    return -scores["validation"], rate
+
+
+def tuned(runs, arms, order=by_validation):
+    """Of each method and seed, the trial that comes first in an order.
+
+    Args:
+        runs: One an arm and seed.
+        arms: By name of the arm: its method, and the rate of the trial.
+        order: What trials are sorted by, of the scores and the rate.
+    """
+    best = {}
+    for run in runs:
+        if run["arm"] not in arms or "error" in run:
+            continue
+        method, rate = arms[run["arm"]]
+        key, rank = (method, run["seed"]), order(run["scores"], rate)
+        if key not in best or rank < best[key][0]:
+            best[key] = rank, {**run, "arm": method, "rate": rate}
+    return [run for _, run in best.values()]
 
 
 class Split:
@@ -95,13 +153,17 @@ class Split:
         return self.order.reshape(-1, BATCH)
 
 
+def digits():
+    """8 x 8 images of handwritten digits, and which they are."""
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    return images.astype("float32") / 16.0, labels
+
+
 class Digits(Split):
     """scikit-learn's digits, split."""
 
-    def __init__(self, seed, wrong_share=0.0, epochs=EPOCHS, train=TRAIN):
-        images, labels = sklearn.datasets.load_digits(return_X_y=True)
-        images = images.astype("float32") / 16.0
-        super().__init__(images, labels, seed, wrong_share, epochs, train)
+    def __init__(self, seed, wrong_share=0.0, epochs=EPOCHS):
+        super().__init__(*digits(), seed, wrong_share, epochs)
 
 
 def build(between, seed, width=WIDTH, inputs=64, classes=10):
@@ -125,6 +187,12 @@ def build(between, seed, width=WIDTH, inputs=64, classes=10):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     return model
+
+
+def build_with(layer, seed):
+    """The same with a layer, or `None`, before the second ReLU alone."""
+    places = iter([[], [layer] if layer is not None else []])
+    return build(lambda: next(places), seed)
 
 
 _COMPILED = {}
@@ -163,219 +231,91 @@ def fit(model, split):
     model.fit(images, labels, BATCH, shuffle=False, verbose=0)
 
 
+def trained(split, between, seed, key, width=WIDTH):
+    """A network after its training; see `build` and `recycled`."""
+    inputs = split.images.shape[1]
+    model = build(between, seed, width, inputs, split.classes)
+    model = recycled(key, model)
+    fit(model, split)
+    return model
+
+
 def answers(model, images):
     logits = keras.ops.convert_to_numpy(model(images, training=False))
     return logits.argmax(axis=-1)
 
 
-def environments(runs):
-    """Backend and versions of the runs, in one line."""
-    found = sorted(
-        {
-            ", ".join(
-                f"{name} {version}"
-                for name, version in run["environment"]["versions"].items()
-            )
-            for run in runs
-        }
-    )
-    return "; ".join(found)
+def accuracy(model, split):
+    """Share of the test images that the network knows."""
+    right = answers(model, split.images) == split.labels
+    return np.mean(right[split.test])
 
 
-def check(comparison, claims):
-    """Raise unless each claim of a page, metric: {(arm, other): verdict}, is
-    the verdict of the stored runs: words cannot be made from them, but must
-    not outlive them."""
-    for metric, verdicts in claims.items():
-        found = {
-            (c.arm, c.other): c.verdict
-            for c in comparison.contrasts
-            if c.metric == metric
-        }
-        for pair, verdict in verdicts.items():
-            if found[pair] != verdict:
-                raise AssertionError(
-                    f"The page says that {pair[0]} less {pair[1]} ({metric}) "
-                    f"is {verdict!r}; the runs say {found[pair]!r}."
-                )
+def agreement(model, split, part):
+    """Share of a part of which the network says the label that was given to
+    it, right or wrong."""
+    return np.mean(answers(model, split.images[part]) == split.given[part])
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A table of RESULTS.md: what was tried, and what the runs say.
+def second_layer(model, images):
+    """What the second layer says of images, before its ReLU."""
+    values = keras.ops.convert_to_tensor(images)
+    place = model.layers.index(dense(model)[1])
+    for layer in model.layers[: place + 1]:
+        values = layer(values)
+    return keras.ops.convert_to_numpy(values)
 
-    Attributes:
-        title: What was done, on what.
-        comparison: What came of it.
-        metric: The one that counts, named before the runs.
-        scale: 100 makes points of shares.
-        unit: Of the numbers.
-        better: What "better" means, where it is not a better network.
-        wrong: Share of wrong labels, if the task is to do well in spite of
-            them.
-        tuned: Whether each method had several trials.
+
+def dense(model):
+    return [x for x in model.layers if isinstance(x, keras.layers.Dense)]
+
+
+def copy_dense(source, target):
+    """The weights of the dense layers: MEmeL and dropout have none to train."""
+    for ours, theirs in zip(dense(source), dense(target), strict=True):
+        theirs.set_weights(ours.get_weights())
+
+
+def phi(values):
+    """The monosemantic scale of values, `(samples, units)`, by their own
+    moments."""
+    found = monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
+    return keras.ops.convert_to_numpy(found)
+
+
+def features(scores, labels, classes):
+    """Of each unit the class with the largest mean score: of phi, its
+    relatively monosemantic feature (Wang et al. 2025, Eq. 3)."""
+    means = [scores[labels == c].mean(axis=0) for c in range(classes)]
+    return np.argmax(means, axis=0)
+
+
+def extremes(phi, own):
+    """phi that the extreme values reach, and their False Killing Rate: the
+    share that is not of the unit's feature (Eq. 4).
+
+    Args:
+        phi: `(samples, units)`.
+        own: Whether a sample is of the unit's feature, of the same shape.
     """
-
-    title: str
-    comparison: Comparison
-    metric: str
-    scale: float = 100
-    unit: str = "points of accuracy"
-    better: str = ""
-    wrong: float | None = None
-    tuned: bool = False
+    limit = np.quantile(phi, 1 - EXTREME)
+    return limit, np.mean(~own[phi >= limit])
 
 
-def only(comparison, metric):
-    """The same comparison of one metric: statistics of others take time."""
-    runs = [
-        {**run, "scores": {metric: run["scores"][metric]}}
-        if metric in run.get("scores", ())
-        else run
-        for run in comparison.runs
-    ]
-    pairs = [
-        pair for pair in comparison.pairs if pair[1] != comparison.baseline
-    ]
-    return Comparison(
-        runs,
-        comparison.arms,
-        comparison.baseline,
-        pairs,
-        comparison.higher_is_better,
-    )
+def parser(doc, seeds=10):
+    """Of a study's command line, which is described by its docstring."""
+    made = argparse.ArgumentParser(description=doc.splitlines()[0])
+    made.add_argument("--seeds", type=int, default=seeds)
+    return made
+
+
+def store(name, share=None):
+    """The file of a study's runs, or of those with a share of wrong labels."""
+    share = "" if share is None else f"_{100 * share:.0f}"
+    return RESULTS / f"{name}{share}.jsonl"
 
 
 def complete(file, arms):
     """Whether a store has all runs of ten seeds."""
     lines = file.read_bytes().count(b"\n") if file.is_file() else 0
     return lines >= 10 * len(arms)
-
-
-def percent(share):
-    return f"{100 * share:.0f} %"
-
-
-def closed(lines, files, runs):
-    """The page of these lines, with where its numbers come from."""
-    files = f"examples/studies/results/{files}"
-    return tidy([*lines, "", f"Run files: {files}; {environments(runs)}."])
-
-
-def tidy(lines):
-    """A page of these lines: no empty line follows another."""
-    text = "\n".join(lines) + "\n"
-    while "\n\n\n" in text:
-        text = text.replace("\n\n\n", "\n\n")
-    return text
-
-
-def table(rows):
-    """Rows of cells, the first of which is the header, in Markdown."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
-
-
-def differences(columns, metric, scale=100):
-    """Mean difference and verdict of each pair, a column a comparison.
-
-    Args:
-        columns: `Comparison` by the title of its column, with the same pairs.
-        metric: Name of the metric.
-        scale: 100 makes points of shares.
-    """
-    rows = [["", *columns]]
-    for arm, other in next(iter(columns.values())).pairs:
-        cells = [
-            f"{scale * c.mean:+.1f} {c.verdict}"
-            for found in columns.values()
-            for c in found.contrasts
-            if (c.metric, c.arm, c.other) == (metric, arm, other)
-        ]
-        rows.append([f"{arm} less {other}", *cells])
-    return table(rows)
-
-
-def means(columns, metric, scale=100, decimals=1):
-    """Mean of the seeds of each arm, a column a comparison."""
-    rows = [["", *columns]]
-    for arm in next(iter(columns.values())).arms:
-        rows.append(
-            [arm]
-            + [
-                f"{scale * found.scores(metric)[arm].mean():.{decimals}f}"
-                for found in columns.values()
-            ]
-        )
-    return table(rows)
-
-
-def edges(columns, methods, arms):
-    """How often the last strength of a grid was chosen, in per cent.
-
-    Args:
-        columns: `Comparison` of tuned methods, by the title of the column.
-        methods: Names of the methods.
-        arms: By name: method and strength, weakest first.
-    """
-    rows = [["", *columns]]
-    for method in methods:
-        edge = [rate for name, rate in arms.values() if name == method][-1]
-        cells = []
-        for found in columns.values():
-            chosen = [r["rate"] for r in found.runs if r["arm"] == method]
-            cells.append(f"{100 * np.mean(np.array(chosen) == edge):.0f}")
-        rows.append([method, *cells])
-    return table(rows)
-
-
-INTERVALS = (
-    "accuracy less plain, points\n(mean, 95 % interval; blue: better, orange: "
-    "worse, grey: not shown)"
-)
-
-
-def intervals(comparison, metric, axes, title, scale=100):
-    """Mean and interval of each arm less the baseline."""
-    rows = [
-        c
-        for c in comparison.contrasts
-        if (c.metric, c.other) == (metric, comparison.baseline)
-    ]
-    for place, c in enumerate(rows):
-        colour = COLOURS[c.verdict]
-        ends = [scale * c.low, scale * c.high]
-        axes.plot(ends, [place] * 2, color=colour, lw=2)
-        axes.plot(scale * c.mean, place, "o", color=colour)
-    axes.set_yticks(range(len(rows)), [c.arm for c in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.axvline(0.0, color="black", lw=1)
-    axes.set_title(title.replace(", ", "\n"), fontsize=9, loc="left")
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-
-
-def side_by_side(comparisons, size, rows=1):
-    """A figure of accuracy less plain, a panel a comparison, by its title."""
-    plot, panels = plt.subplots(
-        rows,
-        -(-len(comparisons) // rows),
-        figsize=size,
-        layout="constrained",
-        sharey=True,
-    )
-    panels = np.atleast_1d(panels).ravel()
-    for panel, (title, found) in zip(panels, comparisons.items()):
-        intervals(found, "accuracy", panel, title)
-    for panel in panels[len(comparisons) :]:
-        panel.set_axis_off()
-    plot.supxlabel(INTERVALS, fontsize=9)
-    return plot
-
-
-def write_page(name, text, figure=None):
-    PAGES.mkdir(parents=True, exist_ok=True)
-    (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
-    if figure is not None:
-        figure.savefig(PAGES / f"{name}.png", dpi=110)

@@ -8,12 +8,11 @@ curve in trained and in fresh networks, and after training with Reverse
 Deactivation (RD) or its placebo. Writes docs/studies/detection.md.
 """
 
-import argparse
-
 import common
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve
 
@@ -24,7 +23,6 @@ from keras_memel import Random
 from keras_memel import Rate
 from keras_memel import RunStore
 from keras_memel import compare
-from keras_memel import monosemantic_scale
 
 EPOCHS, RATE, CHANNELS = 60, 0.1, 32
 # What stands behind the hidden layer in training; `None` is no training.
@@ -36,7 +34,7 @@ STATES = {
 }
 # Shares of false alarms at which the ROC curves are kept.
 ALARMS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-STORE = common.RESULTS / "detection.jsonl"
+STORE = common.store("detection")
 
 
 def mlp(images):
@@ -88,7 +86,6 @@ ARMS = {
 AUC = "area under the ROC curve of phi"
 VALUE = "area under the ROC curve of the value"
 BEST = "area of the best tenth of the neurons"
-MEASURES = (AUC, VALUE, BEST, "accuracy")
 
 
 def build(arm, seed):
@@ -101,8 +98,7 @@ def build(arm, seed):
         values = layer(values)
     values = keras.layers.ReLU()(values)
     if len(values.shape) > 2:
-        shape = (-1, CHANNELS)
-        values = keras.layers.Reshape(shape)(values)
+        values = keras.layers.Reshape((-1, CHANNELS))(values)
         values = keras.layers.GlobalAveragePooling1D()(values)
     model = keras.Model(images, keras.layers.Dense(10)(values))
     model.hidden = keras.Model(images, hidden)
@@ -126,11 +122,7 @@ def detection(values, other, labels, other_labels):
         other: Of those that test.
         labels, other_labels: Their digits.
     """
-    known, tested = scale(values), scale(other)
-
-    def feature(scores):
-        means = [scores[labels == digit].mean(axis=0) for digit in range(10)]
-        return np.argmax(means, axis=0)
+    known, tested = common.phi(values), common.phi(other)
 
     def areas(scores, features):
         return [
@@ -138,7 +130,8 @@ def detection(values, other, labels, other_labels):
             for unit, digit in enumerate(features)
         ]
 
-    features = feature(known)
+    features = common.features(known, labels, 10)
+    loudest = common.features(values, labels, 10)
     found = np.array(areas(tested, features))
     curves = []
     for unit, digit in enumerate(features):
@@ -146,17 +139,12 @@ def detection(values, other, labels, other_labels):
         curves.append(np.interp(ALARMS, alarms, hit))
     return {
         AUC: found.mean(),
-        VALUE: np.mean(areas(other, feature(values))),
+        VALUE: np.mean(areas(other, loudest)),
         BEST: np.sort(found)[-max(1, len(found) // 10) :].mean(),
     } | {
         hits(alarm): round(float(hit), 4)
         for alarm, hit in zip(ALARMS, np.mean(curves, axis=0))
     }
-
-
-def scale(values):
-    phi = monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
-    return keras.ops.convert_to_numpy(phi)
 
 
 def run(arm, seed):
@@ -165,7 +153,6 @@ def run(arm, seed):
     model = common.recycled(arm, build(arm, seed))
     if STATES[arm[1]] is not None:
         common.fit(model, digits)
-    right = common.answers(model, digits.images) == digits.labels
     choosing, testing = np.array_split(digits.test, 2)
 
     def values(part):
@@ -174,7 +161,7 @@ def run(arm, seed):
         # A neuron is a channel; its value of an image the mean of all places.
         return found.reshape(len(part), -1, CHANNELS).mean(axis=1)
 
-    return {"accuracy": np.mean(right[digits.test])} | detection(
+    return {"accuracy": common.accuracy(model, digits)} | detection(
         values(choosing),
         values(testing),
         digits.labels[choosing],
@@ -184,19 +171,6 @@ def run(arm, seed):
 
 def stored():
     return RunStore(STORE).read()
-
-
-def states_of(runs):
-    """The states that have been run with all seeds."""
-    seeds = {run["seed"] for run in runs}
-    needed = len(seeds) * len(ARCHITECTURES)
-    found = [ARMS[run["arm"]][1] for run in runs]
-    return [state for state in STATES if found.count(state) == needed]
-
-
-def contrasts_of(runs):
-    pair = ("RD", "placebo")
-    return [pair] if {*pair} <= {*states_of(runs)} else []
 
 
 def by_architecture(runs):
@@ -209,7 +183,7 @@ def by_architecture(runs):
             if ARMS[run["arm"]][0] == architecture
         ]
         found[architecture] = Comparison(
-            chosen, states_of(runs), contrasts=contrasts_of(runs)
+            chosen, list(STATES), contrasts=[("RD", "placebo")]
         )
     return found
 
@@ -227,7 +201,7 @@ def across(runs):
 def value_or_scale(runs):
     """phi against the value itself as the detector, in trained networks."""
     found = {}
-    for architecture in by_architecture(runs):
+    for architecture in ARCHITECTURES:
         found[architecture] = Comparison(
             [
                 {
@@ -249,12 +223,12 @@ def findings():
     more = "a larger area"
     for architecture, found in by_architecture(runs).items():
         title = f"digits, {architecture}: phi as a detector of the digit"
-        yield common.Finding(title, found, AUC, 1, AUC, more)
+        yield pages.Finding(title, found, AUC, 1, AUC, more)
     title = "digits, trained: phi as a detector of the digit"
-    yield common.Finding(title, across(runs), AUC, 1, AUC, more)
+    yield pages.Finding(title, across(runs), AUC, 1, AUC, more)
     for architecture, found in value_or_scale(runs).items():
         title = f"digits, {architecture}, trained: phi or the value"
-        yield common.Finding(
+        yield pages.Finding(
             title, found, "area", 1, "area under the ROC curve", more
         )
 
@@ -286,7 +260,22 @@ def page(runs):
     """What was seen, in Markdown."""
     found, wide = by_architecture(runs), across(runs)
     for architecture, claims in CLAIMS.items():
-        common.check(found[architecture], claims)
+        pages.check(found[architecture], claims)
+    rows = [
+        ["", "accuracy, %", "area of phi", "of its best tenth"]
+        + ["area of the value", *map(hits, ALARMS[:3])]
+    ]
+    for arm in ARMS:
+        areas = [mean(runs, arm, metric) for metric in (AUC, BEST, VALUE)]
+        seen = [mean(runs, arm, hits(alarm)) for alarm in ALARMS[:3]]
+        rows.append(
+            [
+                arm,
+                f"{100 * mean(runs, arm, 'accuracy'):.1f}",
+                *(f"{area:.3f}" for area in areas),
+                *(f"{share:.2f}" for share in seen),
+            ]
+        )
     lines = [
         "# Detection: does phi tell what a neuron stands for?",
         "",
@@ -314,35 +303,13 @@ def page(runs):
         "",
         "Mean of the seeds:",
         "",
-        *common.table(
-            [
-                ["", "accuracy, %", "area of phi", "of its best tenth"]
-                + ["area of the value"]
-                + [f"hits at {a:.0%} false alarms" for a in ALARMS[:3]],
-                *(
-                    [
-                        f"{architecture}, {state}",
-                        percent(mean(runs, architecture, state, "accuracy")),
-                        *(
-                            f"{mean(runs, architecture, state, name):.3f}"
-                            for name in (AUC, BEST, VALUE)
-                        ),
-                        *(
-                            f"{mean(runs, architecture, state, hits(a)):.2f}"
-                            for a in ALARMS[:3]
-                        ),
-                    ]
-                    for architecture in found
-                    for state in states_of(runs)
-                ),
-            ]
-        ),
+        *pages.table(rows),
     ]
     for architecture, one in found.items():
         lines += ["", f"## {architecture}", "", "Area of phi:", ""]
         lines += [one.to_markdown(AUC), "", "Accuracy, points:", ""]
-        lines += [one.to_markdown("accuracy", scale=100), ""]
-        lines += [f"- {note}" for note in one.notes(AUC)]
+        lines += [one.to_markdown("accuracy", scale=100)]
+        lines += pages.notes(one, AUC)
     lines += [
         "",
         "## Architectures, trained",
@@ -353,7 +320,7 @@ def page(runs):
         "",
         "In trained networks, each row a question of its own:",
         "",
-        *common.table(
+        *pages.table(
             [
                 ["area of phi less that of the value", "mean"]
                 + ["95 % interval", "p", "verdict"],
@@ -373,49 +340,38 @@ def page(runs):
         "architectures differ in more than their kind, such as in the number "
         "of their weights and in how well they do.",
     ]
-    return common.closed(lines, "detection.jsonl", runs)
-
-
-def percent(share):
-    return f"{100 * share:.1f}"
+    return pages.closed(lines, "detection.jsonl", runs)
 
 
 def hits(alarm):
     return f"hits at {alarm:.0%} false alarms"
 
 
-def mean(runs, architecture, state, metric):
-    return np.mean(
-        [
-            run["scores"][metric]
-            for run in runs
-            if ARMS[run["arm"]] == (architecture, state)
-        ]
-    )
+def mean(runs, arm, metric):
+    return np.mean([r["scores"][metric] for r in runs if r["arm"] == arm])
 
 
 def figure(runs):
-    found = by_architecture(runs)
+    number = len(ARCHITECTURES)
     plot, panels = plt.subplots(
         1,
-        len(found),
-        figsize=(2.9 * len(found), 3),
+        number,
+        figsize=(2.9 * number, 3),
         layout="constrained",
         sharey=True,
     )
     colours = {"trained": "k", "fresh": "0.6", "RD": "C3", "placebo": "C1"}
-    for panel, architecture in zip(panels, found):
-        for state in states_of(runs):
-            colour = colours[state]
-            curve = [mean(runs, architecture, state, hits(a)) for a in ALARMS]
+    for panel, architecture in zip(panels, ARCHITECTURES):
+        for state, colour in colours.items():
+            arm = f"{architecture}, {state}"
+            curve = [mean(runs, arm, hits(alarm)) for alarm in ALARMS]
             panel.plot(
                 [0, *ALARMS, 1], [0, *curve, 1], color=colour, label=state
             )
         panel.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
         panel.set_title(architecture, loc="left", fontsize=10)
         panel.set_xlabel("false alarms")
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
+        pages.bare(panel)
     panels[0].set_ylabel("hits, mean of the neurons")
     panels[-1].legend(frameon=False, fontsize=8)
     return plot
@@ -424,13 +380,11 @@ def figure(runs):
 def write():
     """The page and its figure, from what is stored."""
     runs = stored()
-    common.write_page("detection", page(runs), figure(runs))
+    pages.write("detection", page(runs), figure(runs))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     # What matters most comes first, for all seeds.
     for states in (("trained", "fresh"), ("RD", "placebo")):
         arms = {name: arm for name, arm in ARMS.items() if arm[1] in states}

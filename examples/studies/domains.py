@@ -1,20 +1,19 @@
-"""Wrong labels again, on other data: clothing, cell nuclei, a smartwatch.
+"""Wrong labels again, on clothing, cell nuclei, a smartwatch and sentences.
 
     python examples/studies/domains.py [--seeds 10] [--only fashion_mnist]
 
 The experiment of label_noise.py, the same methods with the same trials, on
-Fashion-MNIST, on a medical table and on time series. Writes
-docs/studies/domains.md.
+Fashion-MNIST, on a medical table, on time series and on what a pretrained BERT
+makes of sentences. Writes docs/studies/domains.md.
 """
 
-import argparse
 import functools
 import pathlib
 
 import common
 import label_noise
+import pages
 import sets
-from label_noise import METHODS
 
 from keras_memel import RunStore
 from keras_memel import compare
@@ -22,11 +21,7 @@ from keras_memel import compare
 # Three trials a method, around what the five of label_noise.py chose.
 RATES = (0.1, 0.2, 0.4)
 DROPOUT_RATES = (0.2, 0.5, 0.65)
-ARMS = {"plain": ("plain", 0.0)} | {
-    f"{method} {rate:.0%}": (method, rate)
-    for method in METHODS
-    for rate in (DROPOUT_RATES if method == "dropout" else RATES)
-}
+ARMS = common.trials(RATES, DROPOUT_RATES)
 # Set, and the shares of wrong labels.
 SHARES = {
     "fashion_mnist": (0.2, 0.0, 0.4),
@@ -38,40 +33,28 @@ SHARES = {
 
 def run(name, share, path, arm, seed):
     """Train and test one network."""
-    method, rate = arm
     data = sets.split(name, share, seed, path)
-
-    def between():
-        return [METHODS[method](rate)] if method in METHODS else []
-
-    model = common.build(
-        between, seed, inputs=data.images.shape[1], classes=data.classes
-    )
-    model = common.recycled((name, arm), model)
-    common.fit(model, data)
+    layers = common.layers_of(*arm)
+    model = common.trained(data, layers, seed, key=(name, arm))
     return label_noise.scores(model, data)
-
-
-def store(name, share):
-    return common.RESULTS / f"{name}_{share:.0%}.jsonl".replace("%", "")
 
 
 def stored():
     """Sets and shares that have all runs, each with its comparison."""
     return {
         (name, share): label_noise.compared(
-            RunStore(store(name, share)).read(), ARMS
+            RunStore(common.store(name, share)).read(), ARMS
         )
         for name, shares in SHARES.items()
         for share in sorted(shares)
-        if common.complete(store(name, share), ARMS)
+        if common.complete(common.store(name, share), ARMS)
     }
 
 
 def findings():
     """What RESULTS.md takes from here."""
     for (name, share), found in stored().items():
-        yield common.Finding(
+        yield pages.Finding(
             f"{sets.title(name, share)} labels, all methods tuned",
             found,
             "accuracy",
@@ -122,79 +105,6 @@ CLAIMS = {
 }
 
 
-def page(comparisons):
-    """What was seen, in Markdown."""
-    for key, claims in CLAIMS.items():
-        common.check(comparisons[key], {"accuracy": claims})
-    columns = {sets.title(*key): found for key, found in comparisons.items()}
-    runs = [run for found in comparisons.values() for run in found.runs]
-    lines = [
-        "# Other data: the same experiment elsewhere",
-        "",
-        "<!-- Written by examples/studies/domains.py. -->",
-        "",
-        "The experiment of [label_noise.md](label_noise.md) on other sets, "
-        "with the same network, a layer before both ReLUs, and the same "
-        "methods. Each method has three trials, of which the one with the "
-        "best *validation* accuracy counts, seed by seed: rates of 10, 20 and "
-        "40 % (dropout: 20, 50 and 65 %). Labels of training and validation "
-        "are wrong with the share that is named; those of the test are right. "
-        f"{len(next(iter(comparisons.values())).seeds)} paired seeds.",
-        "",
-        *common.table(
-            [
-                ["set", "examples", "of training", "test", "classes", "inputs"],
-                *(
-                    ABOUT[name]
-                    for name in dict.fromkeys(name for name, _ in comparisons)
-                ),
-            ]
-        ),
-        "",
-        SEEN,
-        "",
-        "![Accuracy less plain, by method](domains.png)",
-        "",
-        "Difference of accuracy in points, and verdict (Holm's correction over "
-        "the rows of a column):",
-        "",
-        *common.differences(columns, "accuracy"),
-        "",
-        "Accuracy, %, mean of the seeds:",
-        "",
-        *common.means(columns, "accuracy"),
-    ]
-    for name, found in columns.items():
-        heading = name[0].upper() + name[1:]
-        lines += ["", f"## {heading}", "", found.to_markdown(scale=100)]
-        lines += [""] + [f"- {note}" for note in found.notes("accuracy")]
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "How often the highest rate of a grid was chosen, %:",
-        "",
-        *common.edges(columns, METHODS, ARMS),
-        "",
-        "Small parts of the sets, one network of 2 x 256 for all, labels that "
-        "are wrong at random. No package was found that ships a set of "
-        "medical images with labels. Not run: "
-        + (
-            "; ".join(
-                sets.title(name, share)
-                for name, shares in SHARES.items()
-                for share in shares
-                if (name, share) not in comparisons
-            )
-            or "nothing"
-        )
-        + ".",
-    ]
-    stores = dict.fromkeys(store(*key).name for key in comparisons)
-    files = ", ".join(stores)
-    return common.closed(lines, files, runs)
-
-
 SEEN = (
     "Seen: on Fashion-MNIST with wrong labels Reverse Deactivation (RD) "
     "helps, by no more than is shown of its placebo, and by less than "
@@ -229,20 +139,83 @@ ABOUT = {
 }
 
 
+def page(comparisons):
+    """What was seen, in Markdown."""
+    for key, claims in CLAIMS.items():
+        pages.check(comparisons[key], {"accuracy": claims})
+    columns = {sets.title(*key): found for key, found in comparisons.items()}
+    lines = [
+        "# Other data: the same experiment elsewhere",
+        "",
+        "<!-- Written by examples/studies/domains.py. -->",
+        "",
+        "The experiment of [label_noise.md](label_noise.md) on other sets, "
+        "with the same network, a layer before both ReLUs, and the same "
+        "methods. Each method has three trials, of which the one with the "
+        "best *validation* accuracy counts, seed by seed: rates of 10, 20 and "
+        "40 % (dropout: 20, 50 and 65 %). Labels of training and validation "
+        "are wrong with the share that is named; those of the test are right. "
+        f"{len(next(iter(comparisons.values())).seeds)} paired seeds.",
+        "",
+        *pages.table(
+            [
+                ["set", "examples", "of training", "test", "classes", "inputs"],
+                *(
+                    ABOUT[name]
+                    for name in dict.fromkeys(name for name, _ in comparisons)
+                ),
+            ]
+        ),
+        "",
+        SEEN,
+        "",
+        "![Accuracy less plain, by method](domains.png)",
+        "",
+        *pages.accuracies(columns),
+    ]
+    for name, found in columns.items():
+        lines += ["", f"## {pages.capital(name)}", ""]
+        lines += [found.to_markdown(scale=100), *pages.notes(found)]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "How often the highest rate of a grid was chosen, %:",
+        "",
+        *pages.edges(columns, common.METHODS, ARMS),
+        "",
+        "Small parts of the sets, one network of 2 x 256 for all, labels that "
+        "are wrong at random. No package was found that ships a set of "
+        "medical images with labels. Not run: "
+        + (
+            "; ".join(
+                sets.title(name, share)
+                for name, shares in SHARES.items()
+                for share in shares
+                if (name, share) not in comparisons
+            )
+            or "nothing"
+        )
+        + ".",
+    ]
+    stores = dict.fromkeys(common.store(*key).name for key in comparisons)
+    files = ", ".join(stores)
+    return pages.closed(lines, files, pages.runs_of(comparisons))
+
+
 def figure(comparisons):
     columns = {sets.title(*key): found for key, found in comparisons.items()}
-    return common.side_by_side(columns, (10.2, 5.0), rows=2)
+    return pages.side_by_side(columns, (10.2, 5.0), rows=2)
 
 
 def write():
     """The page and its figure, from what is stored."""
     found = stored()
-    common.write_page("domains", page(found), figure(found))
+    pages.write("domains", page(found), figure(found))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser = common.parser(__doc__)
     parser.add_argument("--only", choices=SHARES, help="run one set only")
     parser.add_argument("--share", type=float, help="run one share only")
     parser.add_argument(
@@ -251,13 +224,20 @@ def main():
     options = parser.parse_args()
     if options.data is not None and options.only is None:
         parser.error("--data needs --only: of which set is the file?")
-    for name, shares in SHARES.items():
-        if options.only not in (None, name):
-            continue
-        for share in shares:
-            if options.share in (None, share):
-                train = functools.partial(run, name, share, options.data)
-                compare(train, ARMS, options.seeds, store=store(name, share))
+    chosen = [
+        (name, share)
+        for name, shares in SHARES.items()
+        for share in shares
+        if options.only in (None, name) and options.share in (None, share)
+    ]
+    if not chosen:
+        parser.error(
+            "no set that was asked for is studied with this share of wrong "
+            f"labels. Received: --share {options.share:g}"
+        )
+    for name, share in chosen:
+        train = functools.partial(run, name, share, options.data)
+        compare(train, ARMS, options.seeds, store=common.store(name, share))
     write()
 
 

@@ -10,14 +10,13 @@ tasks: Reverse Deactivation with a gradient of -delta (inhibit), of +delta
 docs/studies/encourage.md.
 """
 
-import argparse
 import functools
 import pathlib
 
 import common
 import keras
 import label_noise
-import numpy as np
+import pages
 import sets
 
 from keras_memel import Comparison
@@ -27,7 +26,6 @@ from keras_memel import Rate
 from keras_memel import ReverseDeactivation
 from keras_memel import RunStore
 from keras_memel import compare
-from keras_memel import monosemantic_scale
 
 TASKS = [
     ("digits", 0.2),
@@ -111,50 +109,30 @@ def run(name, share, path, arm, seed):
     def between():
         return [METHODS[method][0](strength)] if method in METHODS else []
 
-    model = common.build(
-        between, seed, inputs=data.images.shape[1], classes=data.classes
-    )
-    model = common.recycled((name, arm), model)
-    common.fit(model, data)
+    model = common.trained(data, between, seed, key=(name, arm))
     return label_noise.scores(model, data) | measures(model, data)
 
 
 def measures(model, data):
     """Of the second layer before its ReLU, on the test images; phi and the
     False Killing Rate as in scale.py."""
-    values = keras.ops.convert_to_tensor(data.images[data.test])
-    seen = 0
-    for layer in model.layers:
-        values = layer(values)
-        seen += isinstance(layer, keras.layers.Dense)
-        if seen == 2:
-            break
-    correlation = float(squared_correlation(values))
-    values = keras.ops.convert_to_numpy(values)
-    phi = keras.ops.convert_to_numpy(
-        monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
-    )
-    labels = data.labels[data.test]
-    feature = np.argmax(
-        [phi[labels == c].mean(axis=0) for c in range(data.classes)], axis=0
-    )
-    limit = np.quantile(phi, 0.98)
-    return {
-        "phi": limit,
-        "fkr": np.mean((labels[:, None] != feature)[phi >= limit]),
-        "correlation": correlation,
-    }
+    values = common.second_layer(model, data.images[data.test])
+    phi, labels = common.phi(values), data.labels[data.test]
+    own = labels[:, None] == common.features(phi, labels, data.classes)
+    limit, killed = common.extremes(phi, own)
+    correlation = squared_correlation(keras.ops.convert_to_tensor(values))
+    return {"phi": limit, "fkr": killed, "correlation": float(correlation)}
 
 
 def store(name, share):
-    return common.RESULTS / f"encourage_{name}_{100 * share:.0f}.jsonl"
+    return common.store(f"encourage_{name}", share)
 
 
 def stored():
     """The comparison of each task, of tuned methods."""
     return {
         (name, share): Comparison(
-            label_noise.tuned(RunStore(store(name, share)).read(), ARMS),
+            common.tuned(RunStore(store(name, share)).read(), ARMS),
             ["plain", *METHODS],
             contrasts=CONTRASTS,
         )
@@ -166,7 +144,7 @@ def stored():
 def findings():
     """What RESULTS.md takes from here."""
     for (name, share), found in stored().items():
-        yield common.Finding(
+        yield pages.Finding(
             f"{sets.title(name, share)} labels, inhibit or encourage",
             found,
             "accuracy",
@@ -231,9 +209,8 @@ SEEN = (
 def page(comparisons):
     """What was seen, in Markdown."""
     for key, claims in CLAIMS.items():
-        common.check(comparisons[key], claims)
+        pages.check(comparisons[key], claims)
     columns = {sets.title(*key): found for key, found in comparisons.items()}
-    runs = [run for found in comparisons.values() for run in found.runs]
     lines = [
         "# Inhibit monosemanticity, or encourage it?",
         "",
@@ -241,7 +218,7 @@ def page(comparisons):
         "",
         f"Networks of 2 x {common.WIDTH}, with wrong labels in training and "
         "validation as the columns name them. Of the "
-        f"{common.percent(RATE)} of the values before both ReLUs that stand "
+        f"{pages.percent(RATE)} of the values before both ReLUs that stand "
         "out most, the mean takes the place, and the gradient is multiplied "
         "by -delta: reversed (inhibit; delta of 0.5, 1 or 2) or kept "
         "(encourage; delta of -0.5, -1 or -2; -1 is the paper's naive (b)). "
@@ -257,43 +234,35 @@ def page(comparisons):
         "",
         "![Accuracy less plain, by method](encourage.png)",
         "",
-        "Difference of accuracy in points, and verdict (Holm's correction over "
-        "the rows of a column):",
-        "",
-        *common.differences(columns, "accuracy"),
-        "",
-        "Accuracy, %, mean of the seeds:",
-        "",
-        *common.means(columns, "accuracy"),
+        *pages.accuracies(columns),
     ]
     for metric, text in MEASURES.items():
         scale = 1 if metric == "phi" else 100
         unit = "" if metric == "phi" else ", %"
         lines += [
             "",
-            f"{text[0].upper()}{text[1:]}{unit} (second layer before its "
+            f"{pages.capital(text)}{unit} (second layer before its "
             "ReLU, test images), mean of the seeds:",
             "",
-            *common.means(columns, metric, scale, 2 if metric == "phi" else 1),
+            *pages.means(columns, metric, scale, 2 if metric == "phi" else 1),
         ]
     for name, found in columns.items():
-        heading = name[0].upper() + name[1:]
-        lines += ["", f"## {heading}", ""]
+        lines += ["", f"## {pages.capital(name)}", ""]
         lines += [found.to_markdown("accuracy", scale=100)]
         for metric, text in MEASURES.items():
             table = found.to_markdown(
                 metric, scale=1 if metric == "phi" else 100
             )
-            lines += ["", f'{text[0].upper()}{text[1:]} ("better" is higher):']
+            lines += ["", f'{pages.capital(text)} ("better" is higher):']
             lines += ["", table]
-        lines += [""] + [f"- {note}" for note in found.notes("accuracy")]
+        lines += pages.notes(found)
     lines += [
         "",
         "## Limits",
         "",
         "How often the last strength of a grid was chosen, %:",
         "",
-        *common.edges(columns, METHODS, ARMS),
+        *pages.edges(columns, METHODS, ARMS),
         "",
         "Not run to the end: "
         + (
@@ -306,23 +275,22 @@ def page(comparisons):
         "monosemantic that is loud for whatever reason; the False Killing "
         "Rate says how often what is loud is not of the unit's class.",
     ]
-    return common.closed(lines, "encourage_*.jsonl", runs)
+    return pages.closed(lines, "encourage_*.jsonl", pages.runs_of(comparisons))
 
 
 def figure(comparisons):
     columns = {sets.title(*key): found for key, found in comparisons.items()}
-    return common.side_by_side(columns, (3 + 2.3 * len(comparisons), 3))
+    return pages.side_by_side(columns, (3 + 2.3 * len(comparisons), 3))
 
 
 def write():
     """The page and its figure, from what is stored."""
     found = stored()
-    common.write_page("encourage", page(found), figure(found))
+    pages.write("encourage", page(found), figure(found))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser = common.parser(__doc__)
     parser.add_argument("--data", type=pathlib.Path, help="of Fashion-MNIST")
     options = parser.parse_args()
     for name, share in TASKS:

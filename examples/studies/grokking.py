@@ -9,7 +9,6 @@ not taught, with Reverse Deactivation (RD), its controls and dropout; and what
 becomes of the monosemantic scale meanwhile? Writes docs/studies/grokking.md.
 """
 
-import argparse
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -19,14 +18,12 @@ import jax
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
+from common import METHODS
 
 from keras_memel import Comparison
-from keras_memel import MEmeL
-from keras_memel import Random
-from keras_memel import Rate
 from keras_memel import RunStore
 from keras_memel import compare
-from keras_memel import monosemantic_scale
 
 PRIME, WIDTH, TAUGHT = 37, 96, 0.5  # share of all sums
 LEARNING_RATE, DECAY = 5e-3, 1.0
@@ -35,24 +32,14 @@ MOMENTS = range(100, STEPS + 1, 100)  # of which more is kept
 KNOWN = 0.9
 RATES = (0.02, 0.1)
 DROPOUT_RATES = (0.05, 0.2)
-METHODS = {
-    "RD": lambda rate: MEmeL(Rate(rate)),
-    "placebo": lambda rate: MEmeL(Random(rate)),
-    "naive (a)": lambda rate: MEmeL(Rate(rate), "naive_a"),
-    "naive (b)": lambda rate: MEmeL(Rate(rate), "naive_b"),
-    "dropout": keras.layers.Dropout,
-}
-ARMS = {"plain": ("plain", 0.0)} | {
-    f"{method} {rate:.0%}": (method, rate)
-    for method in METHODS
-    for rate in (DROPOUT_RATES if method == "dropout" else RATES)
-}
-CONTRASTS = [("RD", method) for method in METHODS if method != "RD"]
-STORE = common.RESULTS / "grokking.jsonl"
+ARMS = common.trials(RATES, DROPOUT_RATES)
+STORE = common.store("grokking")
 TIME = "steps to 90 % test accuracy"
 CHOICE = "steps to 90 % validation accuracy"
 LEARNED = "steps to 90 % training accuracy"
+IN_TIME = "in time"
 END = "test accuracy at the end"
+KEPT = (LEARNED, TIME, IN_TIME, END)
 COLOURS = dict(zip(["plain", *METHODS], ["k", "C3", "C1", "C0", "C2", "0.6"]))
 
 
@@ -178,12 +165,6 @@ def state_of(model):
     )
 
 
-def scale(values):
-    """phi that 2 % of the hidden values of all sums reach."""
-    phi = monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
-    return np.quantile(keras.ops.convert_to_numpy(phi), 0.98)
-
-
 def run(arm, seed):
     """Train one network on all that is taught at once, and look on."""
     sums = Sums(seed)
@@ -201,13 +182,14 @@ def run(arm, seed):
         for name, some in seen.items():
             some.append(np.mean(right[getattr(sums, name)]))
         if step in MOMENTS:
+            phi = np.quantile(common.phi(hidden), 1 - common.EXTREME)
             scores[f"test {step}"] = round(seen["test"][-1], 4)
-            scores[f"phi {step}"] = round(float(scale(hidden)), 3)
+            scores[f"phi {step}"] = round(float(phi), 3)
     return {
         TIME: steps_until(seen["test"]),
         CHOICE: steps_until(seen["validation"]),
         LEARNED: steps_until(seen["taught"]),
-        "in time": float(max(seen["test"]) >= KNOWN),
+        IN_TIME: float(max(seen["test"]) >= KNOWN),
         END: seen["test"][-1],
         **scores,
     }
@@ -220,36 +202,26 @@ def stored():
 def tuned(runs):
     """Of each method and seed, the trial that knows the validation sums
     first; of those that never do, or tie, the one with the lowest rate."""
-    best = {}
-    for run in runs:
-        if "error" in run:
-            continue
-        method, rate = ARMS[run["arm"]]
-        key = method, run["seed"]
-        rank = run["scores"][CHOICE], rate
-        if key not in best or rank < best[key][0]:
-            best[key] = rank, {**run, "arm": method, "rate": rate}
-    return [run for _, run in best.values()]
+    return common.tuned(runs, ARMS, lambda scores, rate: (scores[CHOICE], rate))
 
 
 def compared(runs):
-    """Tuned methods against plain, RD against its controls; the time only."""
-    keep = (TIME, "in time", LEARNED, END)
+    """Tuned methods against plain, RD against its controls."""
     runs = [
-        {**run, "scores": {name: run["scores"][name] for name in keep}}
+        {**run, "scores": {name: run["scores"][name] for name in KEPT}}
         for run in tuned(runs)
     ]
     return Comparison(
         runs,
         ["plain", *METHODS],
-        contrasts=CONTRASTS,
+        contrasts=common.CONTRASTS,
         higher_is_better={TIME: False, LEARNED: False},
     )
 
 
 def findings():
     """What RESULTS.md takes from here."""
-    yield common.Finding(
+    yield pages.Finding(
         f"sums modulo {PRIME}, all methods tuned",
         compared(stored()),
         TIME,
@@ -282,13 +254,44 @@ SEEN = (
 def page(runs):
     """What was seen, in Markdown."""
     found = compared(runs)
-    common.check(found, {TIME: CLAIMS})
-    never = {
-        arm: sum(
-            run["scores"]["in time"] == 0 for run in runs if run["arm"] == arm
+    pages.check(found, {TIME: CLAIMS})
+    number = len(found.seeds)
+    ends = [
+        [
+            "",
+            "steps to 90 % of what is taught",
+            "steps to 90 % of the test",
+            "runs that got there",
+            "test accuracy at the end, %",
+        ]
+    ]
+    for arm in found.arms:
+        learned, known, in_time, end = (
+            found.scores(metric)[arm] for metric in KEPT
         )
-        for arm in ARMS
-    }
+        ends.append(
+            [
+                arm,
+                f"{learned.mean():.0f}",
+                f"{known.mean():.0f}",
+                f"{in_time.sum():.0f} of {number}",
+                f"{100 * end.mean():.1f}",
+            ]
+        )
+    scales = [["step", *map(str, MOMENTS)]]
+    accuracies = [[*scales[0], f"not there by {STEPS}"]]
+    for arm in ARMS:
+        reached = [r["scores"][IN_TIME] for r in runs if r["arm"] == arm]
+        phi = mean_along(runs, arm, "phi")
+        test = mean_along(runs, arm, "test")
+        scales.append([arm, *(f"{value:.2f}" for value in phi)])
+        accuracies.append(
+            [
+                arm,
+                *(f"{100 * value:.0f}" for value in test),
+                f"{reached.count(0)} of {number}",
+            ]
+        )
     lines = [
         "# Time: does the jump come earlier?",
         "",
@@ -316,65 +319,21 @@ def page(runs):
         "",
         "![Test accuracy and phi along training](grokking.png)",
         "",
-        *common.table(
-            [
-                [
-                    "",
-                    "steps to 90 % of what is taught",
-                    "steps to 90 % of the test",
-                    "runs that got there",
-                    "test accuracy at the end, %",
-                ],
-                *(
-                    [
-                        arm,
-                        f"{found.scores(LEARNED)[arm].mean():.0f}",
-                        f"{found.scores(TIME)[arm].mean():.0f}",
-                        f"{found.scores('in time')[arm].sum():.0f} of "
-                        f"{len(found.seeds)}",
-                        f"{100 * found.scores(END)[arm].mean():.1f}",
-                    ]
-                    for arm in found.arms
-                ),
-            ]
-        ),
+        *pages.table(ends),
         "",
         '"Better" is fewer steps:',
         "",
         found.to_markdown(TIME),
-        "",
-        *[f"- {note}" for note in found.notes(TIME)],
+        *pages.notes(found, TIME),
         "",
         "phi that 2 % of the hidden values of all sums reach, mean of the "
         "seeds (a Gaussian unit: 5.41), each trial by itself:",
         "",
-        *common.table(
-            [
-                ["step", *map(str, MOMENTS)],
-                *(
-                    [arm]
-                    + [f"{mean_at(runs, arm, 'phi', t):.2f}" for t in MOMENTS]
-                    for arm in ARMS
-                ),
-            ]
-        ),
+        *pages.table(scales),
         "",
         "Test accuracy, %:",
         "",
-        *common.table(
-            [
-                ["step", *map(str, MOMENTS), f"not there by {STEPS}"],
-                *(
-                    [arm]
-                    + [
-                        f"{100 * mean_at(runs, arm, 'test', t):.0f}"
-                        for t in MOMENTS
-                    ]
-                    + [f"{never[arm]} of {len(found.seeds)}"]
-                    for arm in ARMS
-                ),
-            ]
-        ),
+        *pages.table(accuracies),
         "",
         "## Limits",
         "",
@@ -383,13 +342,16 @@ def page(runs):
         "spread more evenly than a Gaussian's, and few stand out. Two trials "
         "a method. Nothing follows for the jumps of large language models.",
     ]
-    return common.closed(lines, "grokking.jsonl", runs)
+    return pages.closed(lines, "grokking.jsonl", runs)
 
 
-def mean_at(runs, arm, name, step):
-    return np.mean(
-        [run["scores"][f"{name} {step}"] for run in runs if run["arm"] == arm]
-    )
+def mean_along(runs, arm, name):
+    """Mean of the seeds at each of `MOMENTS`."""
+    chosen = [run["scores"] for run in runs if run["arm"] == arm]
+    return [
+        np.mean([scores[f"{name} {step}"] for scores in chosen])
+        for step in MOMENTS
+    ]
 
 
 def figure(runs):
@@ -404,7 +366,7 @@ def figure(runs):
         for panel, (name, scale) in zip(panels, (("test", 100), ("phi", 1))):
             panel.plot(
                 list(MOMENTS),
-                [scale * mean_at(runs, arm, name, t) for t in MOMENTS],
+                [scale * mean for mean in mean_along(runs, arm, name)],
                 "-" if first else "--",
                 color=colour,
                 label=arm,
@@ -418,21 +380,18 @@ def figure(runs):
     )
     for panel in panels:
         panel.set_xlabel("steps")
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
+        pages.bare(panel)
     return plot
 
 
 def write():
     """The page and its figure, from what is stored."""
     runs = stored()
-    common.write_page("grokking", page(runs), figure(runs))
+    pages.write("grokking", page(runs), figure(runs))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=20)
-    options = parser.parse_args()
+    options = common.parser(__doc__, seeds=20).parse_args()
     compare(run, ARMS, options.seeds, store=STORE)
     write()
 

@@ -10,18 +10,16 @@ trial that is best on validation images counts. Runs what the stores in
 results/ lack, then writes docs/studies/label_noise.md.
 """
 
-import argparse
 import functools
 
 import common
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
+from common import CONTRASTS
+from common import METHODS
 
 from keras_memel import Comparison
-from keras_memel import MEmeL
-from keras_memel import Random
-from keras_memel import Rate
 from keras_memel import RunStore
 from keras_memel import compare
 
@@ -29,20 +27,54 @@ SHARES = (0.0, 0.1, 0.2, 0.4)
 RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
 # Useful rates of dropout are higher.
 DROPOUT_RATES = (0.1, 0.2, 0.35, 0.5, 0.65)
-METHODS = {
-    "RD": lambda rate: MEmeL(Rate(rate)),
-    "placebo": lambda rate: MEmeL(Random(rate)),
-    "naive (a)": lambda rate: MEmeL(Rate(rate), "naive_a"),
-    "naive (b)": lambda rate: MEmeL(Rate(rate), "naive_b"),
-    "dropout": keras.layers.Dropout,
-}
 COLOURS = dict(zip(METHODS, ["C3", "C1", "C0", "C2", "0.3"]))
-ARMS = {"plain": ("plain", 0.0)} | {
-    f"{method} {rate:.0%}": (method, rate)
-    for method in METHODS
-    for rate in (DROPOUT_RATES if method == "dropout" else RATES)
-}
-CONTRASTS = [("RD", method) for method in METHODS if method != "RD"]
+ARMS = common.trials(RATES, DROPOUT_RATES)
+
+
+def run(share, arm, seed):
+    """Train and test one network."""
+    digits = common.Digits(seed, share)
+    model = common.build(common.layers_of(*arm), seed)
+    common.fit(model, digits)
+    return scores(model, digits)
+
+
+def scores(model, split):
+    """Accuracy on right labels, and what the labels of the study gave."""
+    answers = common.answers(model, split.images[split.test])
+    found = {
+        "accuracy": np.mean(answers == split.labels[split.test]),
+        "validation": common.agreement(model, split, split.validation),
+    }
+    if len(split.wrong):
+        found["wrong_labels_learned"] = common.agreement(
+            model, split, split.wrong
+        )
+    return found
+
+
+def compared(runs, arms=ARMS):
+    """Tuned methods against plain, and RD against its controls."""
+    tried = common.tuned(runs, arms)
+    return Comparison(tried, ["plain", *METHODS], contrasts=CONTRASTS)
+
+
+def store(share):
+    return common.store("label_noise", share)
+
+
+def stored():
+    """The comparison of each share of wrong labels."""
+    return {share: compared(RunStore(store(share)).read()) for share in SHARES}
+
+
+def findings():
+    """What RESULTS.md takes from here."""
+    for share, found in stored().items():
+        title = (
+            f"digits, {pages.percent(share)} wrong labels, all methods tuned"
+        )
+        yield pages.Finding(title, found, "accuracy", wrong=share, tuned=True)
 
 
 # What the page says in words.
@@ -69,86 +101,11 @@ CLAIMS = {
 }
 
 
-def store(share):
-    return common.RESULTS / f"label_noise_{share:.0%}.jsonl".replace("%", "")
-
-
-def run(share, arm, seed):
-    """Train and test one network."""
-    method, rate = arm
-    digits = common.Digits(seed, share)
-
-    def between():
-        return [METHODS[method](rate)] if method in METHODS else []
-
-    model = common.build(between, seed)
-    common.fit(model, digits)
-    return scores(model, digits)
-
-
-def scores(model, split):
-    """Accuracy on right labels, and what the labels of the study gave."""
-
-    def answers(part):
-        return common.answers(model, split.images[part])
-
-    def given(part):
-        return np.mean(answers(part) == split.given[part])
-
-    right = answers(split.test) == split.labels[split.test]
-    found = {"accuracy": np.mean(right), "validation": given(split.validation)}
-    if len(split.wrong):
-        found["wrong_labels_learned"] = given(split.wrong)
-    return found
-
-
-def tuned(runs, arms=ARMS):
-    """Of each method and seed, the trial that is best on validation images.
-
-    Ties go to the lowest rate. The test images take no part in the choice.
-
-    Args:
-        runs: One an arm and seed.
-        arms: By name of the arm: its method, and the rate of the trial.
-    """
-    best = {}
-    for name, (method, rate) in arms.items():
-        for run in runs:
-            if run["arm"] != name or "error" in run:
-                continue
-            key = method, run["seed"]
-            rank = run["scores"]["validation"], -rate
-            if key not in best or rank > best[key][0]:
-                best[key] = rank, {**run, "arm": method, "rate": rate}
-    return [run for _, run in best.values()]
-
-
-def compared(runs, arms=ARMS):
-    """Tuned methods against plain, and RD against its controls."""
-    tried = tuned(runs, arms)
-    return Comparison(tried, ["plain", *METHODS], contrasts=CONTRASTS)
-
-
-def stored():
-    """The comparison of each share of wrong labels."""
-    return {share: compared(RunStore(store(share)).read()) for share in SHARES}
-
-
-def findings():
-    """What RESULTS.md takes from here."""
-    for share, found in stored().items():
-        title = (
-            f"digits, {common.percent(share)} wrong labels, all methods tuned"
-        )
-        yield common.Finding(title, found, "accuracy", wrong=share, tuned=True)
-
-
 def page(comparisons):
     """What was seen, in Markdown."""
     for share, found in comparisons.items():
-        common.check(found, {"accuracy": CLAIMS[share]})
+        pages.check(found, {"accuracy": CLAIMS[share]})
     first = next(iter(comparisons.values()))
-    runs = [run for c in comparisons.values() for run in c.runs]
     columns = {f"{s:.0%} wrong": found for s, found in comparisons.items()}
     lines = [
         "# Wrong labels: does targeted inhibition help?",
@@ -179,27 +136,18 @@ def page(comparisons):
         "",
         "![Points of accuracy over plain training, by rate](label_noise.png)",
         "",
-        "Difference of accuracy in points, and verdict (Holm's correction over "
-        "the rows of a column):",
-        "",
-        *common.differences(columns, "accuracy"),
-        "",
-        "Accuracy, %, mean of the seeds:",
-        "",
-        *common.means(columns, "accuracy"),
+        *pages.accuracies(columns),
     ]
     for share, found in comparisons.items():
         lines += ["", f"## {share:.0%} wrong", "", found.to_markdown(scale=100)]
-        lines += [""] + [f"- {note}" for note in found.notes("accuracy")]
+        lines += pages.notes(found)
     lines += [
         "",
         "## Limits",
         "",
         "How often the highest rate of a grid was chosen, %:",
         "",
-        *common.edges(columns, METHODS, ARMS),
-    ]
-    lines += [
+        *pages.edges(columns, METHODS, ARMS),
         "",
         "Where that is often, the grid ends too early, and the method may have "
         "more to give.",
@@ -210,7 +158,9 @@ def page(comparisons):
         "Other data: domains.md.",
         "",
     ]
-    return common.closed(lines, "label_noise_*.jsonl", runs)
+    return pages.closed(
+        lines, "label_noise_*.jsonl", pages.runs_of(comparisons)
+    )
 
 
 def figure():
@@ -233,8 +183,7 @@ def figure():
         panel.axhline(0.0, color="black", lw=1)
         panel.set_title(f"{share:.0%} wrong", loc="left", fontsize=10)
         panel.set_xlabel("rate, %")
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
+        pages.bare(panel)
     panels[0].set_ylabel("accuracy less plain, points")
     panels[0].legend(frameon=False, fontsize=8)
     return plot
@@ -242,13 +191,11 @@ def figure():
 
 def write():
     """The page and its figure, from what is stored."""
-    common.write_page("label_noise", page(stored()), figure())
+    pages.write("label_noise", page(stored()), figure())
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))

@@ -10,12 +10,11 @@ before. It also asks what Lemma 3.3 assumes: that the loss is lower with the
 value than with the mean in its place. Writes docs/studies/mechanism.md.
 """
 
-import argparse
-
 import common
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
 
 from keras_memel import Comparison
 from keras_memel import LogPenalty
@@ -28,8 +27,12 @@ from keras_memel import monosemantic_scale
 
 WRONG_SHARE = 0.2
 STEP = 0.01  # learning rate of the one step
-STAGES = {"fresh": 0, "half trained": common.EPOCHS // 2}
-STAGES["trained"] = common.EPOCHS
+# After how many epochs.
+STAGES = {
+    "fresh": 0,
+    "half trained": common.EPOCHS // 2,
+    "trained": common.EPOCHS,
+}
 ARMS = {
     "plain": lambda: MEmeL(inhibition="observe"),
     "RD": lambda: MEmeL(TopK(1)),
@@ -39,15 +42,8 @@ ARMS = {
     "placebo": lambda: MEmeL(Random(1 / common.WIDTH)),
     "penalty": lambda: MEmeL(TopK(1), LogPenalty()),
 }
-STORE = common.RESULTS / "mechanism.jsonl"
+STORE = common.store("mechanism")
 STATE = ("moving_mean", "moving_variance", "count", "steps")
-
-
-def network(layer, seed):
-    """The layer stands before the second ReLU alone, so that what it sees is
-    the same in training and at inference."""
-    places = iter([[], [layer]])
-    return common.build(lambda: next(places), seed)
 
 
 def memel(model):
@@ -55,9 +51,7 @@ def memel(model):
 
 
 def copy(source, target):
-    for ours, theirs in zip(source.layers, target.layers, strict=True):
-        if isinstance(ours, keras.layers.Dense):
-            theirs.set_weights(ours.get_weights())
+    common.copy_dense(source, target)
     for name in STATE:
         value = keras.ops.copy(getattr(memel(source), name).value)
         getattr(memel(target), name).assign(value)
@@ -65,12 +59,11 @@ def copy(source, target):
 
 def scale(model, images, layer):
     """phi of what enters the MEmeL of `model`, by the history of `layer`."""
-    place = model.layers.index(memel(model))
-    values = keras.ops.convert_to_tensor(images)
-    for below in model.layers[:place]:
-        values = below(values)
     phi = monosemantic_scale(
-        values, layer.moving_mean, layer.moving_variance, layer.epsilon
+        common.second_layer(model, images),
+        layer.moving_mean,
+        layer.moving_variance,
+        layer.epsilon,
     )
     return keras.ops.convert_to_numpy(phi)
 
@@ -88,10 +81,10 @@ def run(arm, seed):
     """Decrease ratios of one arm at each stage."""
     digits = common.Digits(seed, WRONG_SHARE)
     batches = digits.batches()
-    source = network(ARMS["plain"](), seed)
-    changed = network(ARMS[arm](), seed)
+    source = common.build_with(ARMS["plain"](), seed)
+    changed = common.build_with(ARMS[arm](), seed)
     changed.compile(keras.optimizers.SGD(STEP), source.loss)
-    replaced = network(MEmeL(TopK(1), at_inference=True), seed)
+    replaced = common.build_with(MEmeL(TopK(1), at_inference=True), seed)
 
     scores, trained = {}, 0
     for stage, epochs in STAGES.items():
@@ -125,11 +118,19 @@ def run(arm, seed):
     return scores
 
 
+def stored():
+    return Comparison(
+        RunStore(STORE).read(),
+        list(ARMS),
+        contrasts=[("RD", arm) for arm in ARMS if arm not in ("plain", "RD")],
+    )
+
+
 def findings():
     """What RESULTS.md takes from here."""
     found = stored()
     for stage in STAGES:
-        yield common.Finding(
+        yield pages.Finding(
             f"digits, {stage} network, one step of each inhibition",
             found,
             f"decrease, {stage}",
@@ -139,17 +140,7 @@ def findings():
         )
 
 
-def stored():
-    return Comparison(
-        RunStore(STORE).read(),
-        list(ARMS),
-        contrasts=[("RD", arm) for arm in ARMS if arm not in ("plain", "RD")],
-    )
-
-
 WORDS = {"better": "larger", "worse": "smaller", "not shown": "not shown"}
-
-
 # What the page says in words.
 CLAIMS = {
     "decrease, fresh": {
@@ -167,7 +158,7 @@ CLAIMS = {
 
 def page(found):
     """What was seen, in Markdown."""
-    common.check(found, CLAIMS)
+    pages.check(found, CLAIMS)
     lines = [
         "# The mechanism: which inhibition lowers the monosemantic scale?",
         "",
@@ -215,11 +206,11 @@ def page(found):
         "|---" + "|--:" * len(STAGES) + "|",
     ]
     for arm in found.arms:
-        means = [
-            100 * found.scores(f"share that fell, {stage}")[arm].mean()
+        shares = [
+            found.scores(f"share that fell, {stage}")[arm].mean()
             for stage in STAGES
         ]
-        cells = " | ".join(f"{mean:.0f}" for mean in means)
+        cells = " | ".join(f"{100 * share:.0f}" for share in shares)
         lines.append(f"| {arm} | {cells} |")
     lines += [
         "",
@@ -252,7 +243,7 @@ def page(found):
         "descent and not of Adam; one value an image. The penalty has its "
         "default weight. Says how phi moves, not whether that helps.",
     ]
-    return common.closed(lines, "mechanism.jsonl", found.runs)
+    return pages.closed(lines, "mechanism.jsonl", found.runs)
 
 
 def figure(found):
@@ -269,13 +260,11 @@ def figure(found):
 def write():
     """The page and its figure, from what is stored."""
     found = stored()
-    common.write_page("mechanism", page(found), figure(found))
+    pages.write("mechanism", page(found), figure(found))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     compare(run, list(ARMS), options.seeds, store=STORE)
     write()
 

@@ -9,15 +9,18 @@ with a small BERT: masked words first, then whether a sentence is kind. Writes
 docs/studies/pretraining.md.
 """
 
-import argparse
 import collections
+import dataclasses
 import functools
-import sys
+import typing
 
 import common
+import glue_tasks
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
+from nowcasting import train as nowcasting
 
 from keras_memel import Comparison
 from keras_memel import MEmeL
@@ -27,10 +30,6 @@ from keras_memel import compare
 from keras_memel import insert
 from keras_memel import paper
 from keras_memel import strip
-
-sys.path.insert(0, str(common.FOLDER.parent))
-import glue_tasks
-from nowcasting import train as nowcasting
 
 # Settings of MEmeL in either stage. Of the hundreds or thousands of values
 # that a layer has for a sample, the paper's takes one.
@@ -99,7 +98,7 @@ def run_convgru(arm, seed):
 @functools.cache
 def sentences():
     """The most frequent words as numbers, `(n, LENGTH)`, and labels."""
-    file = common.FOLDER.parent / "data" / "movie_sentences.tsv"
+    file = common.EXAMPLES / "data" / "movie_sentences.tsv"
     rows = glue_tasks.read_sentences(file)
     texts = [text.lower().split()[:LENGTH] for (text,) in rows.texts]
     counts = collections.Counter(word for text in texts for word in text)
@@ -181,12 +180,25 @@ def run_bert(arm, seed):
     return {LOSS: loss, ACCURACY: np.mean(answers == labels[test])}
 
 
+@dataclasses.dataclass(frozen=True)
 class Task:
-    """A network and its data."""
+    """A network and its data.
 
-    def __init__(self, run, metric, middle, scale, up):
-        self.run, self.metric, self.middle = run, metric, middle
-        self.scale, self.up = scale, up
+    Attributes:
+        title: What it is.
+        run: Trains the network of an arm and seed in both stages.
+        metric: What counts at the end.
+        middle: What is seen after pretraining, where less is better.
+        scale: 100 makes points of shares.
+        up: Whether more of the metric is better.
+    """
+
+    title: str
+    run: typing.Callable
+    metric: str
+    middle: str
+    scale: float
+    up: bool
 
     def compared(self, runs):
         """All arms against neither, and what the questions are."""
@@ -201,13 +213,19 @@ class Task:
 
 
 TASKS = {
-    "convgru": Task(run_convgru, ERROR, MIDDLE, 1, up=False),
-    "bert": Task(run_bert, ACCURACY, LOSS, 100, up=True),
+    "convgru": Task(
+        "Rain, by a ConvGRU", run_convgru, ERROR, MIDDLE, 1, up=False
+    ),
+    "bert": Task(
+        "Film sentences, by a small BERT",
+        *(run_bert, ACCURACY, LOSS, 100),
+        up=True,
+    ),
 }
 
 
 def store(name):
-    return common.RESULTS / f"pretraining_{name}.jsonl"
+    return common.store(f"pretraining_{name}")
 
 
 def stored():
@@ -222,7 +240,7 @@ def stored():
 def findings():
     """What RESULTS.md takes from here."""
     found = stored()
-    yield common.Finding(
+    yield pages.Finding(
         "rain, ConvGRU, two stages, nothing tuned",
         found["convgru"],
         ERROR,
@@ -230,7 +248,7 @@ def findings():
         "B-MSE on held-out hours",
         "a smaller error",
     )
-    yield common.Finding(
+    yield pages.Finding(
         "film sentences, a small BERT, two stages, nothing tuned",
         found["bert"],
         ACCURACY,
@@ -252,18 +270,13 @@ SEEN = (
     "value in a thousand is inhibited, and a short training of a small network "
     "may be too little to show what that does."
 )
-NAMES = {
-    "convgru": "Rain, by a ConvGRU",
-    "bert": "Film sentences, by a small BERT",
-}
 
 
 def page(comparisons):
     """What was seen, in Markdown."""
     for name, claims in CLAIMS.items():
         metric = TASKS[name].metric
-        common.check(comparisons[name], {metric: claims})
-    runs = [run for found in comparisons.values() for run in found.runs]
+        pages.check(comparisons[name], {metric: claims})
     last = {
         run["scores"][PERSISTENCE] for run in RunStore(store("convgru")).read()
     }
@@ -302,8 +315,8 @@ def page(comparisons):
     for name, found in comparisons.items():
         task = TASKS[name]
         end = found.scores(task.metric)
-        lines += ["", f"## {NAMES[name]}", "", "Mean of the seeds:", ""]
-        lines += common.table(
+        lines += ["", f"## {task.title}", "", "Mean of the seeds:", ""]
+        lines += pages.table(
             [
                 ["MEmeL in", task.middle, f"{task.metric} at the end"],
                 *(
@@ -318,8 +331,8 @@ def page(comparisons):
         )
         better = "higher" if task.up else "lower"
         lines += ["", f'At the end ("better" is {better}):', ""]
-        lines += [found.to_markdown(task.metric, scale=task.scale), ""]
-        lines += [f"- {note}" for note in found.notes(task.metric)]
+        lines += [found.to_markdown(task.metric, scale=task.scale)]
+        lines += pages.notes(found, task.metric)
         lines += ["", "After pretraining:", ""]
         lines += [found.to_markdown(task.middle)]
     lines += [
@@ -331,7 +344,9 @@ def page(comparisons):
         "has a year of radar and 20,000 steps, and fine-tunes a BERT that "
         "others have pretrained.",
     ]
-    return common.closed(lines, "pretraining_*.jsonl", runs)
+    return pages.closed(
+        lines, "pretraining_*.jsonl", pages.runs_of(comparisons)
+    )
 
 
 def figure(comparisons):
@@ -341,7 +356,7 @@ def figure(comparisons):
     for panel, (name, found) in zip(panels, comparisons.items()):
         task = TASKS[name]
         found.plot(task.metric, scale=task.scale, ax=panel)
-        panel.set_title(NAMES[name], loc="left", fontsize=10)
+        panel.set_title(task.title, loc="left", fontsize=10)
         points = ", points" if task.up else ""
         panel.set_xlabel(f"{task.metric} at the end{points}")
     return plot
@@ -350,12 +365,11 @@ def figure(comparisons):
 def write():
     """The page and its figure, from what is stored."""
     found = stored()
-    common.write_page("pretraining", page(found), figure(found))
+    pages.write("pretraining", page(found), figure(found))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser = common.parser(__doc__)
     parser.add_argument("--only", choices=TASKS)
     options = parser.parse_args()
     for name, task in TASKS.items():

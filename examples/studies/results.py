@@ -10,14 +10,13 @@ import dataclasses
 import importlib
 import itertools
 import math
-import pathlib
-import sys
 
 import common
+import pages
 
 from keras_memel import RunStore
 
-ROOT = common.FOLDER.parents[1]
+ROOT = common.EXAMPLES.parent
 # In the order of the questions: what, and the page of it.
 STUDIES = {
     "quickstart": "The first example",
@@ -34,29 +33,21 @@ STUDIES = {
 OTHER_PAGES = ("validity",)
 
 
-def load(name):
-    return importlib.import_module(name)
-
-
 def findings(name):
     """The tables of one study."""
+    study = importlib.import_module(name)
     if name != "quickstart":
-        yield from load(name).findings()
+        yield from study.findings()
         return
-    sys.path.insert(0, str(common.FOLDER.parent))
-    try:
-        quickstart = load(name)
-    finally:
-        sys.path.pop(0)
-    folder = common.FOLDER.parent / "results"
+    folder = common.EXAMPLES / "results"
     for backend, file in (
         ("JAX", folder / "quickstart.jsonl"),
         ("TensorFlow", folder / "tensorflow" / "quickstart.jsonl"),
         ("PyTorch", folder / "torch" / "quickstart.jsonl"),
     ):
-        found = quickstart.compared(RunStore(file).read())
+        found = study.compared(RunStore(file).read())
         title = f"digits, 20 % wrong labels, nothing tuned, {backend}"
-        yield common.Finding(title, found, "accuracy", wrong=0.2)
+        yield pages.Finding(title, found, "accuracy", wrong=0.2)
 
 
 def everything():
@@ -65,7 +56,7 @@ def everything():
         name: [
             dataclasses.replace(
                 finding,
-                comparison=common.only(finding.comparison, finding.metric),
+                comparison=pages.only(finding.comparison, finding.metric),
             )
             for finding in findings(name)
         ]
@@ -141,36 +132,43 @@ def page(found):
         lines += ["", f"## {STUDIES[name]}", "", f"[{place}]({place})"]
         for finding in some:
             lines += ["", f"### {finding.title}", ""]
-            what = finding.unit[0].upper() + finding.unit[1:]
+            what = pages.capital(finding.unit)
             if finding.better:
                 what += f'; "better" is {finding.better}'
             lines += [f"{what}:", ""]
-            lines += common.table(
+            lines += pages.table(
                 [
                     ["", "mean", "95 % interval", "p", "seeds", "verdict"],
                     *rows(finding),
                 ]
             )
-            notes = finding.comparison.notes(finding.metric)
-            lines += [""] + [f"- {note}" for note in notes]
-    return common.tidy(lines)
+            lines += pages.notes(finding.comparison, finding.metric)
+    return pages.tidy(lines)
 
 
 # What the arms of the studies call the same thing.
-CALLED = {"MEmeL 10 %": "RD", "inhibit": "RD", "dropout 50 %": "dropout"} | {
+CALLED = {
+    "MEmeL 10 %": "RD",
+    "inhibit": "RD",
     "placebo 10 %": "placebo",
     "placebo of inhibit": "placebo",
+    "dropout 50 %": "dropout",
 }
 AGAINST = ("plain", "placebo", "dropout", "naive (a)")
 
 
+def called(arm):
+    return CALLED.get(arm, arm)
+
+
 def overview(found):
+    """RD less each of the others, a row a task of accuracy."""
     table = [["", *AGAINST]]
     for finding in itertools.chain(*found.values()):
         cells = {
-            CALLED.get(c.other, c.other): c
+            called(c.other): c
             for c in contrasts(finding)
-            if CALLED.get(c.arm, c.arm) == "RD"
+            if called(c.arm) == "RD"
         }
         if finding.unit != "points of accuracy" or "plain" not in cells:
             continue
@@ -181,7 +179,7 @@ def overview(found):
             for name in AGAINST
         ]
         table.append([finding.title, *texts])
-    return common.table(table)
+    return pages.table(table)
 
 
 def cases(found, other, choose=lambda finding: True):
@@ -190,10 +188,7 @@ def cases(found, other, choose=lambda finding: True):
         if finding.wrong is None or not choose(finding):
             continue
         for c in contrasts(finding):
-            if (CALLED.get(c.arm, c.arm), CALLED.get(c.other, c.other)) == (
-                "RD",
-                other,
-            ):
+            if (called(c.arm), called(c.other)) == ("RD", other):
                 yield finding, c
 
 
@@ -247,7 +242,7 @@ def advice(found):
         "RD less each of the others, over all tasks in which every method was "
         "tuned with as many trials:",
         "",
-        *common.table(
+        *pages.table(
             [
                 ["RD less", "wrong labels", "right labels"],
                 *(
@@ -283,7 +278,7 @@ def advice(found):
         "(studies/pretraining.md).",
         "- Labels that are wrong as people are wrong, and not at random.",
     ]
-    return common.tidy(lines)
+    return pages.tidy(lines)
 
 
 SEEN = [
@@ -315,8 +310,8 @@ def check_sentences(found):
     planted = [f.comparison for f in found["causality"]]
     pair = ("planted, inhibited", "planted, others inhibited")
     for comparison, verdict in zip(planted, ("not shown", "worse")):
-        common.check(comparison, {"accuracy": {pair: verdict}})
-    common.check(
+        pages.check(comparison, {"accuracy": {pair: verdict}})
+    pages.check(
         found["encourage"][0].comparison,
         {
             "accuracy": {
@@ -330,7 +325,7 @@ def check_sentences(found):
         found["mechanism"], ("not shown", "better", "better")
     ):
         claims = {finding.metric: {("RD", "placebo"): verdict}}
-        common.check(finding.comparison, claims)
+        pages.check(finding.comparison, claims)
 
 
 def expect(true, what):
@@ -342,13 +337,13 @@ def expect(true, what):
 def write():
     for name in [*STUDIES, *OTHER_PAGES]:
         if name != "quickstart":
-            load(name).write()
+            importlib.import_module(name).write()
     found = everything()
     for path, text in (
-        (ROOT / "RESULTS.md", page(found)),
-        (ROOT / "docs" / "when_to_use.md", advice(found)),
+        ("RESULTS.md", page(found)),
+        ("docs/when_to_use.md", advice(found)),
     ):
-        pathlib.Path(path).write_text(text, encoding="utf-8")
+        (ROOT / path).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

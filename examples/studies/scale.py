@@ -8,46 +8,31 @@ Deactivation (RD), with its placebo, and with dropout, tuned. Writes
 docs/studies/scale.md.
 """
 
-import argparse
-import functools
-
 import common
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pages
 import scipy.stats
 
 from keras_memel import Comparison
-from keras_memel import MEmeL
-from keras_memel import Random
-from keras_memel import Rate
 from keras_memel import RunStore
 from keras_memel import compare
-from keras_memel import monosemantic_scale
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
 WRONG_SHARE, RATE = 0.2, 0.1
-METHODS = {
-    "plain": lambda: [],
-    "RD": lambda: [MEmeL(Rate(RATE))],
-    "placebo": lambda: [MEmeL(Random(RATE))],
-} | {
-    f"dropout {rate:.0%}": functools.partial(
-        lambda rate: [keras.layers.Dropout(rate)], rate
-    )
-    for rate in (0.2, 0.5, 0.65)
-}
+# Method and rate of each trial.
+TRIALS = {
+    "plain": ("plain", 0.0),
+    "RD": ("RD", RATE),
+    "placebo": ("placebo", RATE),
+} | {f"dropout {rate:.0%}": ("dropout", rate) for rate in (0.2, 0.5, 0.65)}
 # As they are compared: of the rates of dropout the best on validation images.
 COMPARED = ["plain", "RD", "placebo", "dropout"]
 CONTRASTS = [("RD", "placebo"), ("RD", "dropout")]
 ARMS = {
-    f"{method}, {width}": (method, width)
-    for width in WIDTHS
-    for method in METHODS
+    f"{trial}, {width}": (trial, width) for width in WIDTHS for trial in TRIALS
 }
-STORE = common.RESULTS / "scale.jsonl"
-# Share of the values that count as extreme, for phi and False Killing Rate.
-EXTREME = 0.02
+STORE = common.store("scale")
 MEASURES = {
     "phi": "phi that 2 % of the values reach",
     "ks": "Kolmogorov-Smirnov statistic",
@@ -57,18 +42,13 @@ MEASURES = {
 
 def run(arm, seed):
     """Train one network; test it, and measure its second layer."""
-    method, width = arm
+    trial, width = arm
     digits = common.Digits(seed, WRONG_SHARE)
-    model = common.build(METHODS[method], seed, width)
-    model = common.recycled(arm, model)
-    common.fit(model, digits)
-    right = common.answers(model, digits.images) == digits.labels
+    layers = common.layers_of(*TRIALS[trial])
+    model = common.trained(digits, layers, seed, key=arm, width=width)
     return {
-        "accuracy": np.mean(right[digits.test]),
-        "validation": np.mean(
-            common.answers(model, digits.images[digits.validation])
-            == digits.given[digits.validation]
-        ),
+        "accuracy": common.accuracy(model, digits),
+        "validation": common.agreement(model, digits, digits.validation),
         **monosemanticity(model, digits),
     }
 
@@ -76,55 +56,40 @@ def run(arm, seed):
 def monosemanticity(model, digits):
     """Of the second layer before its ReLU, on the test images.
 
-    As [Wang et al. 2025] measure it: the relatively monosemantic feature of a
-    unit is the class with the largest mean phi (Eq. 3); of all extreme
-    values, the False Killing Rate is the share whose image is not of this
-    class (Eq. 4); and the Kolmogorov-Smirnov statistic tells phi on this
-    class from phi on all images, mean over the units.
+    As [Wang et al. 2025] measure it: phi of the extreme values, the share of
+    them whose image is not of the unit's feature (False Killing Rate), and the
+    Kolmogorov-Smirnov statistic, which tells phi on the feature from phi on
+    all images, mean over the units.
     """
-    values = keras.ops.convert_to_tensor(digits.images[digits.test])
-    seen = 0
-    for layer in model.layers:
-        values = layer(values)
-        seen += isinstance(layer, keras.layers.Dense)
-        if seen == 2:
-            break
-    values = keras.ops.convert_to_numpy(values)
-    phi = keras.ops.convert_to_numpy(
-        monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
-    )
+    phi = common.phi(common.second_layer(model, digits.images[digits.test]))
     labels = digits.labels[digits.test]
-    means = [phi[labels == digit].mean(axis=0) for digit in range(10)]
-    feature = np.argmax(means, axis=0)
-    mine = labels[:, None] == feature
-    limit = np.quantile(phi, 1 - EXTREME)
+    own = labels[:, None] == common.features(phi, labels, digits.classes)
+    limit, killed = common.extremes(phi, own)
     ks = [
-        scipy.stats.ks_2samp(phi[own, unit], phi[:, unit]).statistic
-        for unit, own in enumerate(mine.T)
+        scipy.stats.ks_2samp(phi[mine, unit], phi[:, unit]).statistic
+        for unit, mine in enumerate(own.T)
     ]
-    return {
-        "phi": limit,
-        "ks": np.mean(ks),
-        "fkr": np.mean(~mine[phi >= limit]),
-    }
+    return {"phi": limit, "ks": np.mean(ks), "fkr": killed}
 
 
 def at(runs, width):
-    """The methods at one width."""
-    chosen = {}
-    for run in runs:
-        method, own = ARMS[run["arm"]]
-        if own != width:
-            continue
-        method, scores = method.split()[0], dict(run["scores"])
-        # Runs of methods that have but one trial are told apart by nothing.
-        rank = scores.pop("validation", 0.0)
-        key = method, run["seed"]
-        if key not in chosen or rank > chosen[key][0]:
-            chosen[key] = rank, {**run, "arm": method, "scores": scores}
-    return Comparison(
-        [run for _, run in chosen.values()], COMPARED, contrasts=CONTRASTS
-    )
+    """The methods at one width, dropout with its best rate."""
+    here = {
+        name: TRIALS[trial] for name, (trial, w) in ARMS.items() if w == width
+    }
+
+    def order(scores, rate):
+        # Methods that have but one trial may lack it.
+        return -scores.get("validation", 0.0), rate
+
+    chosen = common.tuned(runs, here, order)
+    for run in chosen:
+        run["scores"] = {
+            name: score
+            for name, score in run["scores"].items()
+            if name != "validation"
+        }
+    return Comparison(chosen, COMPARED, contrasts=CONTRASTS)
 
 
 def trends(runs):
@@ -168,12 +133,10 @@ def findings():
     for width in WIDTHS:
         title = f"digits, 20 % wrong labels, {width} units, a rate of 10 %"
         found = at(runs, width)
-        yield common.Finding(title, found, "accuracy", wrong=WRONG_SHARE)
+        yield pages.Finding(title, found, "accuracy", wrong=WRONG_SHARE)
 
 
 SIGNS = {"better": "rises", "worse": "falls", "not shown": "not shown"}
-
-
 # What the page says in words.
 CLAIMS = {
     width: {
@@ -202,8 +165,8 @@ def page(runs):
     """What was seen, in Markdown."""
     tables = {width: at(runs, width) for width in WIDTHS}
     for width, claims in CLAIMS.items():
-        common.check(tables[width], {"accuracy": claims})
-    common.check(
+        pages.check(tables[width], {"accuracy": claims})
+    pages.check(
         trends(runs), {name: {("slope", "0"): v} for name, v in SLOPES.items()}
     )
     seeds = tables[WIDTHS[0]].seeds
@@ -220,7 +183,7 @@ def page(runs):
         "phi, the Kolmogorov-Smirnov statistic and the False Killing Rate are "
         "of the second layer of the plain network, on test images; 2 % of the "
         "values of a Gaussian unit reach a phi of "
-        f"{scipy.stats.chi2.isf(EXTREME, 1):.2f}.",
+        f"{scipy.stats.chi2.isf(common.EXTREME, 1):.2f}.",
         "",
         "Seen: Reverse Deactivation (RD) harms the narrowest networks and "
         "helps the wide ones, against plain training and against its placebo; "
@@ -282,7 +245,7 @@ def page(runs):
         "says nothing beyond them. The number of epochs is the same for all "
         "widths, so that wide networks learn more of the wrong labels.",
     ]
-    return common.closed(lines, "scale.jsonl", runs)
+    return pages.closed(lines, "scale.jsonl", runs)
 
 
 def figure(runs):
@@ -308,21 +271,18 @@ def figure(runs):
     for panel in panels:
         panel.set_xscale("log", base=2)
         panel.set_xlabel("units of a hidden layer")
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
+        pages.bare(panel)
     return plot
 
 
 def write():
     """The page and its figure, from what is stored."""
     runs = stored()
-    common.write_page("scale", page(runs), figure(runs))
+    pages.write("scale", page(runs), figure(runs))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    options = parser.parse_args()
+    options = common.parser(__doc__).parse_args()
     compare(run, ARMS, options.seeds, store=STORE)
     write()
 

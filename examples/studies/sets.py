@@ -1,17 +1,21 @@
-"""The sets of the studies beyond digits, from where they usually come.
+"""The sets of the studies, from where they usually come.
 
-Each loader returns `examples, labels, groups`: examples are vectors, labels
-are integers, and groups say whose an example is, or `None`.
+Each loader takes a file, or `None`, and returns `examples, labels, groups`:
+examples are vectors, labels are integers, and groups say whose an example is,
+or are `None`.
 """
 
 import argparse
 import functools
 import importlib.util
 import pathlib
+import typing
 
 import common
+import glue_tasks
 import keras
 import numpy as np
+import pages
 import sklearn.datasets
 
 
@@ -88,8 +92,7 @@ def _standardized(examples):
 def digits(path=None):
     """8 x 8 images of handwritten digits. Part of scikit-learn."""
     del path
-    images, labels = sklearn.datasets.load_digits(return_X_y=True)
-    return images.astype("float32") / 16.0, labels, None
+    return *common.digits(), None
 
 
 SENTENCES, TOKENS = 2000, 32
@@ -117,15 +120,10 @@ def embed(preset):
     """
     import keras_hub
 
-    file = common.FOLDER.parent / "data" / "movie_sentences.tsv"
-    rows = [
-        line.split("\t")
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    rows = [(text, float(score)) for text, score, *_ in rows if float(score)]
+    file = common.EXAMPLES / "data" / "movie_sentences.tsv"
+    rows = glue_tasks.read_sentences(file)
     chosen = np.random.default_rng(0).permutation(len(rows))[:SENTENCES]
-    texts = [rows[i][0] for i in chosen]
-    labels = np.array([int(rows[i][1] > 0) for i in chosen])
+    texts = [rows.texts[i][0] for i in chosen]
     packed = keras_hub.models.BertTextClassifierPreprocessor.from_preset(
         preset, sequence_length=TOKENS
     )(texts)
@@ -138,25 +136,33 @@ def embed(preset):
         )
         mask = keras.ops.convert_to_numpy(part["padding_mask"])[..., None]
         means.append((seen * mask).sum(axis=1) / mask.sum(axis=1))
-    return np.concatenate(means).astype("float32"), labels
+    return np.concatenate(means).astype("float32"), rows.labels[chosen]
 
 
-# Title, what a split of it takes, and epochs.
+class Set(typing.NamedTuple):
+    title: str
+    load: typing.Callable
+    sizes: dict  # of the parts of a split; a test that is not here: the rest
+    epochs: int
+
+
 SETS = {
-    "digits": ("digits", {"train": 400, "validation": 200}, 50),
-    "fashion_mnist": (
+    "digits": Set("digits", digits, {"train": 400, "validation": 200}, 50),
+    "fashion_mnist": Set(
         "Fashion-MNIST",
+        fashion_mnist,
         {"train": 600, "validation": 300, "test": 2000},
         40,
     ),
-    "breast_cancer": ("breast cancer", {"train": 200, "validation": 100}, 80),
-    "sentences": (
-        "film sentences",
-        {"train": 600, "validation": 300},
-        40,
+    "breast_cancer": Set(
+        "breast cancer", breast_cancer, {"train": 200, "validation": 100}, 80
     ),
-    "watch": (
+    "sentences": Set(
+        "film sentences", sentences, {"train": 600, "validation": 300}, 40
+    ),
+    "watch": Set(
         "smartwatch",
+        watch,
         {"train": 600, "validation": 300, "test": 600},
         40,
     ),
@@ -165,27 +171,31 @@ SETS = {
 
 def title(name, share):
     """A set, and how many of its labels are wrong."""
-    return f"{SETS[name][0]}, {common.percent(share)} wrong"
+    return f"{SETS[name].title}, {pages.percent(share)} wrong"
 
 
 @functools.cache
 def load(name, path=None):
-    return globals()[name](path)
+    return SETS[name].load(path)
 
 
 def split(name, share, seed, path=None):
     """A split of a set with this share of wrong labels, made from a seed."""
     examples, labels, groups = load(name, path)
-    _, sizes, epochs = SETS[name]
+    made = SETS[name]
     return common.Split(
-        examples, labels, seed, share, epochs, groups=groups, **sizes
+        examples, labels, seed, share, made.epochs, groups=groups, **made.sizes
     )
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=embed.__doc__)
-    parser.add_argument("--model", required=True)
+def main():
+    parser = argparse.ArgumentParser(description=embed.__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="a BERT: its preset")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     options = parser.parse_args()
-    found = embed(options.model)
-    np.savez(options.out, examples=found[0], labels=found[1])
+    examples, labels = embed(options.model)
+    np.savez(options.out, examples=examples, labels=labels)
+
+
+if __name__ == "__main__":
+    main()

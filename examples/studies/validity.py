@@ -10,40 +10,39 @@ effect. Writes results/validity.jsonl and docs/studies/validity.md.
 import functools
 import gc
 import json
+import typing
 
 import common
 import numpy as np
+import pages
 import scipy.stats
 from statsmodels.stats.power import TTestPower
 from tqdm import tqdm
 
 from keras_memel import compare
 
-# The noise of a score, by arm and seed. That of the seed itself cancels.
 IMAGES, ACCURACY = 1000, 0.9
+
+
+# The noise of a score, by arm and seed. That of the seed itself cancels.
+class Law(typing.NamedTuple):
+    draw: typing.Callable
+    deviation: float  # of the delta between two arms
+
+
 LAWS = {
-    "Gaussian": lambda rng: rng.normal(),
-    "heavy tails (Student, 3 degrees of freedom)": lambda rng: rng.standard_t(
-        3
+    "Gaussian": Law(lambda rng: rng.normal(), np.sqrt(2)),
+    "heavy tails (Student, 3 degrees of freedom)": Law(
+        lambda rng: rng.standard_t(3), np.sqrt(2 * 3)
     ),
-    f"share of {IMAGES} images": lambda rng: (
-        rng.binomial(IMAGES, ACCURACY) / IMAGES
+    f"share of {IMAGES} images": Law(
+        lambda rng: rng.binomial(IMAGES, ACCURACY) / IMAGES,
+        np.sqrt(2 * ACCURACY * (1 - ACCURACY) / IMAGES),
     ),
     # Noise in one arm alone: that of two would make symmetric deltas.
-    "skewed (exponential)": lambda rng: rng.exponential() - 1,
+    "skewed (exponential)": Law(lambda rng: rng.exponential() - 1, 1.0),
 }
 ONE_SIDED = "skewed (exponential)"
-DEVIATIONS = dict(
-    zip(
-        LAWS,
-        [
-            np.sqrt(2),
-            np.sqrt(2 * 3),
-            np.sqrt(2 * ACCURACY * (1 - ACCURACY) / IMAGES),
-            1.0,
-        ],
-    )
-)
 # Deviations of the delta that each arm beside "plain" adds.
 SITUATIONS = {
     "5 arms, no effect": (0.0,) * 5,
@@ -80,7 +79,7 @@ def simulate(law, situation, seeds, repetitions):
     A digit a repetition: the number of verdicts on arms without effect, of
     right verdicts on arms with one, and of intervals that hold the truth.
     """
-    true = [e * DEVIATIONS[law] for e in effects(situation, seeds)]
+    true = [e * LAWS[law].deviation for e in effects(situation, seeds)]
     arms = ["plain"] + [f"arm {number}" for number in range(len(true))]
     wrong, found, covered = "", "", ""
     for repetition in repetitions:
@@ -111,7 +110,7 @@ def score(law, arms, true, repetition, arm, seed):
     if law == ONE_SIDED and number == 0:
         return common_noise
     rng = np.random.default_rng([*key, 1 + number])
-    return common_noise + LAWS[law](rng) + true[number]
+    return common_noise + LAWS[law].draw(rng) + true[number]
 
 
 def share(digits):
@@ -128,7 +127,7 @@ def stored():
 
 def write():
     """The page, from what is stored."""
-    common.write_page("validity", page(stored()))
+    pages.write("validity", page(stored()))
 
 
 def page(found):

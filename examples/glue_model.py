@@ -1,0 +1,74 @@
+"""The network of examples/glue.py: a BERT of keras_hub, and its optimizer."""
+
+import hub
+import keras
+
+from keras_memel import MEmeL
+from keras_memel import insert
+
+
+def preprocessor(name, length):
+    """What makes tokens of texts, for the preset of this name."""
+    make = hub.models().TextClassifierPreprocessor.from_preset
+    return hub.from_preset(make, name, "--model", sequence_length=length)
+
+
+def build(arm, options, outputs):
+    """The network of an arm, not compiled, which takes tokens."""
+    classifier = hub.from_preset(
+        hub.models().TextClassifier.from_preset,
+        options.model,
+        "--model",
+        num_classes=outputs,
+        dtype=keras.config.dtype_policy(),
+        preprocessor=preprocessor(options.model, options.length),
+    )
+    if arm is not None:
+        # The preprocessor tells the number of positions, each of whose
+        # channels is a neuron; padding is masked.
+        insert(classifier, options.where, MEmeL(**arm))
+    # Its own `fit` takes texts, in the order in which they come.
+    inputs = {
+        name: keras.Input((options.length,), dtype="int32", name=name)
+        for name in classifier.input
+    }
+    return keras.Model(inputs, classifier(inputs))
+
+
+@keras.saving.register_keras_serializable("keras_memel_examples")
+class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Of BERT: up in a line for a tenth of the steps, then down to 0."""
+
+    def __init__(self, peak, steps, share=0.1):
+        super().__init__()
+        self.peak, self.steps, self.share = peak, steps, share
+
+    def __call__(self, step):
+        step = keras.ops.cast(step, "float32")
+        up = max(1.0, self.share * self.steps)
+        rising = (step + 1) / up
+        falling = (self.steps - step) / max(1.0, self.steps - up)
+        return self.peak * keras.ops.clip(
+            keras.ops.minimum(rising, falling), 0.0, 1.0
+        )
+
+    def get_config(self):
+        return {"peak": self.peak, "steps": self.steps, "share": self.share}
+
+
+def compile_model(model, rate, steps):
+    """As BERT was trained (arXiv 1810.04805, appendix A.2)."""
+    optimizer = keras.optimizers.AdamW(
+        WarmUpThenDecay(rate, steps),
+        weight_decay=0.01,
+        epsilon=1e-6,
+        global_clipnorm=1.0,
+    )
+    # Neither biases nor the scales of normalization.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    loss = (
+        keras.losses.MeanSquaredError()
+        if model.output_shape[-1] == 1
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.compile(optimizer=optimizer, loss=loss, metrics=[])

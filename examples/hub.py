@@ -1,0 +1,24 @@
+"""Models of keras_hub, or what to do where there is none."""
+
+
+def models():
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise SystemExit(
+            "This example needs keras_hub: pip install 'keras-memel[hub]'. "
+            f"Importing it failed with: {error}"
+        ) from None
+    return keras_hub.models
+
+
+def from_preset(make, name, option, **arguments):
+    """What `make` gives for a preset that `option` names."""
+    try:
+        return make(name, **arguments)
+    except Exception as error:
+        raise SystemExit(
+            f"No model {name!r}. Pass {option} FOLDER, a preset on this "
+            f"machine, or {option} NAME, a preset that keras_hub can download "
+            f"(https://keras.io/keras_hub/presets). It failed with: {error!r}"
+        ) from None

@@ -1,0 +1,250 @@
+"""What the studies make of their runs: tables, figures, pages, claims."""
+
+import dataclasses
+
+import common
+import matplotlib.pyplot as plt
+import numpy as np
+
+from keras_memel import Comparison
+from keras_memel.study.comparison import COLOURS
+
+PAGES = common.EXAMPLES.parent / "docs" / "studies"
+
+
+def environments(runs):
+    """Backend and versions of the runs, in one line."""
+    found = sorted(
+        {
+            ", ".join(
+                f"{name} {version}"
+                for name, version in run["environment"]["versions"].items()
+            )
+            for run in runs
+        }
+    )
+    return "; ".join(found)
+
+
+def check(comparison, claims):
+    """Raise unless each claim of a page, metric: {(arm, other): verdict}, is
+    the verdict of the stored runs: words cannot be made from them, but must
+    not outlive them."""
+    for metric, verdicts in claims.items():
+        found = {
+            (c.arm, c.other): c.verdict
+            for c in comparison.contrasts
+            if c.metric == metric
+        }
+        for pair, verdict in verdicts.items():
+            if found[pair] != verdict:
+                raise AssertionError(
+                    f"The page says that {pair[0]} less {pair[1]} ({metric}) "
+                    f"is {verdict!r}; the runs say {found[pair]!r}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A table of RESULTS.md: what was tried, and what the runs say.
+
+    Attributes:
+        title: What was done, on what.
+        comparison: What came of it.
+        metric: The one that counts, named before the runs.
+        scale: 100 makes points of shares.
+        unit: Of the numbers.
+        better: What "better" means, where it is not a better network.
+        wrong: Share of wrong labels, if the task is to do well in spite of
+            them.
+        tuned: Whether each method had several trials.
+    """
+
+    title: str
+    comparison: Comparison
+    metric: str
+    scale: float = 100
+    unit: str = "points of accuracy"
+    better: str = ""
+    wrong: float | None = None
+    tuned: bool = False
+
+
+def only(comparison, metric):
+    """The same comparison of one metric: statistics of others take time."""
+    runs = [
+        {**run, "scores": {metric: run["scores"][metric]}}
+        if metric in run.get("scores", ())
+        else run
+        for run in comparison.runs
+    ]
+    pairs = [
+        pair for pair in comparison.pairs if pair[1] != comparison.baseline
+    ]
+    return Comparison(
+        runs,
+        comparison.arms,
+        comparison.baseline,
+        pairs,
+        comparison.higher_is_better,
+    )
+
+
+def percent(share):
+    return f"{100 * share:.0f} %"
+
+
+def closed(lines, files, runs):
+    """The page of these lines, with where its numbers come from."""
+    files = f"examples/studies/results/{files}"
+    return tidy([*lines, "", f"Run files: {files}; {environments(runs)}."])
+
+
+def tidy(lines):
+    """A page of these lines: no empty line follows another."""
+    text = "\n".join(lines) + "\n"
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text
+
+
+def capital(text):
+    return text[0].upper() + text[1:]
+
+
+def runs_of(comparisons):
+    return [run for found in comparisons.values() for run in found.runs]
+
+
+def notes(comparison, metric="accuracy"):
+    """What there is to say of a comparison, as the end of its section."""
+    return ["", *(f"- {note}" for note in comparison.notes(metric))]
+
+
+def table(rows):
+    """Rows of cells, the first of which is the header, in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def differences(columns):
+    """Mean difference of accuracy and verdict of each pair.
+
+    Args:
+        columns: `Comparison` by the title of its column, with the same pairs.
+    """
+    rows = [["", *columns]]
+    for arm, other in next(iter(columns.values())).pairs:
+        cells = [
+            f"{100 * c.mean:+.1f} {c.verdict}"
+            for found in columns.values()
+            for c in found.contrasts
+            if (c.metric, c.arm, c.other) == ("accuracy", arm, other)
+        ]
+        rows.append([f"{arm} less {other}", *cells])
+    return table(rows)
+
+
+def means(columns, metric, scale=100, decimals=1):
+    """Mean of the seeds of each arm, a column a comparison."""
+    rows = [["", *columns]]
+    for arm in next(iter(columns.values())).arms:
+        rows.append(
+            [arm]
+            + [
+                f"{scale * found.scores(metric)[arm].mean():.{decimals}f}"
+                for found in columns.values()
+            ]
+        )
+    return table(rows)
+
+
+def accuracies(columns):
+    """Differences and means of the accuracy, and what they are."""
+    return [
+        "Difference of accuracy in points, and verdict (Holm's correction over "
+        "the rows of a column):",
+        "",
+        *differences(columns),
+        "",
+        "Accuracy, %, mean of the seeds:",
+        "",
+        *means(columns, "accuracy"),
+    ]
+
+
+def edges(columns, methods, arms):
+    """How often the last strength of a grid was chosen, in per cent.
+
+    Args:
+        columns: `Comparison` of tuned methods, by the title of the column.
+        methods: Names of the methods.
+        arms: By name: method and strength, weakest first.
+    """
+    rows = [["", *columns]]
+    for method in methods:
+        edge = [rate for name, rate in arms.values() if name == method][-1]
+        cells = []
+        for found in columns.values():
+            chosen = [r["rate"] for r in found.runs if r["arm"] == method]
+            cells.append(f"{100 * np.mean(np.array(chosen) == edge):.0f}")
+        rows.append([method, *cells])
+    return table(rows)
+
+
+INTERVALS = (
+    "accuracy less plain, points\n(mean, 95 % interval; blue: better, orange: "
+    "worse, grey: not shown)"
+)
+
+
+def intervals(comparison, axes, title):
+    """Accuracy of each arm less the baseline, mean and interval."""
+    rows = [
+        c
+        for c in comparison.contrasts
+        if (c.metric, c.other) == ("accuracy", comparison.baseline)
+    ]
+    for place, c in enumerate(rows):
+        colour = COLOURS[c.verdict]
+        ends = [100 * c.low, 100 * c.high]
+        axes.plot(ends, [place] * 2, color=colour, lw=2)
+        axes.plot(100 * c.mean, place, "o", color=colour)
+    axes.set_yticks(range(len(rows)), [c.arm for c in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.axvline(0.0, color="black", lw=1)
+    axes.set_title(title.replace(", ", "\n"), fontsize=9, loc="left")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def side_by_side(comparisons, size, rows=1):
+    """A figure of accuracy less plain, a panel a comparison, by its title."""
+    plot, panels = plt.subplots(
+        rows,
+        -(-len(comparisons) // rows),
+        figsize=size,
+        layout="constrained",
+        sharey=True,
+    )
+    panels = np.atleast_1d(panels).ravel()
+    for panel, (title, found) in zip(panels, comparisons.items()):
+        intervals(found, panel, title)
+    for panel in panels[len(comparisons) :]:
+        panel.set_axis_off()
+    plot.supxlabel(INTERVALS, fontsize=9)
+    return plot
+
+
+def bare(panel):
+    """Takes from a panel what tells nothing, and adds a light grid."""
+    panel.grid(alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def write(name, text, figure=None):
+    PAGES.mkdir(parents=True, exist_ok=True)
+    (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
+    if figure is not None:
+        figure.savefig(PAGES / f"{name}.png", dpi=110)
