@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import re
 import shutil
 
@@ -133,7 +134,11 @@ def chromium(tmp_path_factory):
         f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(argument)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    # It makes a socket among its temporary files, whose path may have 107
+    # characters; within the folders of nox and pytest it can be longer.
+    environment = {**os.environ, "TMPDIR": "/tmp"}
+    service = webdriver.ChromeService(driver, env=environment)
+    browser = webdriver.Chrome(options, service)
     yield browser
     browser.quit()
 
