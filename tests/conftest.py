@@ -72,6 +72,13 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def data(rng):
+    """Inputs and targets for the models of `watched.py`."""
+    x = rng.normal(1.0, 2.0, (16, 6)).astype("float32")
+    return x, x[:, :2] + 1
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)
