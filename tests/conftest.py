@@ -1,5 +1,6 @@
 """One backend a process; a plain training step for each; seeded data."""
 
+import gc
 import os
 import pathlib
 
@@ -66,6 +67,15 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def frozen_garbage():
+    """For tests of many p-values: statsmodels' Holm collects garbage at each
+    call, which takes half a second of looking through a backend."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
