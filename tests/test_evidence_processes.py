@@ -3,7 +3,6 @@
 import re
 import signal
 
-import keras
 import numpy as np
 import processes
 import pytest
@@ -16,10 +15,6 @@ from keras_memel import RunStore
 pytestmark = [
     pytest.mark.once,
     pytest.mark.usefixtures("frozen_garbage"),
-    # Each process imports Keras and a backend: slow, and the same on each.
-    pytest.mark.skipif(
-        keras.backend.backend() != "jax", reason="the same on every backend"
-    ),
 ]
 
 
