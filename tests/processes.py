@@ -9,15 +9,20 @@ HERE = pathlib.Path(__file__).parent
 
 
 def run(*arguments, check=True, cwd=None, timeout=600, **environment):
-    """A process that has ended: its code, and what it printed."""
+    """A process that has ended: its code, and what it printed.
+
+    With `check` an end that is no success raises, and shows the errors.
+    """
     paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
     path = os.pathsep.join(filter(None, paths))
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
         encoding="utf-8",
-        check=check,
+        check=False,
         timeout=timeout,
     )
+    assert done.returncode == 0 or not check, done.stderr
+    return done

@@ -11,7 +11,7 @@ EXAMPLES = ROOT / "examples"
 def example(name):
     """A module of the examples, which import one another by their names."""
     if str(EXAMPLES) not in sys.path:
-        sys.path.append(str(EXAMPLES))
+        sys.path.insert(0, str(EXAMPLES))
     return importlib.import_module(name)
 
 

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from keras import ops
+from models import Several
+from models import numbers
+from models import same
+from models import statistics
 
 from keras_memel import MEmeL
 from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
-from tests.models import Several
-from tests.models import numbers
-from tests.models import same
-from tests.models import statistics
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation"),

@@ -3,6 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from models import mean
+from models import numbers
+from models import same
+from models import statistics
+from models import steps
 
 from keras_memel import MEmeL
 from keras_memel.insertion import find
@@ -10,11 +15,6 @@ from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
 from keras_memel.paper import kdd2024
-from tests.models import mean
-from tests.models import numbers
-from tests.models import same
-from tests.models import statistics
-from tests.models import steps
 
 pytestmark = [
     # keras_hub and what it stands on warn of many things that are not ours.
