@@ -1,4 +1,4 @@
-"""One backend a process; a plain training step for each; seeded data."""
+"""One backend a process, and which tests it runs; what several files need."""
 
 import gc
 import os

@@ -28,9 +28,6 @@ from keras_memel.insertion import strip
 from keras_memel.paper import kdd2024
 from keras_memel.paper import l2e
 
-# What Keras' own `numpy()` of variables warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
 
 @pytest.fixture(params=MODELS)
 def model_and_where(request):

@@ -20,10 +20,7 @@ from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation"),
-    pytest.mark.usefixtures("quick_compilation"),
-]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 WIDTH = 3
 KINDS = ["dense", "shared", "norm", "drop", "add", "join", "inner", "several"]
@@ -73,7 +70,7 @@ def run(model, x, training=False):
     ]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15)
 @given(
     steps=STEPS,
     picks=st.sets(st.integers(0, 30), min_size=1, max_size=4),

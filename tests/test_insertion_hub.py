@@ -258,21 +258,22 @@ def test_padding_changes_nothing_that_is_learned():
             np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
 
 
-def preprocessor():
+def bert_of_texts():
     words = ["a", "fine", "film", "dull", "and", "long", "but", "bright"]
-    tokenizer = hub().models.BertTokenizer(
-        vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    )
-    return hub().models.BertTextClassifierPreprocessor(
-        tokenizer, sequence_length=8
-    )
+    try:
+        tokenizer = hub().models.BertTokenizer(
+            vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+        )
+        preprocessor = hub().models.BertTextClassifierPreprocessor(
+            tokenizer, sequence_length=8
+        )
+    except ImportError as error:
+        pytest.skip(f"keras_hub cannot tokenize here: {error}")
+    return bert(preprocessor=preprocessor)[0]
 
 
 def test_a_classifier_still_fits_on_raw_strings(tmp_path):
-    try:
-        model, *_ = bert(preprocessor=preprocessor())
-    except ImportError as error:
-        pytest.skip(f"keras_hub cannot tokenize here: {error}")
+    model = bert_of_texts()
     texts = ["a fine film", "dull and long", "bright but long", "a dull film"]
     insert(model, "middle:2", MEmeL(axis=-1, late_start=0))
 
@@ -291,10 +292,7 @@ def test_a_classifier_still_fits_on_raw_strings(tmp_path):
 
 
 def test_the_papers_bert_has_a_neuron_for_each_position(tmp_path):
-    try:
-        model, *_ = bert(preprocessor=preprocessor())
-    except ImportError as error:
-        pytest.skip(f"keras_hub cannot tokenize here: {error}")
+    model = bert_of_texts()
     insert(model, "middle:4", MEmeL(**kdd2024))
     assert {m.count.shape for m in inserted(model).values()} == {(8, 8)}
 

@@ -23,9 +23,6 @@ from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
 
-# What Keras' own `numpy()` of variables warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-
 
 @pytest.mark.parametrize(
     ("kind", "output", "wrong"), [("tuple", 1, 2), ("dict", "doubled", "none")]

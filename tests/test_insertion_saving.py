@@ -30,11 +30,8 @@ from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation"),
-    # Of an optimizer that has not made a step yet.
-    pytest.mark.filterwarnings("ignore:Skipping variable loading"),
-]
+# Of an optimizer that has not made a step yet.
+pytestmark = pytest.mark.filterwarnings("ignore:Skipping variable loading")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,8 +1,6 @@
 """A ConvGRU2D with a MEmeL where it is trained, saved and looked after."""
 
-import importlib
 import pathlib
-import sys
 
 import keras
 import numpy as np
@@ -18,6 +16,7 @@ from recurrent_memel_pairs import new
 from recurrent_memel_pairs import undone
 from recurrent_memel_pairs import values
 from recurrent_pairs import numpy
+from scripts import load
 from steps import BACKEND
 from steps import assert_statistics
 from steps import state
@@ -33,9 +32,7 @@ from keras_memel import TopK
 from keras_memel import insert
 from keras_memel import strip
 
-FOLDER = pathlib.Path(__file__).parent / "parity"
-sys.path.insert(0, str(FOLDER))
-parity = importlib.import_module("recurrent")
+parity = load(pathlib.Path(__file__).parent / "parity" / "recurrent.py")
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -21,6 +21,7 @@ from steps import step
 from watched import BATCH
 from watched import WIDTH
 from watched import Subclassed
+from watched import activation_model
 from watched import between
 from watched import fit
 from watched import functional
@@ -227,6 +228,15 @@ def test_a_callback_reads_the_statistics_through_its_model(data):
     fit(sequential(watch()), x, y, epochs=3, callbacks=[Read()])
     assert [steps for steps, _ in seen] == [4, 8, 12]
     assert all(0 < rate < 1 for _, rate in seen)
+
+
+def test_as_an_activation_it_trains(data):
+    x, _ = data
+    layer = watch()
+    model = activation_model(layer)
+    fit(model, x, x[:, :5])
+    assert scalar(layer.steps) == 4
+    assert layer.moving_mean.shape == (5,)
 
 
 def test_one_bad_batch_does_not_poison_the_statistics(data):

@@ -1,4 +1,4 @@
-"""Rematerialization: Keras runs a layer twice, the second time backwards.
+"""Rematerialization: Keras runs a layer again in the backward pass.
 
 The layer itself opts out. In a parent that runs twice it refuses to work.
 """

@@ -7,6 +7,7 @@ from keras import layers
 from steps import assert_statistics
 from steps import state
 from watched import WIDTH
+from watched import activation_model
 from watched import assert_same_state
 from watched import fit
 from watched import oracle_of
@@ -114,6 +115,18 @@ def test_an_interrupted_run_resumes_from_its_backup(data, tmp_path):
     model = sequential(watch())
     fit(model, x, y, epochs=3, callbacks=[backup()])
     assert_statistics(model.layers[0], oracle_of(seen(x) * 3))
+
+
+def test_as_an_activation_its_state_is_saved_and_loaded(data, tmp_path):
+    x, _ = data
+    layer = watch()
+    model = fit(activation_model(layer), x, x[:, :5])
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    other = again.layers[0].activation
+    # Of an unregistered class Keras would make its name, a string.
+    assert isinstance(other, MEmeL)
+    assert_same_state(layer, other)
 
 
 def test_default_names_are_memel_and_its_numbers():
