@@ -24,7 +24,6 @@ from keras_memel import TopK
 SHAPE = (3, 4, 4, 5, 2)
 FILTERS = 3
 STATES = (3, 4, 4, 5, FILTERS)
-MASK = np.array([[1, 1, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]], bool)
 SELECTIONS = {
     "top_2": (TopK(2), ("top_k", 2)),
     "rate": (Rate(0.3), ("rate", 0.3, 0.1)),

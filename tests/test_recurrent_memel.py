@@ -13,13 +13,13 @@ from convgru_oracle import Candidates
 from keras import ops
 from oracle import Oracle
 from recurrent_memel_pairs import FILTERS
-from recurrent_memel_pairs import MASK
 from recurrent_memel_pairs import SHAPE
 from recurrent_memel_pairs import Pair
 from recurrent_memel_pairs import network_of
 from recurrent_memel_pairs import new
 from recurrent_memel_pairs import undone
 from recurrent_memel_pairs import values
+from recurrent_pairs import MASK
 from recurrent_pairs import numpy
 from steps import assert_state
 from steps import state
