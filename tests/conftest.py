@@ -1,5 +1,6 @@
-"""One backend a process; a plain training step for each; seeded data."""
+"""One backend a process, and which tests it runs; what several files need."""
 
+import gc
 import os
 import pathlib
 
@@ -8,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+import radar_frames
 from hypothesis import settings
 
 BACKEND = keras.backend.backend()
@@ -67,9 +69,43 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="module")
+def frozen_garbage():
+    """For tests of many p-values: statsmodels' Holm collects garbage at each
+    call, which takes half a second of looking through a backend."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def data(rng):
+    """Inputs and targets for the models of `watched.py`."""
+    x = rng.normal(1.0, 2.0, (16, 6)).astype("float32")
+    return x, x[:, :2] + 1
+
+
+@pytest.fixture
+def radar(tmp_path):
+    """A folder with the days of `radar_frames.py`."""
+    radar_frames.write_days(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def drawn_by_numpy(monkeypatch):
+    """First weights: JAX compiles for seconds to draw them in many shapes."""
+
+    def draw(self, shape, dtype=None):
+        return np.random.uniform(-0.3, 0.3, shape)  # noqa: NPY002 - as seeded
+
+    for kind in ("GlorotUniform", "Orthogonal"):
+        monkeypatch.setattr(getattr(keras.initializers, kind), "__call__", draw)
 
 
 @pytest.fixture(autouse=True)

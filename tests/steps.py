@@ -1,7 +1,8 @@
 """A training step of one layer, written by hand for each backend.
 
 `step(layer, x, r)` returns outputs and d(sum(y * r) + losses)/dx as NumPy
-arrays, and leaves the layer's state advanced. Eagerly, and compiled.
+arrays, and leaves the layer's state advanced. Eagerly, and compiled. And what
+is compared of that state.
 """
 
 import keras
@@ -40,6 +41,31 @@ def state(layer):
         w.path.split("/")[-1]: ops.convert_to_numpy(w.value)
         for w in layer.weights
     }
+
+
+def assert_state(layer, expected, but=()):
+    """Bit by bit, as `state` gave it at another time or of another layer."""
+    now = state(layer)
+    assert now.keys() == expected.keys()
+    for name in now.keys() - set(but):
+        np.testing.assert_array_equal(now[name], expected[name], err_msg=name)
+
+
+def assert_statistics(layer, oracle):
+    """Those of an `oracle.Oracle` that has seen the same."""
+    now = state(layer)
+    names = ["mean", "variance", "count", "steps"]
+    names += ["inhibited_rate", "skipped_updates"]
+    names += ["threshold"] * (oracle.selection[0] == "rate")
+    for name in names:
+        ours = f"moving_{name}" if name in ("mean", "variance") else name
+        np.testing.assert_allclose(
+            now[ours],
+            getattr(oracle, name),
+            rtol=1e-5,
+            atol=1e-6,
+            err_msg=name,
+        )
 
 
 def _as_numpy(*tensors):

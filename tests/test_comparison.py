@@ -1,6 +1,5 @@
 """Comparison: the numbers are SciPy's, the verdicts follow the rules."""
 
-import gc
 import math
 
 import numpy as np
@@ -15,18 +14,9 @@ from hypothesis import strategies as st
 from keras_memel import Comparison
 from keras_memel.study import contrasts
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("frozen_garbage")]
 
 SIGNS = 1 - 2 * ((np.arange(2**10)[:, None] >> np.arange(10)) & 1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frozen():
-    # statsmodels' Holm collects garbage at each call, which takes half a
-    # second of looking through a backend.
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def runs_of(scores, metric="score"):

@@ -1,19 +1,14 @@
 """docs/cost.md is what the stored measurements say."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from scripts import ROOT
+from scripts import load
 
 pytestmark = pytest.mark.once
 
-ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location(
-    "cost", ROOT / "benchmarks/cost.py"
-)
-cost = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cost)
+cost = load(ROOT / "benchmarks" / "cost.py")
 
 
 def test_the_page_is_that_of_the_stored_measurements():

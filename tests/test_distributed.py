@@ -7,13 +7,11 @@ with one device, in this process: see `distributed/`.
 import contextlib
 import importlib
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
-import keras
 import numpy as np
+import processes
 import pytest
 from keras import ops
 from steps import BACKEND
@@ -30,10 +28,10 @@ sys.path.insert(0, str(FOLDER))
 scenario = importlib.import_module("scenario")
 
 LAUNCH = {
-    "jax": [sys.executable, "jax_devices.py"],
-    "tensorflow": [sys.executable, "tensorflow_replicas.py"],
+    "jax": ["jax_devices.py"],
+    "tensorflow": ["tensorflow_replicas.py"],
     "torch": [
-        *(sys.executable, "-m", "torch.distributed.run"),
+        *("-m", "torch.distributed.run"),
         *("--standalone", "--nproc-per-node", "2", "torch_ranks.py"),
     ],
 }
@@ -50,17 +48,7 @@ several_ranks = pytest.mark.skipif(
 def folder(tmp_path_factory):
     """What the replicas left."""
     found = tmp_path_factory.mktemp("distributed")
-    paths = [str(FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [*LAUNCH[BACKEND], str(found)],
-        cwd=FOLDER,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    processes.run(*LAUNCH[BACKEND], found, cwd=FOLDER)
     return found
 
 
@@ -306,10 +294,10 @@ def test_a_mapped_trace_is_refused(mapped):
 
     layer = MEmeL()
     layer.build((2, 3))
-    state = [v.value for v in layer.non_trainable_variables]
+    values = [v.value for v in layer.non_trainable_variables]
 
     def step(x, training):
-        return layer.stateless_call([], state, x, training=training)[0]
+        return layer.stateless_call([], values, x, training=training)[0]
 
     def run(training):
         if mapped == "pmap":
@@ -342,4 +330,3 @@ def test_with_one_replica_everything_stays_what_it_is():
     assert same is number
     assert sync.total(number)[0] is number
     assert sync.weighted(number, number, number) is number
-    assert keras.backend.backend() == BACKEND

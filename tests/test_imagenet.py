@@ -1,6 +1,5 @@
 """examples/imagenet.py on a few images, and what it says of broken ones."""
 
-import pathlib
 import pickle
 import sys
 import types
@@ -8,14 +7,13 @@ import types
 import keras
 import numpy as np
 import pytest
+from scripts import example
 
 from keras_memel import find
 from keras_memel import inserted
 from keras_memel import paper
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-import images
-import longrun
+images, longrun = example("images"), example("longrun")
 
 pytestmark = [
     pytest.mark.once,
@@ -28,9 +26,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def imagenet():
     pytest.importorskip("keras_hub")
-    import imagenet
-
-    return imagenet
+    return example("imagenet")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +182,6 @@ def test_too_few_images_are_refused(imagenet, data):
 
 
 def test_the_plan_trains_nothing_to_keep(imagenet, data, tmp_path, capsys):
-    pytest.importorskip("keras_hub")
     plan = imagenet.main(
         [*FEW, f"--data={data}", "--dry-run", "--epochs=7", f"--out={tmp_path}"]
         + ["--arms", "original"]

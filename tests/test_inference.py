@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 from keras import ops
 from steps import BACKEND
+from steps import assert_state
 from steps import state
 from steps import step
 
@@ -49,8 +50,7 @@ def test_inference_returns_its_input_itself(selection, training, rng):
     y = layer(tensor, training=training)
     assert y is tensor
     assert_same_bits(y, x)
-    for name, value in state(layer).items():
-        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert_state(layer, before)
 
 
 def test_a_frozen_layer_returns_its_input_itself(rng):
@@ -76,7 +76,7 @@ def test_before_the_late_start_all_bits_pass(selection, inhibition, rng):
         assert_same_bits(gradient, r)
         assert state(layer)["inhibited_rate"] == 0
     y, _ = step(layer, 100 * np.ones(SHAPE, "float32"), r)
-    if selection != "random" and inhibition == "reverse":
+    if inhibition == "reverse":
         assert np.any(y != 100)  # the fourth step inhibits
 
 
@@ -158,9 +158,8 @@ def test_a_compiled_network_is_the_same_without_it(selection):
 def test_a_network_predicts_the_same_without_it(rng):
     x = rng.normal(size=(32, 6)).astype("float32")
     plain, watched = network(), network(MEmeL(late_start=0))
-    for model in (plain, watched):
-        for weight in model.trainable_variables:
-            weight.assign(np.full(weight.shape, 0.5) + np.arange(5)[0])
+    for ours, theirs in zip(plain.get_weights(), watched.trainable_variables):
+        theirs.assign(np.array(ours))  # JAX may delete what it is given
     assert_same_bits(watched.predict(x, verbose=0), plain.predict(x, verbose=0))
 
 
@@ -201,8 +200,7 @@ def test_at_inference_it_inhibits_with_the_statistics_as_they_are(
         np.testing.assert_array_equal(y, expected)
         assert np.any(y != x)
         assert np.any(y == x)
-    for name, value in state(layer).items():
-        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert_state(layer, before)
 
 
 def test_at_inference_without_a_history_nothing_is_inhibited(rng):
@@ -223,8 +221,7 @@ def test_predict_inhibits_at_inference_and_counts_nothing(rng):
     selected = phi == phi.max(axis=1, keepdims=True)
     y = model.predict(x, verbose=0)
     np.testing.assert_array_equal(y, expected_at_inference(layer, x, selected))
-    for name, value in state(layer).items():
-        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert_state(layer, before)
 
 
 def test_at_inference_a_masked_position_is_not_inhibited(rng):

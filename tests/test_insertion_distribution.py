@@ -3,14 +3,11 @@
 Each test is a process of its own: devices are made before the first tensor.
 """
 
-import os
-import subprocess
-import sys
 import textwrap
 
+import processes
 import pytest
-
-from tests.models import BACKEND
+from models import BACKEND
 
 # Two devices, one model with layers that are inserted outside of the scope;
 # the same without either, where it is known to learn the same.
@@ -18,7 +15,7 @@ TRAINING = {
     "jax": """
         import keras, numpy as np, sys
         from keras_memel import MEmeL, insert
-        from tests.models import X, Y, numbers, sequential
+        from models import X, Y, numbers, sequential
 
         def train(distribution):
             keras.distribution.set_distribution(distribution)
@@ -42,7 +39,7 @@ TRAINING = {
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
         from keras_memel import MEmeL, insert, inserted, strip
-        from tests.models import X, Y, sequential, steps
+        from models import X, Y, sequential, steps
 
         strategy = tf.distribute.MirroredStrategy(
             ["CPU:0", "CPU:1"],
@@ -68,16 +65,10 @@ TRAINING = {
     BACKEND not in TRAINING, reason="Keras distributes on JAX and TensorFlow"
 )
 def test_a_model_on_two_devices_fits_with_inserted_layers():
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(TRAINING[BACKEND])],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": BACKEND,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        },
-        capture_output=True,
-        text=True,
+    done = processes.run(
+        *("-c", textwrap.dedent(TRAINING[BACKEND])),
         timeout=300,
+        KERAS_BACKEND=BACKEND,
+        XLA_FLAGS="--xla_force_host_platform_device_count=2",
     )
-    assert done.returncode == 0, done.stderr
     assert "as on one device" in done.stdout

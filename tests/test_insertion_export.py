@@ -5,17 +5,17 @@ import pickle
 import keras
 import numpy as np
 import pytest
+from models import BACKEND
+from models import X
+from models import Y
+from models import functional
+from models import steps
+from models import trained
 
 from keras_memel import MEmeL
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
-from tests.models import BACKEND
-from tests.models import X
-from tests.models import Y
-from tests.models import functional
-from tests.models import steps
-from tests.models import trained
 
 # Not OpenVINO on JAX: it does not know the operation, XlaCallModule, by which
 # Keras hands it a model, this library's or a plain one.

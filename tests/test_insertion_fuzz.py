@@ -9,21 +9,18 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from keras import ops
+from models import Several
+from models import numbers
+from models import same
+from models import statistics
 
 from keras_memel import MEmeL
 from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
-from tests.models import Several
-from tests.models import numbers
-from tests.models import same
-from tests.models import statistics
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation"),
-    pytest.mark.usefixtures("quick_compilation"),
-]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 WIDTH = 3
 KINDS = ["dense", "shared", "norm", "drop", "add", "join", "inner", "several"]
@@ -73,7 +70,7 @@ def run(model, x, training=False):
     ]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15)
 @given(
     steps=STEPS,
     picks=st.sets(st.integers(0, 30), min_size=1, max_size=4),

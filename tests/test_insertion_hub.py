@@ -3,6 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from models import mean
+from models import numbers
+from models import same
+from models import statistics
+from models import steps
 
 from keras_memel import MEmeL
 from keras_memel.insertion import find
@@ -10,11 +15,6 @@ from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
 from keras_memel.paper import kdd2024
-from tests.models import mean
-from tests.models import numbers
-from tests.models import same
-from tests.models import statistics
-from tests.models import steps
 
 pytestmark = [
     # keras_hub and what it stands on warn of many things that are not ours.
@@ -258,21 +258,22 @@ def test_padding_changes_nothing_that_is_learned():
             np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
 
 
-def preprocessor():
+def bert_of_texts():
     words = ["a", "fine", "film", "dull", "and", "long", "but", "bright"]
-    tokenizer = hub().models.BertTokenizer(
-        vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    )
-    return hub().models.BertTextClassifierPreprocessor(
-        tokenizer, sequence_length=8
-    )
+    try:
+        tokenizer = hub().models.BertTokenizer(
+            vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+        )
+        preprocessor = hub().models.BertTextClassifierPreprocessor(
+            tokenizer, sequence_length=8
+        )
+    except ImportError as error:
+        pytest.skip(f"keras_hub cannot tokenize here: {error}")
+    return bert(preprocessor=preprocessor)[0]
 
 
 def test_a_classifier_still_fits_on_raw_strings(tmp_path):
-    try:
-        model, *_ = bert(preprocessor=preprocessor())
-    except ImportError as error:
-        pytest.skip(f"keras_hub cannot tokenize here: {error}")
+    model = bert_of_texts()
     texts = ["a fine film", "dull and long", "bright but long", "a dull film"]
     insert(model, "middle:2", MEmeL(axis=-1, late_start=0))
 
@@ -291,10 +292,7 @@ def test_a_classifier_still_fits_on_raw_strings(tmp_path):
 
 
 def test_the_papers_bert_has_a_neuron_for_each_position(tmp_path):
-    try:
-        model, *_ = bert(preprocessor=preprocessor())
-    except ImportError as error:
-        pytest.skip(f"keras_hub cannot tokenize here: {error}")
+    model = bert_of_texts()
     insert(model, "middle:4", MEmeL(**kdd2024))
     assert {m.count.shape for m in inserted(model).values()} == {(8, 8)}
 

@@ -6,25 +6,22 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from models import BACKEND
+from models import RNG
+from models import Several
+from models import X
+from models import Y
+from models import functional
+from models import mean
+from models import numbers
+from models import same
+from models import sequential
+from models import steps
 
 from keras_memel import MEmeL
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
 from keras_memel.insertion import strip
-from tests.models import BACKEND
-from tests.models import RNG
-from tests.models import Several
-from tests.models import X
-from tests.models import Y
-from tests.models import functional
-from tests.models import mean
-from tests.models import numbers
-from tests.models import same
-from tests.models import sequential
-from tests.models import steps
-
-# What Keras' own `numpy()` of variables warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from steps import BACKEND
 from steps import step
 
 from keras_memel import MEmeL
 from keras_memel import kernels
-
-BACKEND = keras.backend.backend()
 
 
 @pytest.fixture(params=[kernels, kernels.plain], ids=["own", "plain"])

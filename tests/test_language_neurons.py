@@ -1,11 +1,11 @@
 """The example of language neurons, in small, from a file to its pages."""
 
 import math
-import pathlib
 import sys
 
 import numpy as np
 import pytest
+from scripts import example
 
 from keras_memel import callbacks
 
@@ -14,20 +14,16 @@ pytestmark = pytest.mark.once
 pytest.importorskip("altair")
 pytest.importorskip("matplotlib")
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    import language_neurons
-
+def language_neurons(monkeypatch):
+    script = example("language_neurons")
     for name, value in (("LENGTH", 8), ("CHARACTERS", 32), ("WIDTH", 8)):
-        monkeypatch.setattr(language_neurons, name, value)
-    monkeypatch.setattr(language_neurons, "BLOCKS", 1)
+        monkeypatch.setattr(script, name, value)
+    monkeypatch.setattr(script, "BLOCKS", 1)
     # The other arm is a part of this one.
-    monkeypatch.delitem(language_neurons.ARMS, "plain")
-    return language_neurons
+    monkeypatch.delitem(script.ARMS, "plain")
+    return script
 
 
 def sentences(path):
@@ -41,7 +37,7 @@ def sentences(path):
 
 
 def test_it_finds_neurons_of_languages_and_shows_them(
-    example, tmp_path, monkeypatch, capsys, quick_compilation
+    language_neurons, tmp_path, monkeypatch, capsys, quick_compilation
 ):
     # How long a tiny network takes on a busy machine is no matter here.
     monkeypatch.setattr(callbacks, "_MOST_OVERHEAD", math.inf)
@@ -52,10 +48,10 @@ def test_it_finds_neurons_of_languages_and_shows_them(
         *("--each", 60, "--epochs", 1, "--look", 40),
     ]
     monkeypatch.setattr(sys, "argv", ["example", *map(str, arguments)])
-    example.main()
+    language_neurons.main()
     told = capsys.readouterr().out
-    report = example.keras_memel.Report.load(out / "memel.npz")
-    _, labels, names = example.read(tmp_path / "data.tsv", 2, 60)
+    report = language_neurons.keras_memel.Report.load(out / "memel.npz")
+    _, labels, names = language_neurons.read(tmp_path / "data.tsv", 2, 60)
     assert report.features == tuple(names) == ("ab", "xy")
     # Each character of each sentence that is looked at has its language.
     counts = report.layers["neurons_0"].feature_count
@@ -71,20 +67,20 @@ def test_it_finds_neurons_of_languages_and_shows_them(
     }
 
 
-def test_missing_data_says_where_to_get_it(example, monkeypatch):
+def test_missing_data_says_where_to_get_it(language_neurons, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["example", "--data", "nowhere.tsv"])
     with pytest.raises(SystemExit, match=r"sentences\.csv of Tatoeba.*nowhere"):
-        example.main()
+        language_neurons.main()
 
 
 def test_data_that_leave_nothing_to_train_on_are_refused(
-    example, tmp_path, monkeypatch
+    language_neurons, tmp_path, monkeypatch
 ):
     path = tmp_path / "data.tsv"
     sentences(path)
     monkeypatch.setattr(sys, "argv", ["example", "--data", str(path)])
     with pytest.raises(SystemExit, match=r"120 sentences.*--look 2000"):
-        example.main()
+        language_neurons.main()
     path.write_text("too short\tab\n", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"data\.tsv has no line with a"):
-        example.main()
+        language_neurons.main()

@@ -2,25 +2,22 @@
 
 import argparse
 import csv
-import os
-import pathlib
 import signal
-import subprocess
 import sys
 import time
 
 import keras
 import numpy as np
+import processes
 import pytest
+from scripts import example
 
 from keras_memel import MEmeL
 from keras_memel import insert
 
 pytestmark = pytest.mark.once
 
-FOLDER = pathlib.Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(FOLDER))
-import longrun  # noqa: E402 - of the examples
+longrun = example("longrun")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,14 +110,12 @@ class Kill(keras.callbacks.Callback):
 
 def killed(folder, *arguments, at):
     """The same run in a process that is killed after a step."""
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder), *map(str, at), *arguments],
-        # As `quick_compilation` has it here: bits depend on it.
-        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-        capture_output=True,
-        text=True,
+    done = processes.run(
+        *(__file__, folder, *at, *arguments),
         check=False,
         timeout=300,
+        # As `quick_compilation` has it here: bits depend on it.
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
 

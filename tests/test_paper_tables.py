@@ -1,16 +1,15 @@
 """examples/paper_tables.py: which number stands where, and what is run."""
 
-import pathlib
 import sys
 import types
 
 import pytest
+from scripts import example
 
 from keras_memel import MEmeL
 from keras_memel import paper
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-import paper_tables
+paper_tables = example("paper_tables")
 
 # Few seeds, and no more: `compare` says so.
 pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore")]

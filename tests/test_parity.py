@@ -4,24 +4,17 @@ The files of `parity/` were trained on each backend, and the reference was
 computed on one; `parity/make.py` says how.
 """
 
-import importlib.util
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from scripts import load
 
 FOLDER = Path(__file__).parent / "parity"
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("make", FOLDER / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = load_script()
+make = load(FOLDER / "make.py")
 
 
 @pytest.fixture(scope="module")

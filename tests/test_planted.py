@@ -1,22 +1,18 @@
 """Neurons that are known to be there: what the benchmark's cells find."""
 
 import csv
-import importlib.util
-import pathlib
 
 import pytest
+from scripts import ROOT
+from scripts import load
 
 pytest.importorskip("sklearn")
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("quick_compilation")]
 
-FILE = pathlib.Path(__file__).parents[1] / "benchmarks" / "planted.py"
-
 
 @pytest.fixture(scope="module")
 def planted():
-    spec = importlib.util.spec_from_file_location(FILE.stem, FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(ROOT / "benchmarks" / "planted.py")
     module.INPUTS = 2400
     return module
 

@@ -2,32 +2,21 @@
 
 import importlib.util
 import json
-import os
-import pathlib
 import re
-import subprocess
 import sys
 
 import keras
 import matplotlib.image
 import numpy as np
+import processes
 import pytest
+from scripts import EXAMPLES
+from scripts import load
 
 pytestmark = pytest.mark.once
 
-ROOT = pathlib.Path(__file__).parents[1]
-SCRIPT = ROOT / "examples" / "quickstart.py"
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("quickstart", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-quickstart = load_script()
-
+SCRIPT = EXAMPLES / "quickstart.py"
+quickstart = load(SCRIPT)
 
 # Arms, and what each is compared with.
 PAIRS = [
@@ -39,24 +28,12 @@ PAIRS = [
 ]
 
 
-def call(options):
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *options],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Output, runs and folder of the script with 2 seeds, as users run it."""
     folder = tmp_path_factory.mktemp("quickstart") / "new" / "folder"
-    done = call(["--seeds", "2", "--epochs", "3", "--out", str(folder)])
-    assert done.returncode == 0, done.stderr
+    options = ("--seeds", 2, "--epochs", 3, "--out", folder)
+    done = processes.run(SCRIPT, *options)
     text = (folder / "quickstart.jsonl").read_text(encoding="utf-8")
     return done, [json.loads(line) for line in text.splitlines()], folder
 

@@ -1,28 +1,20 @@
 """README.md: its code runs, its numbers are those of the stored runs."""
 
-import importlib.util
 import json
-import pathlib
 import re
 import tomllib
 
 import pytest
+from scripts import ROOT
+from scripts import load
 
 from keras_memel import RunStore
 
-ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EMPTY = "".join(
     f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->\n"
     for name in ("quickstart", "speed")
 )
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 readme = load(ROOT / "benchmarks" / "readme.py")

@@ -13,7 +13,6 @@ from steps import step
 from keras_memel import MEmeL
 from keras_memel import Random
 from keras_memel import Rate
-from keras_memel import Selection
 from keras_memel import Threshold
 from keras_memel import TopK
 
@@ -155,11 +154,3 @@ def test_one_selection_may_serve_two_layers(rng):
     assert state(second)["threshold"] == pytest.approx(
         selection.initial_state()["threshold"]
     )
-
-
-def test_a_selection_must_say_how_it_selects():
-    class Nothing(Selection):
-        pass
-
-    with pytest.raises(NotImplementedError, match="Nothing must override"):
-        Nothing()(np.zeros((1, 2)))

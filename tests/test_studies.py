@@ -4,14 +4,14 @@ A study takes minutes to hours: here its stored runs are read, its page made
 from them and compared, and a small part of it run again.
 """
 
-import gc
 import importlib
-import pathlib
 import sys
 
 import keras
 import numpy as np
 import pytest
+from scripts import EXAMPLES
+from scripts import ROOT
 
 import keras_memel
 from keras_memel import RunStore
@@ -19,22 +19,18 @@ from keras_memel import RunStore
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="the same on every backend"
 )
-ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "studies"
-RESULTS = ROOT / "examples" / "studies" / "results"
+PAGES_OF = sorted(page.stem for page in PAGES.glob("*.md"))
+RESULTS = EXAMPLES / "studies" / "results"
 
 
 @pytest.fixture(scope="module")
-def study():
+def study(frozen_garbage):
     """A loader of the scripts, which import one another."""
-    gc.freeze()  # see tests/test_evidence.py
-    sys.path.insert(0, str(ROOT / "examples" / "studies"))
+    folder = str(EXAMPLES / "studies")
+    sys.path.insert(0, folder)
     yield importlib.import_module
-    sys.path.pop(0)
-    gc.unfreeze()
-
-
-PAGES_OF = sorted(page.stem for page in PAGES.glob("*.md"))
+    sys.path.remove(folder)
 
 
 @pytest.mark.parametrize("name", PAGES_OF)

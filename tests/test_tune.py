@@ -1,7 +1,6 @@
 """examples/tune.py: which settings are tried, resumed, shared and chosen."""
 
 import json
-import pathlib
 import socket
 import sys
 import threading
@@ -9,14 +8,14 @@ import time
 import types
 
 import pytest
+from glue_rows import Killed
+from glue_rows import make_preset
 from keras_tuner.src.distribute import oracle_chief
+from scripts import example
 
 from keras_memel import MEmeL
-from tests.test_glue import make_preset
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-import glue
-import tune
+glue, tune = example("glue"), example("tune")
 
 pytestmark = [
     pytest.mark.once,
@@ -103,10 +102,6 @@ def test_a_number_of_settings_is_chosen_by_the_seed(family, tmp_path):
     assert len(set(tried[:7])) == 7
     assert tried[7:14] == tried[:7]
     assert set(tried[14:]) != set(tried[:7])
-
-
-class Killed(BaseException):
-    """As a signal, nothing catches it."""
 
 
 def test_a_killed_search_goes_on(family, tmp_path):

@@ -1,4 +1,4 @@
-"""Makes `recurrent_<backend>.keras`, which `test_recurrent_memel.py` reads.
+"""Makes `recurrent_<backend>.keras` for `test_recurrent_memel_training.py`.
 
 A ConvGRU2D with a MEmeL, after three training steps on <backend>. To make them
 again, from the root of the repository, in an environment for each backend:

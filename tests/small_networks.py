@@ -1,0 +1,21 @@
+"""Networks of examples/nowcasting, as small as there can be."""
+
+import dataclasses
+
+from scripts import example
+
+networks = example("nowcasting.model")
+
+TINY = networks.Network(
+    down=((2, 4, 2), (3, 4, 2), (4, 3, 2)),
+    up=((4, 4, 2), (3, 4, 2), (2, 4, 2)),
+    states=(3, 4, 5),
+    recurrent=(3, 3, 3),
+    size=(8, 16),
+    frames=(2, 2),
+)
+SMALL = dataclasses.replace(TINY, size=(16, 16), residual=True)
+# For runs: a third of what there is to compile.
+FLAT = dataclasses.replace(
+    SMALL, down=((3, 4, 2),), up=((3, 4, 2),), states=(4,), recurrent=(3,)
+)

@@ -1,0 +1,182 @@
+"""Selections and inhibitions of one's own: what they may do, and are kept."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from steps import assert_state
+from steps import state
+from steps import step
+
+from keras_memel import Inhibition
+from keras_memel import MEmeL
+from keras_memel import Selection
+
+
+@keras.saving.register_keras_serializable("test_selections_own")
+class Above(Selection):
+    """No state."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __call__(self, score):
+        return score > self.limit
+
+    def get_config(self):
+        return {"limit": self.limit}
+
+
+@keras.saving.register_keras_serializable("test_selections_own")
+class Rising(Selection):
+    """A limit that rises by the share it selected, and counts its steps."""
+
+    def __init__(self, limit=0.5):
+        self.limit = limit
+
+    def initial_state(self):
+        return {"limit_now": self.limit, "updates": 0.0}
+
+    def __call__(self, score, limit_now, updates):
+        return score > limit_now
+
+    def update(self, share, limit_now, updates):
+        return {"limit_now": limit_now + share, "updates": updates + 1.0}
+
+    def get_config(self):
+        return {"limit": self.limit}
+
+
+class Everything(Selection):
+    """Not registered; and a shape that only broadcasts to the score's."""
+
+    def __call__(self, score):
+        return ops.ones((1,) * len(score.shape), "bool")
+
+
+@keras.saving.register_keras_serializable("test_selections_own")
+class Halve(Inhibition):
+    def __init__(self, factor=0.5):
+        self.factor = factor
+
+    def __call__(self, values, mask, mean):
+        return ops.where(mask, self.factor * values, values)
+
+    def get_config(self):
+        return {"factor": self.factor}
+
+
+class Shrink(Inhibition):
+    """Not registered; a loss and no change of values."""
+
+    def loss(self, values, mask, mean):
+        return ops.sum(ops.where(mask, ops.square(values - mean), 0.0))
+
+
+def trained(layer, rng, steps=4):
+    x = rng.normal(size=(steps, 4, 6)).astype("float32")
+    r = rng.normal(size=(steps, 4, 6)).astype("float32")
+    return [(x[t], r[t], *step(layer, x[t], r[t])) for t in range(steps)]
+
+
+def test_a_selection_of_ones_own_selects(rng):
+    layer = MEmeL(Above(1.0), Halve(0.25), late_start=1)
+    *_, (x, r, y, gradient) = trained(layer, rng)
+    chosen = y != x
+    assert 0 < chosen.mean() < 1
+    np.testing.assert_array_equal(y, np.where(chosen, 0.25 * x, x))
+    np.testing.assert_array_equal(gradient, np.where(chosen, 0.25 * r, r))
+    rate = float(ops.convert_to_numpy(layer.inhibited_rate.value))
+    assert rate == pytest.approx(chosen.mean())
+
+
+def test_a_selection_of_ones_own_keeps_state(rng):
+    layer = MEmeL(Rising(), late_start=1)
+    limit, shares = 0.5, []
+    for x, _, y, _ in trained(layer, rng):
+        shares.append((x != y).mean())
+    assert shares[0] == 0 < shares[1]
+    now = state(layer)
+    assert now["limit_now"] == pytest.approx(limit + sum(shares))
+    assert now["updates"] == 3  # none in the late start: nothing could be
+
+
+def test_a_selection_of_ones_own_cannot_select_what_has_no_score(rng):
+    layer = MEmeL(Everything(), Halve(), late_start=2)
+    changed = [(x != y).mean() for x, _, y, _ in trained(layer, rng)]
+    assert changed == [0, 0, 1, 1]
+    x = rng.normal(size=(4, 6)).astype("float32")
+    x[0, 0] = np.nan
+    y, _ = step(layer, x, np.ones_like(x))
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
+    rate = float(ops.convert_to_numpy(layer.inhibited_rate.value))
+    assert rate == pytest.approx(23 / 24)
+
+
+def test_an_inhibition_of_ones_own_adds_its_loss(rng):
+    layer = MEmeL(Everything(), Shrink(), late_start=1)
+    steps = trained(layer, rng, steps=2)
+    x0 = steps[0][0]
+    x, r, y, gradient = steps[1]
+    np.testing.assert_array_equal(y, x)
+    expected = r + 2 * (x - x0.mean(axis=0))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_names_that_the_layer_has_are_refused_as_state():
+    class Clash(Above):
+        def initial_state(self):
+            return {"steps": 0.0}
+
+    with pytest.raises(ValueError, match="names that the layer does not") as e:
+        MEmeL(Clash(1.0)).build((None, 3))
+    assert "Received: 'steps' from Clash" in str(e.value)
+
+
+def test_a_selection_must_select(rng):
+    class Idle(Selection):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Idle must override"):
+        trained(MEmeL(Idle(), late_start=0), rng)
+
+
+@pytest.mark.parametrize(
+    ("selection", "inhibition", "custom_objects"),
+    [
+        (Above(1.0), Halve(0.25), None),
+        (Rising(0.25), "observe", None),
+        (
+            Everything(),
+            Shrink(),
+            {"Everything": Everything, "Shrink": Shrink},
+        ),
+    ],
+    ids=["registered", "with_state", "custom_objects"],
+)
+def test_ones_own_are_saved_and_loaded(
+    selection, inhibition, custom_objects, rng, tmp_path
+):
+    layer = MEmeL(selection, inhibition, late_start=1)
+    model = keras.Sequential([keras.Input((6,)), layer, keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(12, 6)).astype("float32")
+    model.fit(x, x[:, :2], batch_size=4, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(
+        tmp_path / "model.keras", custom_objects=custom_objects
+    ).layers[0]
+    assert type(again.selection) is type(layer.selection)
+    assert again.selection.get_config() == layer.selection.get_config()
+    assert type(again.inhibition) is type(layer.inhibition)
+    assert again.inhibition.get_config() == layer.inhibition.get_config()
+    assert state(layer)["steps"] == 3
+    assert_state(again, state(layer))
+
+
+def test_ones_own_without_a_registration_says_what_is_missing():
+    config = MEmeL(Everything()).get_config()
+    with pytest.raises(TypeError, match=re.compile("Everything")):
+        MEmeL.from_config(config)
