@@ -6,7 +6,6 @@ import pytest
 from keras import ops
 from labelled import FEATURES
 from labelled import LABELS
-from labelled import RNG
 from labelled import N
 from labelled import X
 from labelled import dense
@@ -226,15 +225,16 @@ def tokens_model(length=5):
 @pytest.mark.parametrize("axis", [-1, None])
 def test_padding_counts_nowhere(axis):
     model = tokens_model()
-    tokens = RNG.integers(1, 9, (60, 5))
-    tokens[np.arange(5) >= RNG.integers(1, 6, 60)[:, None]] = 0
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 9, (60, 5))
+    tokens[np.arange(5) >= rng.integers(1, 6, 60)[:, None]] = 0
     labels = np.where(tokens > 0, tokens % 2, 0)
     every = labels if axis == -1 else labels[:, 0]
     layer = analyze(
         model, tokens, every, "embedding", axis=axis, verbose=0
     ).layers["embedding"]
 
-    table = ops.convert_to_numpy(model.layers[0].embeddings)
+    table = ops.convert_to_numpy(model.layers[0].embeddings).astype("float64")
     values = np.where(tokens[..., None] > 0, table[tokens], np.nan)
     if axis == -1:
         rows = values.reshape(-1, 3)
@@ -313,7 +313,8 @@ def test_the_feature_and_the_false_killing_rate_by_hand():
 
 
 def test_dead_and_dormant_neurons():
-    z = np.abs(RNG.normal(size=(100, 4))).astype("float32")
+    z = np.random.default_rng(0).normal(size=(100, 4))
+    z = np.abs(z).astype("float32")
     z[:, 1] = 0  # dead, and dormant
     z[:, 2] = 0.7  # dead: constant
     z[:, 3] *= 0.001  # dormant
@@ -329,7 +330,7 @@ def test_a_planted_neuron_is_found_and_its_scale_is_known(p):
     # On for a share p of the inputs: phi = (1 - p) / p, and p / (1 - p) off.
     n = 1000
     on = np.arange(n) < p * n
-    noise = np.abs(RNG.normal(size=(n, 5)))
+    noise = np.abs(np.random.default_rng(0).normal(size=(n, 5)))
     z = np.column_stack([on, noise]).astype("float32")
     report = analyze(identity(6), z, on.astype(int), "z", verbose=0)
     layer = report.layers["z"]

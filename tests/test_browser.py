@@ -17,8 +17,7 @@ pytestmark = pytest.mark.once
 
 pytest.importorskip("altair")
 
-RNG = np.random.default_rng(0)
-LABELS = RNG.integers(0, 3, 90)
+LABELS = np.random.default_rng(0).integers(0, 3, 90)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,8 @@ def report():
     model = keras.Sequential(
         [keras.Input((4, 4)), keras.layers.Dense(6, name="hidden")]
     )
-    x = RNG.normal(size=(90, 4, 4)) + LABELS[:, None, None]
+    x = np.random.default_rng(1).normal(size=(90, 4, 4))
+    x += LABELS[:, None, None]
     return analyze(model, x, LABELS, feature_names=["<a>", "b", "c"], verbose=0)
 
 
@@ -219,7 +219,8 @@ def test_ten_thousand_neurons_on_a_narrow_screen(tmp_path, chromium):
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.Dense(10_000, name="wide")]
     )
-    report = analyze(model, RNG.normal(size=(20, 3)), top=2, verbose=0)
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    report = analyze(model, x, top=2, verbose=0)
     path = tmp_path / "neurons.html"
     report.to_html(path, inputs=np.ones((20, 12)))
     page = Page(chromium, path, width=500)

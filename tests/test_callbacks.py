@@ -184,7 +184,7 @@ def test_a_mask_that_never_came(drops):
     ]
     made = keras.Sequential(layers)
     made.compile("sgd", "mse")
-    tokens = RNG.integers(0, 5, (64, 3))
+    tokens = np.random.default_rng(0).integers(0, 5, (64, 3))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         fit(made, MonosemanticityMonitor(), x=tokens, epochs=1)

@@ -1,7 +1,6 @@
 """find, insert and strip: what goes where, and that nothing else changes."""
 
 import inspect
-import re
 
 import keras
 import numpy as np
@@ -302,7 +301,6 @@ def test_the_signature_of_call_stays():
     insert(model, "first", MEmeL())
 
     assert inspect.signature(model.call) == before
-    assert re.search("call", repr(model.call))
 
 
 def test_another_hand_on_call_stops_strip():

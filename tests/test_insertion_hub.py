@@ -31,6 +31,7 @@ TOKENS = {
     "padding_mask": PADDING,
 }
 IMAGES = RNG.normal(size=(8, 16, 16, 3)).astype("float32")
+VALUES = RNG.normal(size=(8, 8, 8)).astype("float32")
 
 
 def hub():
@@ -92,7 +93,7 @@ def gpt_neo_x():
         dropout=0.0,
     )
     model.compile("sgd", "mse")
-    return model, dict(TOKENS), RNG.normal(size=(8, 8, 8)).astype("float32")
+    return model, dict(TOKENS), VALUES
 
 
 def resnet():
