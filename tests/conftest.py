@@ -1,8 +1,10 @@
 """One backend a process, and which tests it runs; what several files need."""
 
 import gc
+import importlib
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import radar_frames
 from hypothesis import settings
+from scripts import EXAMPLES
 
 BACKEND = keras.backend.backend()
 
@@ -76,6 +79,15 @@ def frozen_garbage():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def study(frozen_garbage):
+    """A loader of the studies' scripts, which import one another."""
+    folder = str(EXAMPLES / "studies")
+    sys.path.insert(0, folder)
+    yield importlib.import_module
+    sys.path.remove(folder)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ A study takes minutes to hours: here its stored runs are read, its page made
 from them and compared, and a small part of it run again.
 """
 
-import importlib
 import sys
 
 import keras
@@ -22,15 +21,6 @@ pytestmark = pytest.mark.skipif(
 PAGES = ROOT / "docs" / "studies"
 PAGES_OF = sorted(page.stem for page in PAGES.glob("*.md"))
 RESULTS = EXAMPLES / "studies" / "results"
-
-
-@pytest.fixture(scope="module")
-def study(frozen_garbage):
-    """A loader of the scripts, which import one another."""
-    folder = str(EXAMPLES / "studies")
-    sys.path.insert(0, folder)
-    yield importlib.import_module
-    sys.path.remove(folder)
 
 
 @pytest.mark.parametrize("name", PAGES_OF)
@@ -76,61 +66,6 @@ def test_a_claim_that_the_runs_do_not_bear_out_raises(study):
 def test_the_stores_stay_small():
     stores = [*RESULTS.iterdir()]
     assert sum(file.stat().st_size for file in stores) < 3_000_000
-
-
-def tiny(common, seed, **settings):
-    rng = np.random.default_rng(0)
-    examples = rng.normal(size=(300, 4)).astype("float32")
-    labels = rng.integers(0, 3, 300)
-    return common.Split(
-        examples, labels, seed, epochs=2, train=200, validation=50, **settings
-    )
-
-
-def test_a_split_has_the_share_of_wrong_labels_that_it_says(study):
-    split = tiny(study("common"), 1, wrong_share=0.3)
-    wrong = split.given != split.labels
-    assert wrong[split.train].mean() == 0.3
-    assert wrong[split.validation].mean() == 0.3
-    assert not wrong[split.test].any()
-    assert sorted(split.wrong) == sorted(split.train[wrong[split.train]])
-    parts = np.concatenate([split.train, split.validation, split.test])
-    assert sorted(parts) == list(range(300))
-    assert sorted(split.order) == sorted([*split.train, *split.train])
-
-
-def test_no_person_is_in_two_parts_of_a_split(study):
-    groups = np.arange(300) % 10
-    split = tiny(study("common"), 0, groups=groups)
-    parts = (split.train, split.validation, split.test)
-    people = [set(groups[part]) for part in parts]
-    assert [len(some) for some in people] == [5, 2, 3]
-    assert len(set.union(*people)) == 10
-
-
-def test_a_recycled_network_learns_what_a_new_one_does(
-    study, quick_compilation
-):
-    common = study("common")
-    common._COMPILED.clear()
-
-    def trained(seed, key):
-        def between():
-            return [keras_memel.MEmeL(keras_memel.Random(0.2), late_start=0)]
-
-        model = common.build(between, seed, width=8, inputs=4, classes=3)
-        model = common.recycled(key, model)
-        split = tiny(common, seed)
-        common.fit(model, split)
-        return model, [np.array(v) for v in model.get_weights()]
-
-    first, _ = trained(0, "one")
-    again, recycled = trained(1, "one")
-    assert again is first
-    other, new = trained(1, "another")
-    assert other is not first
-    for ours, theirs in zip(recycled, new, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_sets_are_read_from_files(study, tmp_path):

@@ -198,30 +198,33 @@ def build_with(layer, seed):
 _COMPILED = {}
 
 
-def recycled(key, model):
-    """A network that was compiled before, made what `model` is.
+def recycled(key, make, split):
+    """A network that was compiled before, made what `make` makes.
 
     A small network takes longer to compile than to train. Runs that differ in
     nothing but their seed may share what was compiled: all that changes in
-    training, of the network and of its optimizer, is set to what it is in
-    `model`.
+    training, of the network and of its optimizer, is set to what it is in a
+    new one.
 
     Args:
         key: What else tells the network from others: the arm.
-        model: A new network, compiled in Keras' sense.
-
-    Returns:
-        `model` itself the first time; then the first one with its variables.
+        make: Makes a network from the seed of the run, and sets the global
+            seed, from which PyTorch's dropout draws.
+        split: What it will be trained on.
     """
+    if key not in _COMPILED:
+        # Its first step draws once more: so none is that of a run.
+        first, batch = make(), split.order[:BATCH]
+        first.train_on_batch(split.images[batch], split.given[batch])
+        _COMPILED[key] = first
+    model, first = make(), _COMPILED[key]
     model.optimizer.build(model.trainable_variables)
-    first = _COMPILED.setdefault(key, model)
-    if first is not model:
-        for old, new in (
-            (first.variables, model.variables),
-            (first.optimizer.variables, model.optimizer.variables),
-        ):
-            for ours, theirs in zip(old, new, strict=True):
-                ours.assign(keras.ops.copy(theirs.value))
+    for old, new in (
+        (first.variables, model.variables),
+        (first.optimizer.variables, model.optimizer.variables),
+    ):
+        for ours, theirs in zip(old, new, strict=True):
+            ours.assign(keras.ops.copy(theirs.value))
     return first
 
 
@@ -234,8 +237,11 @@ def fit(model, split):
 def trained(split, between, seed, key, width=WIDTH):
     """A network after its training; see `build` and `recycled`."""
     inputs = split.images.shape[1]
-    model = build(between, seed, width, inputs, split.classes)
-    model = recycled(key, model)
+    model = recycled(
+        key,
+        lambda: build(between, seed, width, inputs, split.classes),
+        split,
+    )
     fit(model, split)
     return model
 

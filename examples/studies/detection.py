@@ -150,7 +150,7 @@ def detection(values, other, labels, other_labels):
 def run(arm, seed):
     """Train one network; ask its hidden layer."""
     digits = common.Digits(seed, epochs=EPOCHS)
-    model = common.recycled(arm, build(arm, seed))
+    model = common.recycled(arm, lambda: build(arm, seed), digits)
     if STATES[arm[1]] is not None:
         common.fit(model, digits)
     choosing, testing = np.array_split(digits.test, 2)
