@@ -2,7 +2,7 @@
 
 One session a backend, each in an environment that holds no other backend, so
 that a test cannot lean on one that a user does not have; and another one for
-models of keras_hub and exported files.
+exported files.
 """
 
 import pathlib

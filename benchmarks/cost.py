@@ -45,11 +45,12 @@ output and mask written |
 neuron, and the number selected, float64; nothing if R = 1 |
 
 Arithmetic does not matter: some twenty operations a value, where a matrix
-product does thousands. So the time is that of {step} bytes a value, which is
-{copies:.2f} times that of a copy of the values ({copy} bytes). `TopK` reads
-the values once more, and for k > 1 sorts them. PyTorch, without a compiler,
-reads the values once more for the output, from the cache if the batch is
-small. None of this depends on the number of parameters.
+product does thousands. So the time is at best that of {step} bytes a value,
+{copies:.2f} times that of a copy of the values ({copy} bytes); what was
+measured is at the end of this page. `TopK` reads the values once more, and for
+k > 1 sorts them. PyTorch, without a compiler, reads the values once more for
+the output, from the cache if the batch is small. None of this depends on the
+number of parameters.
 
 ## 1e9 parameters on {devices:,} devices
 

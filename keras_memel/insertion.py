@@ -103,19 +103,20 @@ def insert(
         model: A built model, or a layer of one.
         where: Where to, as in `find`.
         layer: What to insert. It is not used itself: each site gets a fresh
-            copy from its config, built at once, named `memel_<name of the
-            host>`, which leaves the dtype of the values as it is.
+            copy from its config, built at once, named after the layer and its
+            host, `memel_<host>`, which leaves the dtype of the values as it
+            is.
         output: Which output, if a layer has several: an index or a key.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: If `where` names no layer, or one that holds an inserted
-            MEmeL already (`strip` the model first); if the model is not
-            built, or a layer is never called in it; if the output cannot be
-            chosen, is not floating-point, or does not suit the MEmeL. Nothing
-            is inserted then.
+        ValueError: If `layer` is no MEmeL; if `where` names no layer, or one
+            that holds an inserted MEmeL already (`strip` the model first); if
+            the model is not built, or a layer is never called in it; if the
+            output cannot be chosen, is not floating-point, or does not suit
+            the MEmeL. Nothing is inserted then.
 
     Example:
 

@@ -72,7 +72,7 @@ class MEmeL(keras.layers.Layer):
     Args:
         selection: Which values to inhibit. `"top_k"` = `TopK(1)` (default;
             the paper's), `"rate"` = `Rate(0.02)` (a moving threshold, no
-            sort: the fastest), `"threshold"` = `Threshold(9.0)`, `"random"` =
+            sort), `"threshold"` = `Threshold(9.0)`, `"random"` =
             `Random(0.02)` (the placebo), or any `Selection`.
         inhibition: What to do with them. `"reverse"` =
             `ReverseDeactivation(1.0)` (default), `"naive_a"`, `"naive_b"`
@@ -94,6 +94,7 @@ class MEmeL(keras.layers.Layer):
             authors' code does.
         at_inference: `True` inhibits at inference too, with the statistics as
             they are (the paper's Tables 6-8).
+        name: Of the layer; `memel`, `memel_1`, ... by default.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -119,7 +120,7 @@ class MEmeL(keras.layers.Layer):
             its values were not finite, over all neurons, scalar.
         threshold: Of `Rate` only: its moving threshold, scalar, in variances.
 
-    At cold start a neuron has no history: it scores 0 and is not selected.
+    At cold start a neuron has no history, no score, and is not selected.
     A value that is not finite passes untouched, and its neuron keeps its
     statistics for this step. With `trainable=False` the layer behaves as at
     inference, in training too.

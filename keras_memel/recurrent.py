@@ -47,7 +47,7 @@ class ConvGRU2D(keras.layers.RNN):
     `keras.layers.LSTM`; arguments, weights and masks follow these.
 
     At every time step, with inputs `x`, state `h` and convolutions `*`
-    [Shi et al. 2017, Eq. 1, without the bias of the state]:
+    [Shi et al. 2017, Eq. 1, which has no bias `d` of the state]:
 
         z  = sigmoid(W_z * x + b_z + R_z * h + d_z)
         r  = sigmoid(W_r * x + b_r + R_r * h + d_r)

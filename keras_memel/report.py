@@ -1,7 +1,7 @@
 """What `analyze` found: arrays, tables and curves of every neuron.
 
-A report is data. It holds no model and no backend, can be saved, loaded and
-drawn where neither is installed, and never changes.
+A report is data. It holds no model and no tensor, can be saved, loaded and
+drawn without either, and never changes.
 
 References:
     [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).

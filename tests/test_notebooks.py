@@ -109,7 +109,7 @@ def test_its_pictures_are_stored_and_each_is_read_out(notebook):
         ("insert_bert", "against 77 %", "test accuracy: 77.0%"),
         ("language_neurons", "Neuron 127", "127 0.158 16.4"),
         ("language_neurons", "ROC-AUC of 0.985", "8.9 0.985"),
-        ("language_neurons", "nine times as far", "rus 8.9"),
+        ("language_neurons", "is nine times what it is", "rus 8.9"),
         ("language_neurons", "one in six is above 0.7", "trained: 15.6%"),
         ("nowcasting", "25 and 26 against 31", "persistence 31.36"),
         ("nowcasting", "25 and 26 against 31", "plain 25.95"),

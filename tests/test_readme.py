@@ -85,6 +85,37 @@ def test_the_page_of_the_examples_names_each_that_can_be_run():
             assert f"({file.name})" in page, file.name
 
 
+def test_what_it_says_of_the_studies_is_what_their_pages_say():
+    """Those are made from the stored runs."""
+    page = (ROOT / "docs" / "when_to_use.md").read_text(encoding="utf-8")
+    row = r"better in (\d+), worse in (\d+), not shown in \d+ of (\d+)"
+    counts = {
+        other: [[int(n) for n in cell] for cell in re.findall(row, cells)]
+        for other, cells in re.findall(
+            r"^\| (plain|placebo|dropout) (.*)$", page, re.M
+        )
+    }
+    (better, _, wrong), (none, worse, right) = counts["plain"]
+    (never, by_placebo, _), _ = counts["placebo"]
+    (nor, by_dropout, _), _ = counts["dropout"]
+    assert none == never == nor == 0
+    words = ["", "one", "two", "three", "four", "five", "six", "seven", "eight"]
+    said = " ".join(README.split())
+    for sentence in (
+        f"Over the {words[wrong]} with wrong labels, Reverse Deactivation was "
+        f"better than plain training in {words[better]}, never better than its "
+        f"placebo (worse in {words[by_placebo]}), and never better than "
+        f"dropout (worse in {words[by_dropout]}).",
+        f"Over the {words[right]} with right labels it was never better than "
+        f"plain training, and worse in {words[worse]};",
+    ):
+        assert sentence in said
+    detection = (ROOT / "docs/studies/detection.md").read_text("utf-8")
+    cnn = detection.partition("## CNN")[2].partition("| accuracy |")[2]
+    lost = re.search(r"RD less trained \| -(\d+)", cnn)
+    assert f"lost {lost[1]} points" in said
+
+
 @pytest.mark.once
 def test_the_results_are_those_of_the_stored_runs():
     assert readme.render(README) == README, "run: python benchmarks/readme.py"

@@ -208,18 +208,18 @@ def page(comparisons):
         f"layer. {len(first.seeds)} seeds.",
         "",
         "Separation is the mean phi of a planted unit on its class over that "
-        "on all test images: 1 for a unit that knows no class, up to 10 for "
-        "one that fires on one class of ten. Silenced: tested with these units "
+        "on all test images: 1 for a unit that knows no class, 9 for one that "
+        "fires on one class of ten alone. Silenced: tested with these units "
         "held at their mean, whatever the arm did to them in training.",
         "",
         "Seen: with right labels nothing; the network hardly needs these "
         "units. With wrong labels, inhibiting the planted units ends in a "
         "*lower* accuracy than inhibiting as many others; neither is shown to "
         "differ from inhibiting none. Inhibition takes away little of the "
-        "separation, and none with right labels, where the loss no longer "
-        "pulls. Dropout of the same layer does help with wrong labels, and "
-        "takes some of the separation away as well. That monosemantic units "
-        "as such do harm is not shown here.",
+        "separation, and is not shown to take any with right labels. Dropout "
+        "of the same layer does help with wrong labels, and takes some of the "
+        "separation away as well. That monosemantic units as such do harm is "
+        "not shown here.",
         "",
         "![Accuracy less that of planted and not inhibited](causality.png)",
     ]

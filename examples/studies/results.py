@@ -1,4 +1,4 @@
-"""All verdicts of all studies, in one file: RESULTS.md.
+"""The verdicts of all studies on what each asked first: RESULTS.md.
 
     python examples/studies/results.py
 
@@ -105,7 +105,9 @@ def page(found):
         "",
         "<!-- Written by examples/studies/results.py. -->",
         "",
-        f"All {len(every)} verdicts of all studies, from the stored runs: "
+        f"{len(every)} verdicts of all studies, on the measure that each asked "
+        "first, from the stored runs (those on other measures are on the pages "
+        "of the studies): "
         + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
         + '. "Better" and "worse" need ten paired seeds, a 95 % bootstrap '
         "interval (BCa) of the mean difference without 0, and p < 0.05 in a "
@@ -114,9 +116,10 @@ def page(found):
         "[How often such verdicts are wrong](docs/studies/validity.md), "
         "[when to use it](docs/when_to_use.md).",
         "",
-        "RD is Reverse Deactivation, the method of the paper; the placebo is "
-        "the same on values chosen blindly. What both have is an effect of "
-        "noise.",
+        "RD is Reverse Deactivation, the inhibition of the paper, on a share "
+        "of all values (`Rate`); the paper's own selection, one value of each "
+        "sample, is that of mechanism and pretraining. The placebo is the "
+        "same on values chosen blindly. What both have is an effect of noise.",
         "",
         "## In one table",
         "",

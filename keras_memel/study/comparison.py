@@ -54,8 +54,8 @@ class Comparison:
     the others; nor if the deltas of all seeds are equal, as they are when
     `train` ignores its seed. How often verdicts are wrong, effects found and
     intervals right is simulated in docs/studies/validity.md: the sign-flip
-    test supposes deltas as likely above as below their mean, and skewed ones
-    break it.
+    test supposes deltas that lie symmetrically about their mean, and skewed
+    ones break it.
 
     Args:
         runs: Dictionaries with `arm`, `seed` and `scores` or `error`, as
@@ -68,10 +68,12 @@ class Comparison:
         higher_is_better: Or a dictionary of this by metric.
 
     Raises:
-        ValueError: If an arm is named that is not among the arms, a pair is
-            named twice, or there are two runs of an arm with the same seed.
-        ImportError: If SciPy, statsmodels, or for some methods pandas or
-            matplotlib, is missing: `pip install 'keras-memel[evidence]'`.
+        ValueError: If there are fewer than two arms, one is named that is not
+            among them, a pair is named twice, or there are two runs of an arm
+            with the same seed.
+        ImportError: If SciPy, statsmodels, or for some methods pandas, is
+            missing: `pip install 'keras-memel[evidence]'`; for `plot`,
+            `[plot]`.
 
     Example:
 
