@@ -23,6 +23,7 @@ from keras_memel.neurons import LayerReport
 from keras_memel.report import Report
 from keras_memel.stream.sources import Labels
 from keras_memel.stream.sources import Source
+from keras_memel.stream.sources import is_text
 from keras_memel.stream.spool import MOST_ROWS
 from keras_memel.stream.streams import Stream
 
@@ -75,14 +76,16 @@ def analyze(
         model: A built model, with or without MEmeL layers.
         x: Inputs: arrays as for `predict`, a `tf.data.Dataset`, a PyTorch
             `DataLoader`, a `keras.utils.PyDataset`, or an iterable of batches,
-            `inputs` or `(inputs, targets)`.
+            `inputs` or `(inputs, targets)`. A list of arrays is one of inputs,
+            as for `predict`; of batches, pass `iter(batches)`.
         features: `None`, or integer labels from 0 up: one an input, `(n,)`, or
             one a position, `(n, length)`; or "targets", the targets of `x`.
         layers: Which layers, as in `find`. `None`: those with a MEmeL; if
             there is none, the layers with weights of the model and of models
             within it.
         axis: What tells neurons apart, as in `MEmeL`. "auto": as the MEmeL of
-            the layer does; without one, -1, a neuron a channel.
+            the layer does; without one, a neuron a channel: -1, or 1 of a layer
+            with `data_format="channels_first"`.
         output: Which output, if a layer has several: an index or a key.
         epsilon: Share of the layer's mean variance that is added to that of
             each neuron.
@@ -130,6 +133,7 @@ def analyze(
             f"data, or build it, before. Received: model={model!r}"
         )
     source = Source(x, batch_size)
+    _check_number(model, source)
     labels = Labels(features, feature_names, source)
     found = taps.chosen(model, layers)
     if not found:
@@ -152,7 +156,13 @@ def analyze(
         for stream in streams:
             files.callback(stream.close)
         bar = _bar(verbose, source.batches, "batch")
-        seen = taps.outputs(model, found, source.inputs(labels), output)
+        # Closed in any case: what holds the error, as a notebook does, would
+        # else keep the taps in the model.
+        seen = files.enter_context(
+            contextlib.closing(
+                taps.outputs(model, found, source.inputs(labels), output)
+            )
+        )
         worker = files.enter_context(ThreadPoolExecutor(1))
         waiting: deque[Any] = deque()
 
@@ -203,4 +213,26 @@ def _axis(site: Site, axis: Any) -> Any:
         return axes.check(axis)
     held = insertion_of(site.layer)
     memel = held.memel if held else site.layer
-    return memel.axis if isinstance(memel, MEmeL) else -1
+    if isinstance(memel, MEmeL):
+        return memel.axis
+    first = getattr(site.layer, "data_format", None) == "channels_first"
+    return 1 if first else -1
+
+
+def _check_number(model: keras.Layer, source: Source) -> None:
+    """Raises if a list of arrays holds batches, or targets besides."""
+    inputs = getattr(model, "inputs", None)
+    if (
+        not (inputs and source.is_array and isinstance(source.x, (list, tuple)))
+        or hasattr(model, "preprocessor")
+        or is_text(source.x)
+    ):
+        return
+    number = len(keras.tree.flatten(source.x))
+    if number != len(inputs):
+        raise ValueError(
+            "Argument `x` must hold one array for each input of the model, "
+            f"{len(inputs)} of them. A list of batches is passed as "
+            "`iter(batches)`, labels as `features`. "
+            f"Received: {number} arrays"
+        )

@@ -1,7 +1,10 @@
 """MonosemanticityMonitor: what MEmeL layers do, in the logs of `fit`."""
 
+import contextlib
+import numbers
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,9 +18,13 @@ from keras_memel.attach import taps
 from keras_memel.insertion import inserted
 from keras_memel.layer import MEmeL
 from keras_memel.signatures import Reading
+from keras_memel.stream.sources import Labels
+from keras_memel.stream.sources import Source
 
 Array = Any
 
+# Inputs that are run through the model at once.
+_BATCH = 32
 # Of the wall time of training; above it the monitor says so.
 _MOST_OVERHEAD = 0.01
 
@@ -47,8 +54,9 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             weights of the model back from the compiled loop: prefer a large
             number.
         x: Inputs on which the quantiles are measured, a batch or a few hundred
-            samples, run through the model (which is compiled anew for it) at
-            each reading; `None`: no quantiles, and next to no cost.
+            samples, as in `analyze`, but that can be read again and again;
+            run through the model (which is compiled anew for it) at each
+            reading. `None`: no quantiles, and next to no cost.
         quantiles: Which, in (0, 1).
         histograms: Directory for histograms of means, variances and, with `x`,
             of the scale, for TensorBoard; needs TensorFlow, as Keras' own
@@ -85,11 +93,22 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
                 "every", every, '"epoch" or a number of steps', 1
             )
         self.every = every
+        if x is not None and (
+            hasattr(x, "__next__") or Source(x, _BATCH).size == 0
+        ):
+            raise ValueError(
+                "Argument `x` must hold inputs that can be read at every "
+                "reading: arrays, texts, or a dataset. "
+                f"Received: x={x!r} ({type(x).__name__})"
+            )
         self.x = x
+        if isinstance(quantiles, numbers.Real):
+            quantiles = (quantiles,)
         self.quantiles = tuple(
             registry.number("quantiles", q, "between 0 and 1", 0.0, 1.0, False)
             for q in quantiles
         )
+        self._unwatch: Callable[[], None] = lambda: None
         self.histograms = histograms
         self._writer: Any = None
         self._warned: set[tuple[str, str]] = set()
@@ -107,13 +126,16 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
                 "`model.add(MEmeL())` or `keras_memel.insert(model, ...)`. "
                 f"Received: {self.model!r}"
             )
+        self._unwatch()  # of a training that was interrupted
         self._unwatch = signatures.watch_masks(self.model, self._layers)
         self._before: dict[str, Reading] = {}
         self._last: dict[str, float] = {}
         self._first = {
-            path: signatures.read(layer) for path, layer in self._layers.items()
+            path: signatures.read(layer)
+            for path, layer in self._layers.items()
+            if layer.built  # others are at their first step
         }
-        self._step = 0
+        self._step, self._seen = 0, -1
         self._own = 0.0
         self._start = time.perf_counter()
         if self.histograms is not None:
@@ -124,9 +146,17 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
 
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        self._seen = -1
+
     def _on_step(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._step += 1
-        if self._step % int(self.every) == 0:
+        # Of a model with `steps_per_execution`, several at once.
+        before, every = self._step, int(self.every)
+        self._step += batch - self._seen
+        self._seen = batch
+        if self._step // every > before // every:
             self._read()
         if logs is not None:
             logs.update(self._last)
@@ -153,10 +183,15 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         layers = self._layers
         phis = self._scales(model, layers) if self.x is not None else {}
         for path, layer in layers.items():
+            if not layer.built:
+                kind, message = signatures.NEVER_MOVED
+                self._warn(path, kind, f"Layer {path!r}: {message}")
+                continue
             reading = signatures.read(layer)
+            first = self._first.setdefault(path, reading._replace(steps=0.0))
             self._note(path, layer, reading, phis.get(path))
             for kind, message in signatures.found(
-                layer, self._first[path], self._before.get(path), reading
+                layer, first, self._before.get(path), reading
             ):
                 self._warn(path, kind, f"Layer {path!r}: {message}")
             self._before[path] = reading
@@ -189,27 +224,27 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
     ) -> dict[str, Array]:
         """The scale of every value on `x`, by the layers' statistics."""
         hidden = sites.in_scans(model)
-        paths = [f"/{path}" for path in layers if path not in hidden]
+        paths = [
+            f"/{path}"
+            for path, layer in layers.items()
+            if layer.built and path not in hidden
+        ]
         if not paths:
             return {}
         found = taps.chosen(model, paths)
-        size = 32
-        leaves = keras.tree.flatten(self.x)
-        batches = (
-            keras.tree.map_structure(
-                lambda leaf: leaf[i : i + size],  # noqa: B023 - used at once
-                self.x,
-            )
-            for i in range(0, len(leaves[0]), size)
+        source = Source(self.x, _BATCH)
+        seen = taps.outputs(
+            model, found, source.inputs(Labels(None, None, source))
         )
         parts: dict[str, list[Array]] = {site.path: [] for site in found}
-        for batch in taps.outputs(model, found, batches):
-            for site, calls in zip(found, batch):
-                reading = signatures.read(layers[site.path])
-                for call in calls:
-                    parts[site.path].append(
-                        signatures.scales(layers[site.path], reading, call)
-                    )
+        with contextlib.closing(seen):
+            for batch in seen:
+                for site, calls in zip(found, batch):
+                    reading = signatures.read(layers[site.path])
+                    for call in calls:
+                        parts[site.path].append(
+                            signatures.scales(layers[site.path], reading, call)
+                        )
         return {path: np.concatenate(phis) for path, phis in parts.items()}
 
     def _check_overhead(self) -> None:

@@ -198,6 +198,14 @@ class LayerReport:
                 np.where(selected > 0, 1 - hits / selected, np.nan)
             )
 
+    def check(self, neuron: int) -> None:
+        """Raises if there is no neuron of this number."""
+        if not 0 <= neuron < len(self):
+            raise ValueError(
+                f"Argument `neuron` must be from 0 to {len(self) - 1}. "
+                f"Received: neuron={neuron!r}"
+            )
+
     def name(self, neuron: int) -> str:
         """What a neuron is called in tables: `7`, or `3,5` by position."""
         return ",".join(map(str, np.unravel_index(neuron, self.shape)))

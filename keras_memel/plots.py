@@ -12,7 +12,6 @@ import numpy as np
 
 from keras_memel import drawing
 from keras_memel import neurons
-from keras_memel.neurons import LayerReport
 from keras_memel.report import Report
 
 Axes = Any
@@ -110,7 +109,7 @@ def activation_by_feature(
     2
     """
     found = report.layer(layer)
-    _check_neuron(found, neuron)
+    found.check(neuron)
     counts = found.histogram[neuron].astype("float64")
     names = list(report.features) or ["all inputs"]
     order = np.arange(len(names))
@@ -119,9 +118,9 @@ def activation_by_feature(
         order = np.argsort(-np.where(np.isnan(ms), -1.0, ms), kind="stable")
         order = order[:most]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    edges = np.linspace(
-        found.minimum[neuron], found.maximum[neuron], counts.shape[1] + 1
-    )
+    # Without a value the rows are empty, wherever they stand.
+    low, high = np.nan_to_num([found.minimum[neuron], found.maximum[neuron]])
+    edges = np.linspace(low, high, counts.shape[1] + 1)
     ax = drawing.new(ax, max(1.8, 0.28 * len(order) + 1.2))
     for row, feature in enumerate(order):
         own = row == 0
@@ -226,8 +225,8 @@ def ms_over_training(
     """The scale of each watched layer while a model was trained.
 
     Args:
-        logs: `History.history` of a `fit` with `MonosemanticityMonitor`, or a
-            table that CSVLogger wrote.
+        logs: What a `fit` with `MonosemanticityMonitor` returned, its
+            `history`, or a table that CSVLogger wrote.
         quantile: Which of the logs to draw: `"ms_50"`, `"ms_99"`,
             `"inhibited_rate"`, `"threshold"`.
         ax: Axes to draw into.
@@ -244,10 +243,12 @@ def ms_over_training(
     >>> ax.get_xlabel()
     'epoch'
     """
+    logs = getattr(logs, "history", logs)
     names = [name for name in logs if name.endswith(f"/{quantile}")]
     if not names:
         raise ValueError(
-            f"There is no log that ends in '/{quantile}'. "
+            f"There is no log that ends in '/{quantile}'; quantiles of the "
+            "scale are there if the monitor has inputs `x`. "
             f"Received: logs of {sorted(logs)}"
         )
     import matplotlib
@@ -378,11 +379,3 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
     ax.margins(x=0.25)
     ax.set_xlabel("Decrease Ratio of the monosemantic scale (%)")
     return ax
-
-
-def _check_neuron(layer: LayerReport, neuron: int) -> None:
-    if not 0 <= neuron < len(layer):
-        raise ValueError(
-            f"Argument `neuron` must be from 0 to {len(layer) - 1}. "
-            f"Received: neuron={neuron!r}"
-        )

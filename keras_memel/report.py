@@ -181,6 +181,7 @@ class Report:
         found = self.layer(layer)
         if found.feature_ms is None:
             raise unlabelled("Precision and recall")
+        found.check(neuron)
         hits = found.curve.hits[neuron]
         return hits / found.curve.selected[neuron], hits / hits[-1]
 

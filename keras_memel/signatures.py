@@ -24,6 +24,13 @@ Array = Any
 
 _WATCHED = "_memel_saw_mask"
 
+NEVER_MOVED = (
+    "never moved",
+    "its statistics did not move in training. It is not called, or `training` "
+    "does not reach it: let the `call` of every model and layer around it take "
+    "`training` and pass it on.",
+)
+
 
 class Reading(NamedTuple):
     """The weights of a MEmeL at one time, as NumPy arrays and numbers.
@@ -144,12 +151,7 @@ def found(
         The kind of each sign, and what to tell the user.
     """
     if now.steps == first.steps and layer.trainable:
-        yield (
-            "never moved",
-            "its statistics did not move in training. It is not called, or "
-            "`training` does not reach it: let the `call` of every model and "
-            "layer around it take `training` and pass it on.",
-        )
+        yield NEVER_MOVED
     if vars(layer).get(_WATCHED) is False:
         yield (
             "mask",

@@ -3,10 +3,14 @@
 Its numbers are tested in `test_analysis.py`.
 """
 
+from unittest import mock
+
 import keras
 import numpy as np
+import pandas
 import pytest
 from keras import ops
+from labelled import FEATURES
 from labelled import LABELS
 from labelled import N
 from labelled import X
@@ -16,7 +20,9 @@ from keras_memel import MEmeL
 from keras_memel import Report
 from keras_memel import analyze
 from keras_memel import insert
+from keras_memel import inserted
 from keras_memel import strip
+from keras_memel.stream.sources import Source
 
 
 def test_without_layers_it_looks_where_the_memels_are():
@@ -46,13 +52,78 @@ def test_the_model_is_left_as_it_was():
         assert not own & {"call", "quantized_call", "rematerialized_call"}
 
 
+def test_the_model_is_as_it_was_while_an_error_is_kept():
+    """As a notebook keeps the last one, and with it all that was running."""
+    model = insert(dense(), "hidden", MEmeL())
+    (memel,) = inserted(model).values()
+    with pytest.raises(ValueError, match="one a position") as kept:
+        analyze(model, X, np.zeros((N, 3), int), verbose=0)
+    assert inserted(model)["hidden"] is memel
+    del kept
+
+
+def test_batches_of_many_kinds_are_read_in_full():
+    model = dense()
+    pairs = [(X[:32], LABELS[:32]), (X[32:50], LABELS[32:50])]
+    wanted = analyze(model, X[:50], LABELS[:50], verbose=0).to_dataframe()
+    names = [str(n) for n in range(FEATURES)]
+    columns = LABELS[:, None], LABELS.astype("float32")
+    for x, features in (
+        (pairs, "targets"),
+        (iter([X[:32], X[32:50]]), LABELS[:50]),
+        (pandas.DataFrame(X[:50]), LABELS[:50]),
+        *((X[:50], labels[:50]) for labels in columns),
+    ):
+        found = analyze(model, x, features, feature_names=names, verbose=0)
+        pandas.testing.assert_frame_equal(found.to_dataframe(), wanted)
+
+
+def test_batches_of_texts_stay_texts():
+    """However a loader packs them; what tokenizes takes lists."""
+    for batches, targets in (
+        ([["a fine film", "dull"], ["long"]], [None, None]),
+        ([("a fine film", "dull"), ("long",)], [None, None]),
+        ([(("a fine film", "dull"), [1, 0]), (("long",), [0])], [[1, 0], [0]]),
+    ):
+        source = Source(iter(batches), 2)
+        labels = mock.Mock()
+        read = list(source.inputs(labels))
+        assert read == [["a fine film", "dull"], ["long"]]
+        assert source.seen == 3
+        put = [call.args for call in labels.put.call_args_list]
+        assert put == list(zip([2, 1], targets))
+
+
+def test_channels_that_come_first_are_the_neurons():
+    model = keras.Sequential(
+        [
+            keras.Input((3, 5, 5)),
+            keras.layers.ZeroPadding2D(1, data_format="channels_first"),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(8, 3, 5, 5))
+    (layer,) = analyze(model, x, layers="zero*", verbose=0).layers.values()
+    assert layer.shape == (3,)
+
+
+class Endless(keras.utils.PyDataset):
+    num_batches = None
+
+    def __getitem__(self, index):
+        return X[:8]
+
+
 def test_bad_input_is_told_what_was_expected():
     model = dense()
     for arguments, message in (
         ((X, LABELS[:-1]), "label for each of the 1203 inputs"),
         ((X, LABELS - 1), "from 0 up"),
         ((X, LABELS / 2), "whole numbers"),
-        ((X, None, "hiden"), "'hidden'"),
+        ((X, None, "hiden"), "`layers`.*'hidden'"),
+        (([X[:32], X[32:50]],), r"same length.*`iter\(batches\)`"),
+        (([X[:32], X[32:64]],), r"`iter\(batches\)`.*2 arrays"),
+        (((X, LABELS),), "`features`.*2 arrays"),
+        ((Endless(),), "must end"),
         ((iter([]),), "read only once"),
         ((iter([X[:8]]), LABELS), "1203 labels for 8 inputs"),
         ((iter([X, X]), LABELS), "more inputs"),

@@ -93,6 +93,77 @@ def test_every_n_steps():
     assert seen[1] == seen[2] != seen[3]
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="has no steps_per_execution")
+def test_every_n_steps_of_several_at_once():
+    made = model()
+    made.compile("sgd", "mse", steps_per_execution=2)
+    read = []
+    monitor = MonosemanticityMonitor(every=4)
+    look = monitor._read
+
+    def reads():
+        read.append(monitor._step)
+        look()
+
+    monitor._read = reads
+    fit(made, monitor, batch_size=8)
+    assert read == [4, 8, 12, 16]
+
+
+@pytest.mark.parametrize("as_activation", [False, True])
+def test_a_layer_that_is_not_built_before_the_first_step(as_activation):
+    layers = [keras.layers.Dense(4), MEmeL("rate")]
+    if as_activation:
+        layers = [keras.layers.Dense(4, activation=MEmeL("rate"))]
+    made = keras.Sequential([*layers, keras.layers.Dense(2)])
+    made.compile("sgd", "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        history = fit(made, MonosemanticityMonitor())
+    assert any(name.endswith("/inhibited_rate") for name in history)
+
+
+class Twice(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return X[32 * index : 32 * (index + 1)], Y[:32]
+
+
+def test_inputs_are_what_analyze_takes():
+    logs = []
+    for x in (X, Twice(), [(X[:32],), (X[32:],)]):
+        keras.utils.set_random_seed(0)
+        logs.append(fit(model(), MonosemanticityMonitor(x=x)))
+    for other in logs[1:]:
+        assert other["memel/ms_99"] == pytest.approx(logs[0]["memel/ms_99"])
+
+
+def test_an_interrupted_training_leaves_no_trace():
+    made = keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            keras.layers.Embedding(5, 4, mask_zero=True),
+            MEmeL(axis=-1, name="memel"),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(2),
+        ]
+    )
+    made.compile("sgd", "mse")
+
+    def stop(epoch, logs):
+        raise KeyboardInterrupt
+
+    stopper = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+    monitor = MonosemanticityMonitor()
+    tokens = np.ones((64, 3), int)
+    with pytest.raises(KeyboardInterrupt):
+        fit(made, monitor, tokens, others=[stopper])
+    fit(made, monitor, tokens)
+    assert "call" not in vars(made.get_layer("memel"))
+
+
 def test_inserted_layers_are_named_by_their_host():
     made = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(2, name="h")]
@@ -274,6 +345,13 @@ def test_bad_arguments():
         MonosemanticityMonitor(every=0)
     with pytest.raises(ValueError, match="quantiles=2"):
         MonosemanticityMonitor(quantiles=(2,))
+    with pytest.raises(ValueError, match="quantiles=2"):
+        MonosemanticityMonitor(quantiles=2)
+    for x in (iter([X]), X[:0]):
+        with pytest.raises(ValueError, match="read at every reading"):
+            MonosemanticityMonitor(x=x)
+    with pytest.raises(ValueError, match="must be arrays"):
+        MonosemanticityMonitor(x=7)
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     plain.compile("sgd", "mse")
     with pytest.raises(ValueError, match="no MEmeL to monitor"):

@@ -89,3 +89,18 @@ def test_bad_arguments_name_what_there_is(report):
         plots.feature_map(report, "y")
     with pytest.raises(ValueError, match="from 0 to 2"):
         plots.activation_by_feature(report, "z", 3)
+
+
+def test_a_neuron_without_a_value_is_drawn_as_empty_rows():
+    z = np.full((20, 1), np.nan)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.ReLU(name="z")])
+    report = analyze(model, z, np.arange(20) % 2, "z", verbose=0)
+    ax = plots.activation_by_feature(report, "z", 0)
+    assert len(ticks(ax.yaxis)) == 2
+
+
+def test_what_fit_returns_can_be_drawn():
+    history = keras.callbacks.History()
+    history.history = {"hidden/ms_99": [6.0, 9.0]}
+    ax = plots.ms_over_training(history)
+    assert ax.lines[0].get_ydata().tolist() == [6.0, 9.0]

@@ -219,7 +219,10 @@ def resolve(model: keras.Layer, steps: list[dict[str, Any]]) -> Site:
 
 
 def select(
-    model: keras.Layer, where: Where, memels: bool = False
+    model: keras.Layer,
+    where: Where,
+    memels: bool = False,
+    argument: str = "where",
 ) -> list[Site]:
     """The sites that `where` names, in the order of the model.
 
@@ -227,6 +230,7 @@ def select(
         model: A model or layer.
         where: As in `find`.
         memels: As in `walk`.
+        argument: What the user calls `where`.
 
     Raises:
         ValueError: If it names none; the message lists the nearest paths.
@@ -235,7 +239,7 @@ def select(
     if isinstance(where, str):
         middle = _MIDDLE.fullmatch(where)
         if middle:
-            return _middle(sites, int(middle[1]))
+            return _middle(sites, int(middle[1]), argument)
         found = [site for site in sites if matches(site.path, where)]
     elif isinstance(where, keras.Layer):
         found = [site for site in sites if site.layer is where]
@@ -245,21 +249,21 @@ def select(
         wanted = {
             id(site.layer)
             for part in where
-            for site in select(model, part, memels)
+            for site in select(model, part, memels, argument)
         }
         found = [site for site in sites if id(site.layer) in wanted]
     else:
         raise ValueError(
-            "Argument `where` must be a pattern of layer paths, 'middle:N', a "
-            "layer, a predicate on layers, or a list of these. "
-            f"Received: where={where!r} ({type(where).__name__})"
+            f"Argument `{argument}` must be a pattern of layer paths, "
+            "'middle:N', a layer, a predicate on layers, or a list of these. "
+            f"Received: {argument}={where!r} ({type(where).__name__})"
         )
     if not found:
         near = ", ".join(map(repr, _nearest(sites, where)))
         raise ValueError(
-            "Argument `where` must name at least one layer of "
+            f"Argument `{argument}` must name at least one layer of "
             f"{model.name!r}; {near}. "
-            f"Received: where={where!r}"
+            f"Received: {argument}={where!r}"
         )
     return found
 
@@ -308,7 +312,7 @@ def _nearest(sites: list[Site], where: Any) -> list[str]:
     return [site.path for site in sorted(sites, key=likeness)[:-6:-1]]
 
 
-def _middle(sites: list[Site], number: int) -> list[Site]:
+def _middle(sites: list[Site], number: int, argument: str) -> list[Site]:
     # The longest run of siblings of one class and equal weights; layers
     # without weights (residual additions, dropout) do not end a run.
     best: list[Site] = []
@@ -333,9 +337,9 @@ def _middle(sites: list[Site], number: int) -> list[Site]:
             else "0: the model has no layers with weights"
         )
         raise ValueError(
-            "Argument `where` asks for the middle of the longest run of equal "
-            f"layers; its length is {longest}. "
-            f"Received: where='middle:{number}'"
+            f"Argument `{argument}` asks for the middle of the longest run of "
+            f"equal layers; its length is {longest}. "
+            f"Received: {argument}='middle:{number}'"
         )
     start = (len(best) - number) // 2
     return best[start : start + number]

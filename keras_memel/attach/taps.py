@@ -45,7 +45,7 @@ def chosen(model: keras.Layer, layers: sites.Where | None) -> list[Site]:
     """
     found = sites.walk(model, memels=True)
     if layers is not None:
-        return sites.select(model, layers, memels=True)
+        return sites.select(model, layers, memels=True, argument="layers")
     hosts = [
         site
         for site in found

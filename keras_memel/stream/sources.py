@@ -24,13 +24,19 @@ class Source:
     """
 
     def __init__(self, x: Any, batch_size: int):
-        self.x = x
         self.batch_size = batch_size
         self.seen = 0
-        leaves = keras.tree.flatten(x)
         self._is_text = is_text(x)
-        self.is_array = self._is_text or all(
-            hasattr(leaf, "shape") for leaf in leaves
+        # Of lists, tuples or dictionaries: batches, not inputs.
+        batches = isinstance(x, list) and all(
+            isinstance(part, (list, tuple, dict)) for part in x
+        )
+        if not batches:
+            x = keras.tree.map_structure(_of_frame, x)
+        leaves = keras.tree.flatten(x)
+        self.x = x
+        self.is_array = self._is_text or (
+            all(hasattr(leaf, "shape") for leaf in leaves) and not batches
         )
         self.size: int | None = None
         self.batches: int | None = None
@@ -40,7 +46,8 @@ class Source:
             sizes = {len(leaf) for leaf in leaves if not self._is_text}
             if len(sizes) > 1:
                 raise ValueError(
-                    "All arrays of `x` must have the same length. "
+                    "All arrays of `x` must have the same length; a list of "
+                    "batches is passed as `iter(batches)`. "
                     f"Received: lengths {sorted(sizes)}"
                 )
         elif not hasattr(x, "__iter__") and not hasattr(x, "__getitem__"):
@@ -50,6 +57,11 @@ class Source:
             )
         elif isinstance(x, keras.utils.PyDataset):
             self.batches = x.num_batches
+            if self.batches is None:
+                raise ValueError(
+                    "Argument `x` must end. Received: a PyDataset with "
+                    "num_batches=None; pass `(x[i] for i in range(n))`"
+                )
         else:
             with contextlib.suppress(TypeError):  # Of unknown length
                 self.batches = len(x)
@@ -58,10 +70,12 @@ class Source:
         """Batches of inputs; hands size and targets of each to `labels`."""
         for batch in self._raw():
             inputs, targets = batch, None
-            if not self.is_array:
+            if not self.is_array and not is_text(batch):
                 inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
                 inputs = keras.tree.map_structure(_numpy, inputs)
             texts = is_text(inputs)
+            if texts:
+                inputs = list(inputs)
             size = len(inputs if texts else keras.tree.flatten(inputs)[0])
             labels.put(size, targets)
             self.seen += size
@@ -86,14 +100,26 @@ class Source:
 
 
 def is_text(x: Any) -> bool:
-    """Whether these are inputs of a model that tokenizes: a list of strings."""
+    """Whether these are inputs of a model that tokenizes: strings."""
     return (
-        isinstance(x, list) and bool(x) and all(isinstance(i, str) for i in x)
+        isinstance(x, (list, tuple))
+        and bool(x)
+        and all(isinstance(i, str) for i in x)
     )
+
+
+def _of_frame(leaf: Any) -> Any:
+    # Keras takes tables; what compiles a model does not.
+    return leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
 
 
 def _numpy(leaf: Any) -> Any:
     return leaf if isinstance(leaf, str) else np.asarray(leaf)
+
+
+def _flat(labels: Array) -> Array:
+    # One an input, as some sets have them: (n, 1).
+    return labels[:, 0] if labels.shape[1:] == (1,) else labels
 
 
 class Labels:
@@ -116,7 +142,7 @@ class Labels:
         self._given: list[tuple[int, Any]] = []
         self.number: int | None = None
         if features is not None and not self._targets:
-            self._all = self._checked(np.asarray(_numpy(features)))
+            self._all = _flat(self._checked(np.asarray(_numpy(features))))
             if source.size not in (None, len(self._all)):
                 raise ValueError(
                     "Argument `features` must have a label for each of the "
@@ -145,7 +171,9 @@ class Labels:
         self.number = len(names) or None
 
     def _checked(self, labels: Array) -> Array:
-        whole = labels.dtype.kind in "iub"
+        whole = labels.dtype.kind in "iub" or (
+            labels.dtype.kind == "f" and bool((labels % 1 == 0).all())
+        )
         if labels.ndim < 1 or not whole or (labels.size and labels.min() < 0):
             raise ValueError(
                 "Argument `features` must be whole numbers from 0 up, one an "
@@ -165,9 +193,7 @@ class Labels:
                     "With features='targets', `x` must yield (inputs, "
                     "targets). Received: a batch without targets"
                 )
-            labels = self._checked(np.asarray(_numpy(targets)))
-            if labels.ndim == 2 and labels.shape[1] == 1:
-                labels = labels[:, 0]
+            labels = _flat(self._checked(np.asarray(_numpy(targets))))
             if labels.max(initial=0) >= len(self.names):
                 raise ValueError(
                     "Argument `feature_names` must have a name for each "
