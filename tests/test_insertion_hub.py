@@ -10,6 +10,7 @@ from models import statistics
 from models import steps
 
 from keras_memel import MEmeL
+from keras_memel import MonosemanticityMonitor
 from keras_memel.insertion import find
 from keras_memel.insertion import insert
 from keras_memel.insertion import inserted
@@ -290,6 +291,20 @@ def test_a_classifier_still_fits_on_raw_strings(tmp_path):
         model.predict(texts, verbose=0),
         atol=1e-6,
     )
+
+
+def test_the_monitor_reads_raw_strings():
+    model = insert(bert_of_texts(), "middle:2", MEmeL(axis=-1))
+    texts = ["a fine film and bright", "dull"] * 20
+    model.fit(texts, [1, 0] * 20, batch_size=8, verbose=0)
+    memels = inserted(model)
+    scales = [
+        MonosemanticityMonitor(x=x)._scales(model, memels)
+        for x in (texts, np.array(texts))
+    ]
+    assert scales[0].keys() == memels.keys()
+    for path, values in scales[1].items():
+        np.testing.assert_array_equal(scales[0][path], values)
 
 
 def test_the_papers_bert_has_a_neuron_for_each_position(tmp_path):
