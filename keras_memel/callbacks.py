@@ -123,7 +123,8 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         if not self._layers:
             raise ValueError(
                 "The model has no MEmeL to monitor. Add one with "
-                "`model.add(MEmeL())` or `keras_memel.insert(model, ...)`. "
+                "`model.add(MEmeL())` or `keras_memel.insert(model, ...)`; one "
+                "inside of a TimeDistributed or of a cell is out of reach. "
                 f"Received: {self.model!r}"
             )
         self._unwatch()  # of a training that was interrupted

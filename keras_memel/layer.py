@@ -127,7 +127,9 @@ class MEmeL(keras.layers.Layer):
 
     A layer that is called twice in a step counts two steps and pools both
     calls. `TimeDistributed(MEmeL())` is such a case, once a time step: apply
-    the layer to `(batch, time, ...)` directly instead.
+    the layer to `(batch, time, ...)` directly instead. In the cell of a
+    `keras.layers.RNN` it counts so too, and fails on JAX; `ConvGRU2D` takes one
+    as `memel`.
 
     On many devices the statistics are those of the whole batch, the same on
     all of them, and so are `threshold` and the gauges; see
