@@ -105,7 +105,7 @@ def insert(
         layer: What to insert. It is not used itself: each site gets a fresh
             copy from its config, built at once, named after the layer and its
             host, `memel_<host>`, which leaves the dtype of the values as it
-            is.
+            is. The copies share its selection and its inhibition.
         output: Which output, if a layer has several: an index or a key.
 
     Returns:
@@ -223,7 +223,17 @@ def _copy(
         name = f"{layer.name}_{site.layer.name}_{number}"
         number += 1
     names.add(name)
-    copy: MEmeL = type(layer).from_config({**layer.get_config(), "name": name})
+    # Selection and inhibition have no state and may serve many layers: they go
+    # on as they are, since Keras finds no class of their config that is not
+    # registered.
+    copy: MEmeL = type(layer).from_config(
+        {
+            **layer.get_config(),
+            "name": name,
+            "selection": layer.selection,
+            "inhibition": layer.inhibition,
+        }
+    )
     shape = [None, *spec.shape[1:]]
     axes = copy.axis if isinstance(copy.axis, tuple) else (copy.axis,)
     if len(shape) == 3 and shape[1] is None and {None, 1, -2} & set(axes):
