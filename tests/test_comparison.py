@@ -141,6 +141,20 @@ def test_directions_may_differ_by_metric():
     assert verdicts == {"up": "better", "down": "worse", "rest": "better"}
 
 
+def test_directions_are_those_of_metrics_that_there_are():
+    runs = runs_of(noisy({"a": 0.0, "b": 4.0}), "loss")
+    wrong = {"loss": False, "Loss": False}
+    with pytest.raises(
+        ValueError, match=r"metrics of \('loss',\)\. Received: \['Loss'\]"
+    ):
+        Comparison(runs, higher_is_better=wrong)
+    failed = [
+        {"arm": run["arm"], "seed": run["seed"], "error": "Ow"} for run in runs
+    ]
+    for nothing in ([], failed):
+        Comparison(nothing, ["a", "b"], higher_is_better=wrong)
+
+
 def test_both_tests_must_agree():
     # An interval above 0, and a p that Holm's correction over 40 arms lifts.
     rng = np.random.default_rng(5)

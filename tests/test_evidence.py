@@ -121,6 +121,21 @@ def test_wrong_arguments_stop_before_the_first_run(arguments, message):
     assert train.asked == []
 
 
+def test_a_wrong_name_of_a_metric_stops_once_every_arm_has_a_score(tmp_path):
+    train, wrong = Recorder(), {"Score": False}
+    settings = {"store": tmp_path / "runs", "higher_is_better": wrong}
+    with pytest.raises(ValueError, match=r"Received: \['Score'\]"):
+        quiet(train, ["a", "b"], 3, **settings)
+    assert train.asked == [("a", 0), ("b", 0)]
+    assert len(RunStore(tmp_path / "runs").read()) == 2
+
+    def fails(arm, seed):
+        raise RuntimeError("no")
+
+    with pytest.warns(UserWarning, match="2 of 2 runs failed"):
+        quiet(fails, ["a", "b"], 1, higher_is_better=wrong)
+
+
 @pytest.mark.parametrize("missing", ["scipy", "statsmodels", "tqdm"])
 def test_a_missing_library_names_the_extra(missing, monkeypatch):
     for module in list(sys.modules):

@@ -65,12 +65,14 @@ class Comparison:
         baseline: The arm that each other one is compared with; the first by
             default.
         contrasts: Further pairs `(arm, other)`.
-        higher_is_better: Or a dictionary of this by metric.
+        higher_is_better: Or a dictionary of this by metric; a metric that is
+            not in it counts as `True`.
 
     Raises:
         ValueError: If there are fewer than two arms, one is named that is not
-            among them, a pair is named twice, or there are two runs of an arm
-            with the same seed.
+            among them, a pair is named twice, there are two runs of an arm
+            with the same seed, or `higher_is_better` names a metric that no
+            run has (if any run has scores).
         ImportError: If SciPy, statsmodels, or for some methods pandas, is
             missing: `pip install 'keras-memel[evidence]'`; for `plot`,
             `[plot]`.
@@ -142,6 +144,14 @@ class Comparison:
         self.metrics: tuple[str, ...] = tuple(
             dict.fromkeys(m for run in self.runs for m in run.get("scores", ()))
         )
+        # With no scores at all nothing can be said of names, nor be wrong.
+        if isinstance(higher_is_better, Mapping) and self.metrics:
+            unknown = [m for m in higher_is_better if m not in self.metrics]
+            if unknown:
+                raise ValueError(
+                    "Argument `higher_is_better` must name metrics of "
+                    f"{self.metrics}. Received: {unknown}"
+                )
 
     def _check(self, argument: str, name: str) -> None:
         if name not in self.arms:
