@@ -96,6 +96,9 @@ def insert(
     order with `insert`, and give it back with the layers (which therefore
     stay trainable). Exported files hold no trace of them, except with
     `at_inference=True`, when they are part of what the model computes.
+    `quantize` may be that of a model around it too; its `filters` then meet
+    the name of a MEmeL in the place of its host's.
+
     Setting `trainable` of the model or of a layer around a MEmeL later on
     sets it for the MEmeL as well.
 
