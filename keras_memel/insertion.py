@@ -73,9 +73,10 @@ def insert(
     """Puts a copy of a MEmeL after each of some layers, in place.
 
     The model keeps its class, weights and methods. If it was compiled, its
-    next `fit` uses the layers; no new compilation is needed. Insert into the
-    model that you fit rather than into a part of it: TensorFlow would go on
-    with what it has traced of the whole.
+    next `fit` uses the layers; no new compilation is needed. A `fit` that runs
+    holds on to its compiled step, so that a callback cannot insert. Insert
+    into the model that you fit rather than into a part of it: TensorFlow would
+    go on with what it has traced of the whole.
 
     Masks: the mask that the next layer would get reaches the MEmeL; where
     Keras masks are not in use, as in the backbones of keras_hub, the
@@ -89,8 +90,10 @@ def insert(
     Saving: `model.save("m.keras")` keeps the layers and their statistics, and
     `keras.saving.load_model` brings them back, after `import keras_memel`.
     Weights files hold the statistics too; a plain model loads them without.
-    `get_config` and `keras.models.clone_model` would lose the layers and
-    raise instead; `save_to_preset` writes the plain model and warns.
+    Those of a plain model are loaded before `insert`, or with
+    `skip_mismatch=True`. `get_config` and `keras.models.clone_model` would lose
+    the layers and raise instead; `save_to_preset` writes the plain model and
+    warns.
 
     `export`, `quantize` and `enable_lora` work on the plain model, in any
     order with `insert`, and give it back with the layers (which therefore
