@@ -124,7 +124,8 @@ def compare(
         Comparison,
         arms=list(arguments),
         baseline=baseline,
-        contrasts=contrasts,
+        # Twice, which an iterator would not be.
+        contrasts=contrasts if isinstance(contrasts, str) else list(contrasts),
         higher_is_better=higher_is_better,
     )
     make([])

@@ -385,6 +385,10 @@ def test_mcnemar_refuses_different_examples():
     [
         ({"baseline": "x"}, "Argument `baseline`.*Received: 'x'"),
         ({"contrasts": [("a", "x")]}, "Argument `contrasts`.*Received: 'x'"),
+        ({"contrasts": ["ba"]}, r"pairs `\(arm, other\)`.*'ba' \(str\)"),
+        ({"contrasts": "ba"}, r"pairs `\(arm, other\)`.*'ba' \(str\)"),
+        ({"contrasts": ("b", "a")}, r"pairs `\(arm, other\)`.*'b' \(str\)"),
+        ({"contrasts": [("b", "a", "a")]}, r"pairs `\(arm, other\)`"),
         ({"contrasts": [("b", "a")]}, "none twice"),
         ({"contrasts": [("b", "b")]}, "different arms"),
         ({"arms": ["a"]}, "two arms"),

@@ -128,7 +128,7 @@ class Comparison:
         self._check("baseline", self.baseline)
         self.pairs = tuple(
             (arm, self.baseline) for arm in self.arms if arm != self.baseline
-        ) + tuple((arm, other) for arm, other in contrasts)
+        ) + _pairs(contrasts)
         for pair in self.pairs:
             for name in pair:
                 self._check("contrasts", name)
@@ -408,3 +408,17 @@ class Comparison:
                 rows.append([arm, other, seed, *mcnemar(ours, theirs)])
         names = ["arm", "other", "seed", "only_arm", "only_other", "p"]
         return pandas.DataFrame(rows, columns=names)
+
+
+def _pairs(contrasts: Any) -> tuple[tuple[str, str], ...]:
+    # A text of two letters is one of two names, if nobody looks.
+    found: list[Any] = (
+        [contrasts] if isinstance(contrasts, str) else list(contrasts)
+    )
+    for pair in found:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(
+                "Argument `contrasts` must hold pairs `(arm, other)`. "
+                f"Received: {pair!r} ({type(pair).__name__})"
+            )
+    return tuple((arm, other) for arm, other in found)
