@@ -336,8 +336,22 @@ def test_no_runs_make_no_contrasts():
     found = Comparison([], ["a", "b"])
     assert found.contrasts == ()
     assert found.summary() == ""
-    with pytest.raises(ValueError, match="Argument `metric`"):
-        found.to_markdown()
+    failed = [
+        {"arm": arm, "seed": 0, "error": "ValueError: no"} for arm in "ab"
+    ]
+    lost = Comparison(failed)
+    for nothing, received in [
+        (found, "Received: 0 runs, 0 of them"),
+        (lost, "Received: 2 runs, 2 of them failed"),
+    ]:
+        for ask in (nothing.to_markdown, nothing.plot, nothing.scores):
+            with pytest.raises(ValueError, match=received):
+                ask()
+            with pytest.raises(ValueError, match="once a run has scores"):
+                ask("loss")
+    assert lost.notes() == [
+        f"{arm}, seed 0, failed: ValueError: no" for arm in "ab"
+    ]
 
 
 def test_the_plot_shows_every_delta_and_interval():

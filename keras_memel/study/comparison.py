@@ -291,9 +291,15 @@ class Comparison:
         return self.summary()
 
     def _metric(self, metric: str | None) -> str:
-        if metric is None and self.metrics:
+        if not self.metrics:
+            raise ValueError(
+                "A comparison has metrics once a run has scores. Received: "
+                f"{len(self.runs)} runs, {len(self.failed)} of them failed; "
+                "`notes()` says with which errors"
+            )
+        if metric is None:
             return self.metrics[0]
-        if metric is None or metric not in self.metrics:
+        if metric not in self.metrics:
             raise ValueError(
                 f"Argument `metric` must be one of {self.metrics}. "
                 f"Received: metric={metric!r}"
