@@ -163,7 +163,7 @@ def compared(name, options):
         seeds=options.seeds,
         baseline="original",
         store=options.out / f"{name}.jsonl",
-        higher_is_better=dict.fromkeys((family.metric, *STAGES), family.up),
+        higher_is_better=family.up or dict.fromkeys(STAGES, False),
     )
 
 

@@ -54,6 +54,8 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
 
     For loops of your own, as those of a forecaster that is fed its own
     outputs. The arguments are those of `ConvGRU2D`, which says what they are.
+    `keras.layers.RNN` takes no such cell into a model: it supposes states of
+    one axis. `ConvGRU2D` is the layer to use there.
 
     Args:
         filters: Number of channels of the state.

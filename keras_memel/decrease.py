@@ -79,8 +79,8 @@ def decrease_ratio(
         `total_update_ratio` and `values`, the number of selected values.
 
     Raises:
-        ValueError: If the model is not compiled, holds MEmeLs, or there are
-            too few inputs.
+        ValueError: If the model is not compiled, its optimizer accumulates
+            gradients over steps, it holds MEmeLs, or there are too few inputs.
 
     Example:
 
@@ -104,6 +104,16 @@ def decrease_ratio(
         raise ValueError(
             "Argument `model` must be compiled: its optimizer takes the "
             f"steps. Received: model={model!r}"
+        )
+    optimizer = model.optimizer
+    # Of a LossScaleOptimizer, which `compile` puts around under mixed_float16.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    accumulated = getattr(optimizer, "gradient_accumulation_steps", None)
+    if accumulated:
+        raise ValueError(
+            "Argument `model` must be compiled without gradient accumulation: "
+            "a single step would leave the weights as they are. Received: an "
+            f"optimizer with gradient_accumulation_steps={accumulated}"
         )
     if inserted(model):
         raise ValueError(

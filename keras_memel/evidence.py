@@ -81,7 +81,8 @@ def compare(
             process pool, `train` must be a function of a module; most
             backends need it to start processes by `"spawn"`.
         higher_is_better: Or a dictionary of this by metric; a metric that is
-            not in it counts as `True`.
+            not in it counts as `True`. A name that is no metric stops the
+            study once every arm has a score.
         retry_failed: Run again what failed and is stored with its error.
         progress: Show a bar with the time that is left.
 
@@ -123,7 +124,8 @@ def compare(
         Comparison,
         arms=list(arguments),
         baseline=baseline,
-        contrasts=contrasts,
+        # Twice, which an iterator would not be.
+        contrasts=contrasts if isinstance(contrasts, str) else list(contrasts),
         higher_is_better=higher_is_better,
     )
     make([])
@@ -152,6 +154,10 @@ def compare(
                 kept.append(run)
             runs[run["arm"], run["seed"]] = run
             bar.update()
+            scored = {r["arm"] for r in runs.values() if "scores" in r}
+            if scored == set(arguments):
+                # So is a wrong name of a metric: each arm has shown its own.
+                make(list(runs.values()))
             if "error" in run and progress:
                 last = run["error"].strip().splitlines()[-1]
                 text = f"{run['arm']}, seed {run['seed']}, failed: {last}"

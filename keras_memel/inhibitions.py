@@ -74,8 +74,13 @@ class Inhibition:
         return None
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor, as in any Keras object."""
-        return {}
+        """Arguments of the constructor, as in any Keras object.
+
+        Raises:
+            NotImplementedError: If there are some, and the class does not
+                override this.
+        """
+        return registry.default_config(self, Inhibition)
 
     def __repr__(self) -> str:
         return registry.represent(self)

@@ -3,10 +3,12 @@
 How a MEmeL is attached to a layer, and saved with it, is in `attach/`.
 """
 
+import copy
 import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_memel.attach import hosts
 from keras_memel.attach import shapes
@@ -16,6 +18,7 @@ from keras_memel.attach.forward import insertion_of
 from keras_memel.attach.sites import Site
 from keras_memel.attach.sites import Where
 from keras_memel.layer import MEmeL
+from keras_memel.selections import Selection
 
 _FUNCTIONS = (
     "train_function",
@@ -70,9 +73,10 @@ def insert(
     """Puts a copy of a MEmeL after each of some layers, in place.
 
     The model keeps its class, weights and methods. If it was compiled, its
-    next `fit` uses the layers; no new compilation is needed. Insert into the
-    model that you fit rather than into a part of it: TensorFlow would go on
-    with what it has traced of the whole.
+    next `fit` uses the layers; no new compilation is needed. A `fit` that runs
+    holds on to its compiled step, so that a callback cannot insert. Insert
+    into the model that you fit rather than into a part of it: TensorFlow would
+    go on with what it has traced of the whole.
 
     Masks: the mask that the next layer would get reaches the MEmeL; where
     Keras masks are not in use, as in the backbones of keras_hub, the
@@ -86,13 +90,18 @@ def insert(
     Saving: `model.save("m.keras")` keeps the layers and their statistics, and
     `keras.saving.load_model` brings them back, after `import keras_memel`.
     Weights files hold the statistics too; a plain model loads them without.
-    `get_config` and `keras.models.clone_model` would lose the layers and
-    raise instead; `save_to_preset` writes the plain model and warns.
+    Those of a plain model are loaded before `insert`, or with
+    `skip_mismatch=True`. `get_config` and `keras.models.clone_model` would lose
+    the layers and raise instead; `save_to_preset` writes the plain model and
+    warns.
 
     `export`, `quantize` and `enable_lora` work on the plain model, in any
     order with `insert`, and give it back with the layers (which therefore
     stay trainable). Exported files hold no trace of them, except with
     `at_inference=True`, when they are part of what the model computes.
+    `quantize` may be that of a model around it too; its `filters` then meet
+    the name of a MEmeL in the place of its host's.
+
     Setting `trainable` of the model or of a layer around a MEmeL later on
     sets it for the MEmeL as well.
 
@@ -105,7 +114,9 @@ def insert(
         layer: What to insert. It is not used itself: each site gets a fresh
             copy from its config, built at once, named after the layer and its
             host, `memel_<host>`, which leaves the dtype of the values as it
-            is.
+            is. The copies share its inhibition and its selection; one with a
+            `seed`, as `Random` may have, gets another at each site but the
+            first, drawn from the seed and the number of the site.
         output: Which output, if a layer has several: an index or a key.
 
     Returns:
@@ -151,11 +162,11 @@ def insert(
     names = {part.name for part in model._flatten_layers()}
     # All copies first: if one of them fails, nothing has been inserted.
     copies = [
-        _copy(model, layer, site, spec, names)
-        for site, spec in zip(found, specs)
+        _copy(model, layer, site, spec, names, number)
+        for number, (site, spec) in enumerate(zip(found, specs))
     ]
-    for site, copy in zip(found, copies):
-        hosts.attach(site, copy, output)
+    for site, made in zip(found, copies):
+        hosts.attach(site, made, output)
     _warn_of_remat(found)
     _reset(model)
     return model
@@ -217,27 +228,50 @@ def _copy(
     site: Site,
     spec: keras.KerasTensor,
     names: set[str],
+    number: int,
 ) -> MEmeL:
-    name, number = f"{layer.name}_{site.layer.name}", 1
+    name, same = f"{layer.name}_{site.layer.name}", 1
     while name in names:
-        name = f"{layer.name}_{site.layer.name}_{number}"
-        number += 1
+        name = f"{layer.name}_{site.layer.name}_{same}"
+        same += 1
     names.add(name)
-    copy: MEmeL = type(layer).from_config({**layer.get_config(), "name": name})
+    # Selection and inhibition have no state and may serve many layers: they go
+    # on as they are, since Keras finds no class of their config that is not
+    # registered.
+    made: MEmeL = type(layer).from_config(
+        {
+            **layer.get_config(),
+            "name": name,
+            "selection": _of_site(layer.selection, number),
+            "inhibition": layer.inhibition,
+        }
+    )
     shape = [None, *spec.shape[1:]]
-    axes = copy.axis if isinstance(copy.axis, tuple) else (copy.axis,)
+    axes = made.axis if isinstance(made.axis, tuple) else (made.axis,)
     if len(shape) == 3 and shape[1] is None and {None, 1, -2} & set(axes):
         # A text model takes any length; the one it is used with may be known.
         preprocessor = getattr(model, "preprocessor", None)
         shape[1] = getattr(preprocessor, "sequence_length", None)
     try:
         with hosts.variables_of(model):
-            copy.build(tuple(shape))
+            made.build(tuple(shape))
     except ValueError as error:
         raise ValueError(
             f"Layer {layer.name!r} cannot stand after {site.path!r}: {error}"
         ) from error
-    return copy
+    return made
+
+
+def _of_site(selection: Selection, number: int) -> Selection:
+    """The selection of the site of this number: itself, or with a new seed."""
+    seed = getattr(selection, "seed", None)
+    if not (selection.random and seed is not None and number):
+        return selection
+    # From one seed all copies would draw the same, step by step.
+    drawn = np.random.SeedSequence(seed, spawn_key=(number,))
+    selection = copy.copy(selection)
+    selection.seed = int(drawn.generate_state(1)[0] >> 1)  # type: ignore[attr-defined]
+    return selection
 
 
 def _reset(model: keras.Layer) -> None:

@@ -338,7 +338,8 @@ class MEmeL(keras.layers.Layer):
         if penalty is not None:
             if self.inhibition.loss_is_mean:
                 penalty = sync.weighted(penalty, number, total)
-            self.add_loss(penalty)
+            # What Keras adds losses in; TensorFlow adds no two dtypes.
+            self.add_loss(ops.cast(penalty, keras.config.floatx()))
         self._write_statistics(pooled)
         self._write_gauges(batch, ready, total, before.selection)
         self.steps.assign(before.steps + 1.0)

@@ -43,10 +43,34 @@ def serialize(found: Any) -> dict[str, Any]:
     return config
 
 
+def default_config(found: Any, kind: type) -> dict[str, Any]:
+    """`get_config` of the base class `kind`: that of no arguments.
+
+    Raises:
+        NotImplementedError: If the constructor takes arguments and the class
+            leaves `get_config` to `kind`: the object would come back with
+            their defaults. One that adds to this config may have it.
+    """
+    cls = type(found)
+    inherited = cls.get_config is kind.get_config  # type: ignore[attr-defined]
+    if inherited and cls.__init__ is not object.__init__:
+        _, *arguments = inspect.signature(cls.__init__).parameters
+        if arguments:
+            raise NotImplementedError(
+                f"{cls.__name__} must override `get_config()`, since its "
+                "`__init__()` takes arguments: it cannot be copied or saved "
+                f"without. Received: arguments {arguments}"
+            )
+    return {}
+
+
 def represent(found: Any) -> str:
     """What one would type to make the object: `TopK(k=1)`."""
-    arguments = found.get_config().items()
-    inside = ", ".join(f"{name}={value!r}" for name, value in arguments)
+    try:
+        config = found.get_config()
+    except NotImplementedError:  # A text must not fail for want of a config.
+        return f"{type(found).__name__}(...)"
+    inside = ", ".join(f"{name}={value!r}" for name, value in config.items())
     return f"{type(found).__name__}({inside})"
 
 

@@ -107,8 +107,13 @@ class Selection:
         del shape
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor, as in any Keras object."""
-        return {}
+        """Arguments of the constructor, as in any Keras object.
+
+        Raises:
+            NotImplementedError: If there are some, and the class does not
+                override this.
+        """
+        return registry.default_config(self, Selection)
 
     def __repr__(self) -> str:
         return registry.represent(self)
@@ -277,7 +282,10 @@ class Random(Selection):
 
     Args:
         rate: Probability of each value to be selected, in (0, 1).
-        seed: Integer, for the same choices again; `None` draws one.
+        seed: Integer, for the same choices again; `None` draws one. Layers
+            with the same seed choose the same places; of several sites,
+            `keras_memel.insert` gives each but the first a seed of its own,
+            drawn from this one.
 
     Raises:
         ValueError: If `rate` is outside (0, 1), or `seed` is not an integer.

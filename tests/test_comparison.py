@@ -141,6 +141,20 @@ def test_directions_may_differ_by_metric():
     assert verdicts == {"up": "better", "down": "worse", "rest": "better"}
 
 
+def test_directions_are_those_of_metrics_that_there_are():
+    runs = runs_of(noisy({"a": 0.0, "b": 4.0}), "loss")
+    wrong = {"loss": False, "Loss": False}
+    with pytest.raises(
+        ValueError, match=r"metrics of \('loss',\)\. Received: \['Loss'\]"
+    ):
+        Comparison(runs, higher_is_better=wrong)
+    failed = [
+        {"arm": run["arm"], "seed": run["seed"], "error": "Ow"} for run in runs
+    ]
+    for nothing in ([], failed):
+        Comparison(nothing, ["a", "b"], higher_is_better=wrong)
+
+
 def test_both_tests_must_agree():
     # An interval above 0, and a p that Holm's correction over 40 arms lifts.
     rng = np.random.default_rng(5)
@@ -322,8 +336,22 @@ def test_no_runs_make_no_contrasts():
     found = Comparison([], ["a", "b"])
     assert found.contrasts == ()
     assert found.summary() == ""
-    with pytest.raises(ValueError, match="Argument `metric`"):
-        found.to_markdown()
+    failed = [
+        {"arm": arm, "seed": 0, "error": "ValueError: no"} for arm in "ab"
+    ]
+    lost = Comparison(failed)
+    for nothing, received in [
+        (found, "Received: 0 runs, 0 of them"),
+        (lost, "Received: 2 runs, 2 of them failed"),
+    ]:
+        for ask in (nothing.to_markdown, nothing.plot, nothing.scores):
+            with pytest.raises(ValueError, match=received):
+                ask()
+            with pytest.raises(ValueError, match="once a run has scores"):
+                ask("loss")
+    assert lost.notes() == [
+        f"{arm}, seed 0, failed: ValueError: no" for arm in "ab"
+    ]
 
 
 def test_the_plot_shows_every_delta_and_interval():
@@ -371,6 +399,10 @@ def test_mcnemar_refuses_different_examples():
     [
         ({"baseline": "x"}, "Argument `baseline`.*Received: 'x'"),
         ({"contrasts": [("a", "x")]}, "Argument `contrasts`.*Received: 'x'"),
+        ({"contrasts": ["ba"]}, r"pairs `\(arm, other\)`.*'ba' \(str\)"),
+        ({"contrasts": "ba"}, r"pairs `\(arm, other\)`.*'ba' \(str\)"),
+        ({"contrasts": ("b", "a")}, r"pairs `\(arm, other\)`.*'b' \(str\)"),
+        ({"contrasts": [("b", "a", "a")]}, r"pairs `\(arm, other\)`"),
         ({"contrasts": [("b", "a")]}, "none twice"),
         ({"contrasts": [("b", "b")]}, "different arms"),
         ({"arms": ["a"]}, "two arms"),

@@ -92,3 +92,10 @@ def test_bad_arguments():
     plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     with pytest.raises(ValueError, match="compiled"):
         decrease_ratio(plain, X, Y, "dense*")
+    for policy in ("float32", "mixed_float16"):
+        made = model()
+        made.dtype_policy = policy  # which has `compile` scale the loss
+        optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
+        made.compile(optimizer, "mse")
+        with pytest.raises(ValueError, match="gradient_accumulation_steps=4"):
+            decrease_ratio(made, X, Y, "hidden", batch_size=10)

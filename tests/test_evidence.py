@@ -37,8 +37,8 @@ def test_seeds_may_be_named_and_arms_carry_what_train_gets():
 
 def test_baseline_contrasts_and_direction_reach_the_comparison():
     found = quiet(
-        score, ["a", "good", "b"], baseline="b", contrasts=[("good", "a")],
-        higher_is_better=False,
+        score, ["a", "good", "b"], baseline="b",
+        contrasts=iter([("good", "a")]), higher_is_better=False,
     )  # fmt: skip
     assert found.pairs == (("a", "b"), ("good", "b"), ("good", "a"))
     assert {c.verdict for c in found.contrasts if c.arm == "good"} == {"worse"}
@@ -112,6 +112,8 @@ def test_an_executor_gives_what_one_process_gives(tmp_path):
         ({"seeds": [1, 1]}, "Argument `seeds`.*different"),
         ({"baseline": "c"}, "Argument `baseline`.*Received: 'c'"),
         ({"contrasts": [("a", "c")]}, "Argument `contrasts`.*Received: 'c'"),
+        ({"contrasts": ["ba"]}, "Argument `contrasts`.*Received: 'ba'"),
+        ({"contrasts": "ba"}, "Argument `contrasts`.*Received: 'ba'"),
     ],
 )
 def test_wrong_arguments_stop_before_the_first_run(arguments, message):
@@ -119,6 +121,21 @@ def test_wrong_arguments_stop_before_the_first_run(arguments, message):
     with pytest.raises(ValueError, match=message):
         quiet(train, **{"arms": ["a", "b"], **arguments})
     assert train.asked == []
+
+
+def test_a_wrong_name_of_a_metric_stops_once_every_arm_has_a_score(tmp_path):
+    train, wrong = Recorder(), {"Score": False}
+    settings = {"store": tmp_path / "runs", "higher_is_better": wrong}
+    with pytest.raises(ValueError, match=r"Received: \['Score'\]"):
+        quiet(train, ["a", "b"], 3, **settings)
+    assert train.asked == [("a", 0), ("b", 0)]
+    assert len(RunStore(tmp_path / "runs").read()) == 2
+
+    def fails(arm, seed):
+        raise RuntimeError("no")
+
+    with pytest.warns(UserWarning, match="2 of 2 runs failed"):
+        quiet(fails, ["a", "b"], 1, higher_is_better=wrong)
 
 
 @pytest.mark.parametrize("missing", ["scipy", "statsmodels", "tqdm"])

@@ -19,6 +19,7 @@ from models import sequential
 from models import steps
 
 from keras_memel import MEmeL
+from keras_memel import Random
 from keras_memel.attach import sites
 from keras_memel.insertion import find
 from keras_memel.insertion import insert
@@ -214,6 +215,32 @@ def test_each_site_has_a_fresh_copy_and_the_template_stays_unused():
     assert len({weight.path for copy in copies for weight in copy.weights}) == (
         sum(len(copy.weights) for copy in copies)
     )
+
+
+def test_each_site_draws_of_its_own_from_one_seed():
+    def seeds(model):
+        return [m.selection.seed for m in inserted(model).values()]
+
+    def drawn(memel):
+        x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+        memel(x, training=True)
+        return ops.convert_to_numpy(memel(x, training=True)) != x
+
+    template = MEmeL(Random(0.5, seed=1), late_start=1)
+    model = insert(sequential(), "middle:3", template)
+    assert seeds(model)[0] == template.selection.seed == 1  # as of one site
+    assert len(set(seeds(model))) == 3
+    masks = [drawn(memel) for memel in inserted(model).values()]
+    for first, second in [(0, 1), (0, 2), (1, 2)]:
+        assert 0.25 < (masks[first] != masks[second]).mean() < 0.75
+    again = insert(sequential(), "middle:3", template)
+    assert seeds(again) == seeds(model)
+    for memel, mask in zip(inserted(again).values(), masks):
+        np.testing.assert_array_equal(drawn(memel), mask)
+    other = insert(sequential(), "middle:3", MEmeL(Random(0.5, seed=2)))
+    assert not set(seeds(other)) & set(seeds(model))
+    free = insert(sequential(), "middle:3", MEmeL(Random(0.5)))
+    assert seeds(free) == [None] * 3
 
 
 def test_a_second_insertion_at_a_site_raises_and_elsewhere_adds():

@@ -308,6 +308,52 @@ def test_int8_quantization_and_insertion_mix_in_any_order(order):
     assert steps(model) == [1.0] * 3
 
 
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.*have a `quantize` method")
+@pytest.mark.parametrize("filters", [None, "block_[13]"])
+def test_a_model_around_quantizes_the_hosts_too(filters):
+    def around(inner):
+        return keras.Sequential([keras.Input((8,)), inner], name="outer")
+
+    model, plain = sequential(), sequential()
+    plain.set_weights(model.get_weights())
+    reference = around(plain)
+    reference.quantize("int8", filters=filters)
+    insert(model, "middle:3", MEmeL(late_start=0))
+    outer = around(model)
+    outer.quantize("int8", filters=filters)
+
+    policies = [layer.dtype_policy.name for layer in plain.layers]
+    assert [layer.dtype_policy.name for layer in model.layers] == policies
+    assert "int8_from_float32" in policies
+    assert same(outer.predict(X, verbose=0), reference.predict(X, verbose=0))
+    outer.compile("sgd", "mse")
+    outer.fit(X, Y, verbose=0)
+    assert steps(model) == [1.0] * 3
+    memels = list(inserted(model).values())
+    strip(model)
+    assert same(numbers(model.weights), numbers(outer.weights))
+    with pytest.raises(NotImplementedError):  # as before it was inserted
+        memels[0].quantize("int8")
+
+
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.*have a `quantize` method")
+def test_a_model_around_quantizes_the_parts_of_a_host_once():
+    inner = sequential()
+    model = keras.Sequential([keras.Input((8,)), inner])
+    insert(model, inner, MEmeL(late_start=0))
+    insert(inner, "block_1", MEmeL(late_start=0))
+    outer = keras.Sequential([keras.Input((8,)), model])
+    outer.quantize("int8")
+
+    assert {layer.dtype_policy.name for layer in inner.layers} == {
+        "int8_from_float32"
+    }
+    outer(X, training=True)
+    assert steps(model) == [1.0] * 2
+
+
 def test_a_penalty_of_an_inserted_layer_is_part_of_the_loss():
     model = functional()
     layer = MEmeL(

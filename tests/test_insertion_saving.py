@@ -165,6 +165,18 @@ def test_weights_files_hold_the_statistics(tmp_path):
         other.load_weights(tmp_path / "plain.weights.h5")
 
 
+@pytest.mark.filterwarnings("ignore:A total of 1 objects could not be loaded")
+def test_weights_files_of_a_plain_model_are_loaded_as_the_page_says(tmp_path):
+    plain = functional()
+    plain.save_weights(tmp_path / "w.weights.h5")
+    before, after = functional(), insert(functional(), "total", MEmeL())
+    before.load_weights(tmp_path / "w.weights.h5")
+    insert(before, "total", MEmeL())
+    after.load_weights(tmp_path / "w.weights.h5", skip_mismatch=True)
+    for model in (before, after):
+        assert same(numbers(strip(model).weights), numbers(plain.weights))
+
+
 def test_model_checkpoint_keeps_whole_models(tmp_path):
     model = trained("functional")
     model.fit(

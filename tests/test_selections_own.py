@@ -13,6 +13,8 @@ from steps import step
 from keras_memel import Inhibition
 from keras_memel import MEmeL
 from keras_memel import Selection
+from keras_memel import insert
+from keras_memel import inserted
 
 
 @keras.saving.register_keras_serializable("test_selections_own")
@@ -180,3 +182,40 @@ def test_ones_own_without_a_registration_says_what_is_missing():
     config = MEmeL(Everything()).get_config()
     with pytest.raises(TypeError, match=re.compile("Everything")):
         MEmeL.from_config(config)
+
+
+def test_ones_own_need_no_registration_to_be_inserted(rng):
+    dense = keras.layers.Dense(6, name="h")
+    model = keras.Sequential([keras.Input((6,)), dense, keras.layers.Dense(2)])
+    layer = MEmeL(Everything(), Shrink(), late_start=1)
+    insert(model, "h", layer)
+    (copy,) = inserted(model).values()
+    assert copy.selection is layer.selection
+    assert copy.inhibition is layer.inhibition
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(12, 6)).astype("float32")
+    model.fit(x, x[:, :2], batch_size=4, verbose=0)
+    assert state(copy)["steps"] == 3
+    assert state(copy)["inhibited_rate"] == 1
+
+
+@pytest.mark.parametrize("base", [Selection, Inhibition])
+def test_arguments_without_a_config_are_not_replaced_by_defaults(base):
+    class Forgotten(base):
+        def __init__(self, factor=9.0):
+            self.factor = factor
+
+    class Added(Forgotten):
+        def get_config(self):
+            return {**super().get_config(), "factor": self.factor}
+
+    own = Forgotten(2.0)
+    assert repr(own) == "Forgotten(...)"
+    assert repr(Added(2.0)) == "Added(factor=2.0)"
+    layer = MEmeL(**{base.__name__.lower(): own}, late_start=0)
+    with pytest.raises(NotImplementedError, match="Forgotten must override"):
+        layer.get_config()
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
+    with pytest.raises(NotImplementedError, match=r"arguments \['factor'\]"):
+        insert(model, "dense*", layer)
+    assert not inserted(model)

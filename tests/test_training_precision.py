@@ -3,6 +3,8 @@
 How accurate the statistics are, `test_statistics.py` tests.
 """
 
+import importlib
+
 import keras
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from watched import oracle_of
 from watched import seen
 from watched import watch
 
+from keras_memel import ConvGRU2D
 from keras_memel import MEmeL
 from keras_memel import TopK
 
@@ -101,3 +104,40 @@ def test_mixed_precision_in_fit(policy, data):
         now["moving_variance"], expected.variance, rtol=1e-3
     )
     assert now["steps"] == 4
+
+
+@pytest.fixture
+def float64():
+    """What Keras makes variables and adds losses in, and layers compute in."""
+    if BACKEND == "jax" and not importlib.import_module("jax").config.read(
+        "jax_enable_x64"
+    ):
+        pytest.skip("JAX has none unless told to")
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", ["layer", "within a scan"])
+def test_a_penalty_is_added_to_losses_of_any_dtype(kind, rng):
+    memel = MEmeL("threshold", "penalty", axis=-1, late_start=0)
+    inhibited, shape = memel, (6,)
+    if kind == "within a scan":
+        shape = (3, 4, 4, 1)
+        inhibited = ConvGRU2D(2, 3, padding="same", memel=memel)
+    model = keras.Sequential([keras.Input(shape), inhibited, layers.Dense(2)])
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(8, *shape))
+    y = np.zeros((8, *model.output_shape[1:]))
+    model.train_on_batch(x, y)  # From now on there is a history.
+    error = float(np.square(model.predict(20 * x, verbose=0)).mean())
+    loss = float(model.train_on_batch(20 * x, y))
+    assert state(memel)["inhibited_rate"] > 0
+    assert loss != pytest.approx(error, rel=1e-6)
+    model(20 * x, training=True)
+    (penalty,) = model.losses
+    assert keras.backend.standardize_dtype(penalty.dtype) == "float64"

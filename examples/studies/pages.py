@@ -81,13 +81,10 @@ def only(comparison, metric):
     pairs = [
         pair for pair in comparison.pairs if pair[1] != comparison.baseline
     ]
-    return Comparison(
-        runs,
-        comparison.arms,
-        comparison.baseline,
-        pairs,
-        comparison.higher_is_better,
-    )
+    up = comparison.higher_is_better
+    if isinstance(up, dict):  # whose names must be those of metrics
+        up = up.get(metric, True)
+    return Comparison(runs, comparison.arms, comparison.baseline, pairs, up)
 
 
 def percent(share):

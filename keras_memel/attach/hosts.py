@@ -10,6 +10,7 @@ host and on the layers around it, up to the model (`hooks.py`):
     get_config             raises, where a config would lose insertions
     save, to_json, pickle  carry the insertions; `Inserted` repeats them
     export, quantize, ...  work on the plain model
+    quantize of a MEmeL    quantizes its host, which a model around has left out
 """
 
 import contextlib
@@ -75,6 +76,7 @@ def attach(site: Site, memel: MEmeL, output: Output) -> None:
     memel.autocast = False
     _track(host, memel)
     vars(host)["_memel_insertion"] = Insertion(memel, output)
+    hooks.hook(memel, {"quantize": functools.partial(_quantize_host, host)})
     for layer in site.chain:
         hooks.hook(layer, _wrappers(layer))
         _refresh(layer)
@@ -122,6 +124,7 @@ def detach(model: keras.Layer) -> list[tuple[Site, Insertion]]:
     for layer in layers:
         hooks.check(layer)
     for site, insertion in held:
+        hooks.unhook(insertion.memel)
         _untrack(site.layer, insertion.memel)
         del vars(site.layer)["_memel_insertion"]
     for layer in layers:
@@ -188,6 +191,21 @@ def _on_plain_model(
             return method(*args, **kwargs)
 
     return plain
+
+
+def _quantize_host(
+    host: keras.Layer, memel: keras.Layer, method: Callable[..., Any]
+) -> Callable[..., Any]:
+    # A model around the one that was given to `insert` has no hook. Keras has
+    # it quantize all layers that have no parts: not the host, but the MEmeL.
+    def quantize(*args: Any, **kwargs: Any) -> None:
+        parts = [part for part in host._flatten_layers() if part is not memel]
+        if len(parts) > 1:  # They are quantized themselves, without the host.
+            return
+        with _plain(host):
+            host.quantize(*args, **kwargs)
+
+    return quantize
 
 
 def _guarded_config(

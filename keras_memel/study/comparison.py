@@ -65,12 +65,14 @@ class Comparison:
         baseline: The arm that each other one is compared with; the first by
             default.
         contrasts: Further pairs `(arm, other)`.
-        higher_is_better: Or a dictionary of this by metric.
+        higher_is_better: Or a dictionary of this by metric; a metric that is
+            not in it counts as `True`.
 
     Raises:
         ValueError: If there are fewer than two arms, one is named that is not
-            among them, a pair is named twice, or there are two runs of an arm
-            with the same seed.
+            among them, a pair is named twice, there are two runs of an arm
+            with the same seed, or `higher_is_better` names a metric that no
+            run has (if any run has scores).
         ImportError: If SciPy, statsmodels, or for some methods pandas, is
             missing: `pip install 'keras-memel[evidence]'`; for `plot`,
             `[plot]`.
@@ -126,7 +128,7 @@ class Comparison:
         self._check("baseline", self.baseline)
         self.pairs = tuple(
             (arm, self.baseline) for arm in self.arms if arm != self.baseline
-        ) + tuple((arm, other) for arm, other in contrasts)
+        ) + _pairs(contrasts)
         for pair in self.pairs:
             for name in pair:
                 self._check("contrasts", name)
@@ -142,6 +144,14 @@ class Comparison:
         self.metrics: tuple[str, ...] = tuple(
             dict.fromkeys(m for run in self.runs for m in run.get("scores", ()))
         )
+        # With no scores at all nothing can be said of names, nor be wrong.
+        if isinstance(higher_is_better, Mapping) and self.metrics:
+            unknown = [m for m in higher_is_better if m not in self.metrics]
+            if unknown:
+                raise ValueError(
+                    "Argument `higher_is_better` must name metrics of "
+                    f"{self.metrics}. Received: {unknown}"
+                )
 
     def _check(self, argument: str, name: str) -> None:
         if name not in self.arms:
@@ -281,9 +291,15 @@ class Comparison:
         return self.summary()
 
     def _metric(self, metric: str | None) -> str:
-        if metric is None and self.metrics:
+        if not self.metrics:
+            raise ValueError(
+                "A comparison has metrics once a run has scores. Received: "
+                f"{len(self.runs)} runs, {len(self.failed)} of them failed; "
+                "`notes()` says with which errors"
+            )
+        if metric is None:
             return self.metrics[0]
-        if metric is None or metric not in self.metrics:
+        if metric not in self.metrics:
             raise ValueError(
                 f"Argument `metric` must be one of {self.metrics}. "
                 f"Received: metric={metric!r}"
@@ -398,3 +414,17 @@ class Comparison:
                 rows.append([arm, other, seed, *mcnemar(ours, theirs)])
         names = ["arm", "other", "seed", "only_arm", "only_other", "p"]
         return pandas.DataFrame(rows, columns=names)
+
+
+def _pairs(contrasts: Any) -> tuple[tuple[str, str], ...]:
+    # A text of two letters is one of two names, if nobody looks.
+    found: list[Any] = (
+        [contrasts] if isinstance(contrasts, str) else list(contrasts)
+    )
+    for pair in found:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(
+                "Argument `contrasts` must hold pairs `(arm, other)`. "
+                f"Received: {pair!r} ({type(pair).__name__})"
+            )
+    return tuple((arm, other) for arm, other in found)
