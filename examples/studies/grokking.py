@@ -150,8 +150,7 @@ def compiled(arm, model, sums):
     def ask(state):
         return both.stateless_call(*state[:2], everything, training=False)[0]
 
-    _COMPILED[arm] = advance, ask
-    return advance, ask
+    return _COMPILED.setdefault(arm, (advance, ask))
 
 
 def state_of(model):
