@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_memel import Comparison
-from keras_memel.study.comparison import COLOURS
+from keras_memel.study.showing import COLOURS
 
 PAGES = common.EXAMPLES.parent / "docs" / "studies"
 

@@ -2,7 +2,8 @@
 
     runs         a file of them, from which a study goes on after a stop
     contrasts    two arms, seed by seed: interval, test, verdict
-    comparison   all of them: tables and a picture
+    showing      tables and a picture of them
+    comparison   all of them
 
 `evidence.py` makes the runs.
 """

@@ -5,7 +5,6 @@ runs --by metric, pair of arms--> Contrast --> tables, plot
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -14,18 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_memel import drawing
 from keras_memel.extras import need
+from keras_memel.study import showing
 from keras_memel.study.contrasts import Contrast
 from keras_memel.study.contrasts import contrast_all
 from keras_memel.study.contrasts import mcnemar
 from keras_memel.study.runs import Run
-
-COLOURS = {
-    "better": drawing.BLUE,
-    "worse": drawing.ORANGE,
-    "not shown": drawing.GREY,
-}
 
 
 class Comparison:
@@ -175,6 +168,9 @@ class Comparison:
             )
         )
 
+    def _of(self, metric: str) -> list[Contrast]:
+        return [c for c in self.contrasts if c.metric == metric]
+
     def _up(self, metric: str) -> bool:
         up = self.higher_is_better
         return up.get(metric, True) if isinstance(up, Mapping) else up
@@ -258,10 +254,7 @@ class Comparison:
             metric: Name of the metric; the first by default.
             scale: Factor of the numbers: 100 makes points of shares.
         """
-        header, *rows = self._table(self._metric(metric), scale)
-        rule = "|---" + "|--:" * (len(header) - 2) + "|---|"
-        lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
-        return "\n".join([lines[0], rule, *lines[1:]])
+        return showing.markdown(self._of(self._metric(metric)), scale)
 
     def summary(self, scale: float = 1.0) -> str:
         """The same for a terminal, every metric, with `notes` below.
@@ -271,20 +264,11 @@ class Comparison:
         """
         parts = []
         for metric in self.metrics:
-            table = self._table(metric, scale)
-            widths = [max(map(len, column)) for column in zip(*table)]
-            for number, row in enumerate(table):
-                first, *rest = (
-                    cell.ljust(width) if place == 0 else cell.rjust(width)
-                    for place, (cell, width) in enumerate(zip(row, widths))
-                )
-                parts.append("  ".join([first, *rest]).rstrip())
-                if number == 0:
-                    parts.append("-" * (sum(widths) + 2 * len(rest)))
             direction = "higher" if self._up(metric) else "lower"
-            parts.append(
-                f"{len(self.seeds)} paired seeds; {direction} is better.\n"
-            )
+            parts += [
+                showing.text(self._of(metric), scale),
+                f"{len(self.seeds)} paired seeds; {direction} is better.\n",
+            ]
         return "\n".join([*parts, *self.notes()]).rstrip()
 
     def __str__(self) -> str:
@@ -306,39 +290,6 @@ class Comparison:
             )
         return metric
 
-    def _table(self, metric: str, scale: float) -> list[list[str]]:
-        contrasts = [c for c in self.contrasts if c.metric == metric]
-        # As many decimals as give the typical deviation two digits.
-        spread = [np.std(scale * c.deltas) for c in contrasts if c.seeds]
-        typical = statistics.median(spread) if spread else 0.0
-        decimals = 1 - math.floor(math.log10(typical)) if typical > 0 else 2
-        decimals = max(0, decimals)
-
-        def text(number: float) -> str:
-            return f"{scale * number:+.{decimals}f}"
-
-        def span(low: float, high: float) -> str:
-            return "" if math.isnan(low) else f"{text(low)} to {text(high)}"
-
-        header = [metric, "mean", "lowest to highest", "95 % interval"]
-        rows = [[*header, "p", "detectable", "verdict"]]
-        for c in contrasts:
-            ends = (
-                (min(c.deltas), max(c.deltas)) if c.seeds else (math.nan,) * 2
-            )
-            rows.append(
-                [
-                    f"{c.arm} less {c.other}",
-                    "" if math.isnan(c.mean) else text(c.mean),
-                    span(*ends),
-                    span(c.low, c.high),
-                    "" if math.isnan(c.p) else f"{c.p_holm:.3f}",
-                    "" if math.isinf(c.detectable) else text(c.detectable)[1:],
-                    c.verdict,
-                ]
-            )
-        return rows
-
     def plot(
         self, metric: str | None = None, scale: float = 1.0, ax: Any = None
     ) -> Any:
@@ -355,26 +306,7 @@ class Comparison:
             The axes.
         """
         need("matplotlib.pyplot", "plot", "`Comparison.plot`")
-        metric = self._metric(metric)
-        contrasts = [c for c in self.contrasts if c.metric == metric]
-        ax = drawing.new(ax, 1.2 + 0.5 * len(contrasts), width=7)
-        for place, c in enumerate(contrasts):
-            # Seeds from top to bottom, so that a seed can be followed.
-            spread = place + np.linspace(-0.22, 0.22, len(c.deltas))
-            shade, ends = COLOURS[c.verdict], [scale * c.low, scale * c.high]
-            ax.plot(scale * c.deltas, spread, "o", color=shade, alpha=0.5, ms=4)
-            ax.plot(ends, [place] * 2, color=shade, lw=3)
-            ax.plot(scale * c.mean, place, "D", color=shade, ms=8, mec="w")
-        ax.axvline(0.0, color="black", lw=1)
-        names = [f"{c.arm} less {c.other}" for c in contrasts]
-        ax.set_yticks(range(len(contrasts)), names)
-        # From top to bottom, also where panels share the axis.
-        ax.set_ylim(len(contrasts) - 0.5, -0.5)
-        ax.spines["left"].set_visible(False)
-        ax.tick_params(axis="y", length=0)
-        ax.grid(axis="x", alpha=0.3)
-        ax.set_xlabel(f"difference in {metric}")
-        return ax
+        return showing.plot(self._of(self._metric(metric)), scale, ax)
 
     def mcnemar(self) -> Any:
         """McNemar's exact test of each pair of networks, where it can be made.
