@@ -246,6 +246,13 @@ def test_at_inference_a_penalty_adds_no_loss(rng):
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 @pytest.mark.filterwarnings("ignore:The model does not have any trainable")
+def test_shapes_stay_before_it_is_called():
+    layer = MEmeL(axis=-1)
+    assert layer.compute_output_shape((None, 5, 4)) == (None, 5, 4)
+    spec = layer.compute_output_spec(keras.KerasTensor((2, 5, 4)))
+    assert (spec.shape, spec.dtype) == ((2, 5, 4), "float32")
+
+
 @pytest.mark.parametrize(
     ("settings", "shape", "extra_weights", "seeds"),
     [

@@ -49,6 +49,7 @@ CASES = [
     ),
     ("threshold", "penalty", {"axis": (1, 3), "masked": True}),
     ("threshold", "observe", {"recurrent": {"reset_after": True}}),
+    ("threshold", "reverse_3", {"late_start": 2}),
 ]
 
 
