@@ -140,6 +140,8 @@ def compare(
     folder = _folder(train)
     tasks = [(train, *key, arguments[key[0]], folder) for key in todo]
     tqdm = need("tqdm", "evidence", "`compare`").tqdm
+    scored = {run["arm"] for run in runs.values() if "scores" in run}
+    unscored = set(arguments) - scored
     bar = tqdm(
         total=len(wanted),
         initial=len(runs),
@@ -154,10 +156,11 @@ def compare(
                 kept.append(run)
             runs[run["arm"], run["seed"]] = run
             bar.update()
-            scored = {r["arm"] for r in runs.values() if "scores" in r}
-            if scored == set(arguments):
-                # So is a wrong name of a metric: each arm has shown its own.
-                make(list(runs.values()))
+            if "scores" in run and run["arm"] in unscored:
+                unscored.remove(run["arm"])
+                if not unscored:
+                    # So is a wrong name of a metric: each arm has its own.
+                    make(list(runs.values()))
             if "error" in run and progress:
                 last = run["error"].strip().splitlines()[-1]
                 text = f"{run['arm']}, seed {run['seed']}, failed: {last}"
