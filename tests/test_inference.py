@@ -240,12 +240,6 @@ def test_at_inference_a_penalty_adds_no_loss(rng):
     assert not layer.losses
 
 
-# Keras's own checks of a layer. They train a model that is nothing but the
-# layer, on a generator that they say to shuffle.
-
-
-@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
-@pytest.mark.filterwarnings("ignore:The model does not have any trainable")
 def test_shapes_stay_before_it_is_called():
     layer = MEmeL(axis=-1)
     assert layer.compute_output_shape((None, 5, 4)) == (None, 5, 4)
@@ -253,6 +247,12 @@ def test_shapes_stay_before_it_is_called():
     assert (spec.shape, spec.dtype) == ((2, 5, 4), "float32")
 
 
+# Keras's own checks of a layer. They train a model that is nothing but the
+# layer, on a generator that they say to shuffle.
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable")
 @pytest.mark.parametrize(
     ("settings", "shape", "extra_weights", "seeds"),
     [
