@@ -332,9 +332,11 @@ _GRAPHS: "weakref.WeakKeyDictionary[Any, Graph]" = weakref.WeakKeyDictionary()
 
 
 def _may_belong(tensor: Any, mask: Any) -> bool:
-    # An image has no mask of tokens.
+    # Tokens have the shape of their mask, and embeddings one axis more; an
+    # image has neither.
     shape, time = tuple(tensor.shape), tuple(mask.shape)
-    return len(shape) in (len(time), len(time) + 1) and all(
+    more = keras.backend.is_float_dtype(tensor.dtype)
+    return len(shape) - len(time) in (0, int(more)) and all(
         size == other or None in (size, other)
         for size, other in zip(shape[1:], time[1:])
     )
