@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 
+import printed
 import pytest
 from scripts import ROOT
 from scripts import load
@@ -67,15 +68,30 @@ def test_the_badges_are_true():
     ]
 
 
+# Of the repository, and of the golden traces, which cited a file of another.
+MARKDOWN = [
+    page
+    for folder in ("*", "docs/**/*", "examples/**/*", "tests/**/*")
+    for page in sorted(ROOT.glob(f"{folder}.md"))
+]
+
+
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "examples/README.md"]
+    "page", MARKDOWN, ids=lambda page: page.relative_to(ROOT).as_posix()
 )
-def test_links_within_the_repository_lead_somewhere(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", text)
-    assert len(targets) >= 2
-    for target in targets:
-        assert (ROOT / page).parent.joinpath(target).exists(), target
+def test_the_files_that_a_page_cites_exist(page):
+    """Both as the targets of links and as paths in the text."""
+    text = page.read_text(encoding="utf-8")
+    cited = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
+    cited += re.findall(r"(?<![\w/])(?:\.\.?/)+[\w./-]*\w", text)
+    for target in cited:
+        assert page.parent.joinpath(target).exists(), target
+
+
+def test_the_pages_of_the_repository_cite_files():
+    for name in ("README.md", "CONTRIBUTING.md", "examples/README.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert len(re.findall(r"\]\((?!\w+:)[^)#]+", text)) >= 2, name
 
 
 def test_the_page_of_the_examples_names_each_that_can_be_run():
@@ -118,7 +134,8 @@ def test_what_it_says_of_the_studies_is_what_their_pages_say():
 
 @pytest.mark.once
 def test_the_results_are_those_of_the_stored_runs():
-    assert readme.render(README) == README, "run: python benchmarks/readme.py"
+    wrong = printed.difference(readme.render(README), README)
+    assert not wrong, f"{wrong}\nrun: python benchmarks/readme.py"
 
 
 @pytest.mark.parametrize(
