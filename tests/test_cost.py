@@ -2,6 +2,7 @@
 
 import json
 
+import printed
 import pytest
 from scripts import ROOT
 from scripts import load
@@ -13,7 +14,8 @@ cost = load(ROOT / "benchmarks" / "cost.py")
 
 def test_the_page_is_that_of_the_stored_measurements():
     stored = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
-    assert cost.page() == stored, "run: python benchmarks/cost.py"
+    wrong = printed.difference(cost.page(), stored)
+    assert not wrong, f"{wrong}\nrun: python benchmarks/cost.py"
 
 
 def test_a_table_has_a_row_a_setting_and_a_column_a_backend(tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import keras
 import numpy as np
+import printed
 import pytest
 from scripts import EXAMPLES
 from scripts import ROOT
@@ -27,9 +28,8 @@ RESULTS = EXAMPLES / "studies" / "results"
 def test_the_page_is_what_the_stored_runs_say(name, study):
     script = study(name)
     text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
-    assert script.page(script.stored()) == text, (
-        f"run examples/studies/{name}.py or examples/studies/results.py"
-    )
+    wrong = printed.difference(script.page(script.stored()), text)
+    assert not wrong, f"{wrong}\nrun examples/studies/{name}.py"
     for picture in PAGES.glob(f"{name}.png"):
         assert picture.stat().st_size < 150_000
 
@@ -46,7 +46,8 @@ def test_all_results_are_what_the_stored_runs_say(study):
         ("docs/when_to_use.md", results.advice(found)),
     ):
         text = (ROOT / path).read_text(encoding="utf-8")
-        assert made == text, "run examples/studies/results.py"
+        wrong = printed.difference(made, text)
+        assert not wrong, f"{wrong}\nrun examples/studies/results.py"
 
 
 def test_a_claim_that_the_runs_do_not_bear_out_raises(study):
