@@ -325,8 +325,7 @@ def page(runs):
                 ["area of phi less that of the value", "mean"]
                 + ["95 % interval", "p", "verdict"],
                 *(
-                    [name, f"{c.mean:+.3f}", f"{c.low:+.3f} to {c.high:+.3f}"]
-                    + [f"{c.p:.3f}", c.verdict]
+                    [name, *pages.effect(c), f"{c.p:.3f}", c.verdict]
                     for name, one in value_or_scale(runs).items()
                     for c in one.contrasts
                 ),

@@ -1,13 +1,14 @@
 """What the studies make of their runs: tables, figures, pages, claims."""
 
 import dataclasses
+import math
 
 import common
 import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_memel import Comparison
-from keras_memel.study.showing import COLOURS
+from keras_memel.evaluation.tables import COLOURS
 
 PAGES = common.EXAMPLES.parent / "docs" / "studies"
 
@@ -85,6 +86,27 @@ def only(comparison, metric):
     if isinstance(up, dict):  # whose names must be those of metrics
         up = up.get(metric, True)
     return Comparison(runs, comparison.arms, comparison.baseline, pairs, up)
+
+
+def decimals(contrasts, scale=1):
+    """How many decimals the ends of these intervals have.
+
+    The end of a bootstrap interval of some 10,000 resamples is known to about
+    1 % of the width of the interval: the last decimal is worth more than that.
+    """
+    widths = [abs(scale * (c.high - c.low)) for c in contrasts]
+    widest = max((w for w in widths if not math.isnan(w)), default=1.0)
+    return max(0, 1 - math.floor(math.log10(widest or 1.0)))
+
+
+def effect(contrast):
+    """Mean and interval of a contrast that is a row of its own, two cells."""
+    places = decimals([contrast])
+    mean, low, high = (
+        f"{number:+.{places}f}"
+        for number in (contrast.mean, contrast.low, contrast.high)
+    )
+    return [mean, f"{low} to {high}"]
 
 
 def percent(share):

@@ -73,9 +73,7 @@ def contrasts(finding):
 def rows(finding):
     """A row a contrast: what, effect, interval, p, seeds, verdict."""
     found = contrasts(finding)
-    spread = [abs(finding.scale * (c.high - c.low)) for c in found]
-    widest = max((s for s in spread if not math.isnan(s)), default=1.0)
-    decimals = max(0, 1 - math.floor(math.log10(widest or 1.0)))
+    decimals = pages.decimals(found, finding.scale)
 
     def text(number):
         if math.isnan(number):

@@ -231,10 +231,8 @@ def page(runs):
         "|---|--:|--:|--:|---|",
     ]
     for c in trends(runs).contrasts:
-        lines.append(
-            f"| {c.metric} | {c.mean:+.3f} | {c.low:+.3f} to {c.high:+.3f} "
-            f"| {c.p:.3f} | {SIGNS[c.verdict]} |"
-        )
+        row = [c.metric, *pages.effect(c), f"{c.p:.3f}", SIGNS[c.verdict]]
+        lines.append(f"| {' | '.join(row)} |")
     lines += [
         "",
         "## Limits",

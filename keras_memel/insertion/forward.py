@@ -1,0 +1,222 @@
+"""The forward pass through a host: what an inserted MEmeL is told, and does.
+
+The calls of the layers on the way down note `training` and the padding mask;
+the call of the host gives them to the MEmeL with the output.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import inspect
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+# Private, and the only way to a mask on JAX, whose traced arrays take no
+# attributes: Keras keeps their masks in a table of its own.
+from keras.src.backend import get_keras_mask
+
+from keras_memel.insertion import output_specs
+from keras_memel.insertion import padding
+from keras_memel.layers.memel import MEmeL
+
+Tensor = Any
+Output = int | str | None
+
+# Where an inserted MEmeL notes that padding is counted, for the monitor.
+LOST_PADDING = "_memel_lost_padding"
+
+
+@dataclasses.dataclass(frozen=True)
+class Insertion:
+    """What a host holds: the MEmeL, and which output goes through it."""
+
+    memel: MEmeL
+    output: Output
+
+
+def insertion_of(layer: keras.Layer) -> Insertion | None:
+    """What a layer holds, if it is a host."""
+    found: Insertion | None = vars(layer).get("_memel_insertion")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Context:
+    """What is known at a call.
+
+    Attributes:
+        training: As the nearest layer was told.
+        masks: The padding mask, `NO_PADDING` or `UNSURE` that the layers say,
+            from the nearest outwards.
+        pairs: Tensors that were passed on the way down, and the mask of each.
+        graph: The model of which the next layer is a part, and its inputs.
+    """
+
+    training: bool | None = None
+    masks: tuple[Any, ...] = ()
+    pairs: tuple[tuple[Tensor, Tensor], ...] = ()
+    graph: tuple[padding.Graph, list[Tensor]] | None = None
+
+
+_NOWHERE = _Context()
+_CONTEXT: contextvars.ContextVar[_Context] = contextvars.ContextVar(
+    "keras_memel_context", default=_NOWHERE
+)
+
+
+def noting_call(
+    layer: keras.Layer, method: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The `call` of a host, or of a layer around one."""
+    signature = inspect.signature(method)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
+        context = _within(layer, arguments, list(signature.parameters))
+        with _noted(context):
+            outputs = method(*args, **kwargs)
+        insertion = insertion_of(layer)
+        if insertion is None:
+            return outputs
+        return _apply(layer, insertion, outputs, arguments, context)
+
+    return call
+
+
+@contextlib.contextmanager
+def _noted(context: _Context) -> Iterator[None]:
+    token = _CONTEXT.set(context)
+    try:
+        yield
+    finally:
+        _CONTEXT.reset(token)
+
+
+def _within(
+    layer: keras.Layer, arguments: dict[str, Any], names: list[str]
+) -> _Context:
+    """What is known in a call of a layer."""
+    # Keras hands `training` down by itself, except on JAX from a model whose
+    # `call` does not forward it; and padding masks it does not know.
+    outer = _CONTEXT.get()
+    training = arguments.get("training")
+    first = next(iter(arguments.values()), None)
+    pairs = padding.pairs(arguments)
+    own = padding.own_mask(arguments, names)
+    if own is None:
+        own = next((m for one, m in outer.pairs if one is first), None)
+    masks = (own,)
+    if outer.graph is not None:
+        above, inputs = outer.graph
+        masks = _of_both(own, above.mask_of(layer, inputs), inputs)
+        pairs += above.argument_masks(layer, arguments, inputs)
+    graph = padding.graph_of(layer)
+    inner = None
+    if graph is not None:
+        inner = graph, graph.runtime_inputs(first)
+        pairs += graph.input_pairs(inner[1])
+    elif isinstance(first, dict):
+        pairs += padding.pairs(first)
+    return _Context(
+        outer.training if training is None else training,
+        (*(mask for mask in masks if mask is not None), *outer.masks),
+        (*pairs, *outer.pairs),
+        inner,
+    )
+
+
+def _of_both(own: Any, said: Any, inputs: list[Tensor]) -> tuple[Any, ...]:
+    """The masks that a layer was given, and that the model around it says."""
+    if own is None or own is padding.UNSURE:
+        return (own if said is None else said,)
+    if said is None or said is padding.UNSURE or said is padding.NO_PADDING:
+        return (own,)
+    # The model knows more of its own input: what stands before the text.
+    return (said,) if any(own is one for one in inputs) else (own, said)
+
+
+def training_step(
+    layer: keras.Layer, method: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The `train_step` of a model whose `call` does not take `training`."""
+
+    def train_step(*args: Any, **kwargs: Any) -> Any:
+        context = dataclasses.replace(_CONTEXT.get(), training=True)
+        with _noted(context):
+            return method(*args, **kwargs)
+
+    return train_step
+
+
+def _apply(
+    host: keras.Layer,
+    insertion: Insertion,
+    outputs: Any,
+    arguments: dict[str, Any],
+    context: _Context,
+) -> Any:
+    index = output_specs.output_index(host.name, outputs, insertion.output)
+    flat = keras.tree.flatten(outputs)
+    values = flat[index]
+    flat[index] = insertion.memel(
+        values,
+        mask=_mask(host, insertion.memel, values, index, arguments, context),
+        training=context.training,
+    )
+    return keras.tree.pack_sequence_as(outputs, flat)
+
+
+def _mask(
+    host: keras.Layer,
+    memel: MEmeL,
+    values: Tensor,
+    index: int,
+    arguments: dict[str, Any],
+    context: _Context,
+) -> Tensor:
+    mask = get_keras_mask(values)
+    if mask is None and host.supports_masking:
+        first = next(iter(arguments.values()), None)
+        before = arguments.get("mask")
+        if before is None:
+            before = keras.tree.map_structure(get_keras_mask, first)
+        after = keras.tree.flatten(host.compute_mask(first, before))
+        mask = after[index] if index < len(after) else None
+    lost = False
+    first = next(iter(arguments.values()), None)
+    for known in context.masks if mask is None else ():
+        if known is padding.NO_PADDING:
+            break
+        if known is padding.UNSURE:
+            lost = True
+            break
+        if _covers(known, values, first):
+            mask, lost = known, False
+            break
+        lost = True
+    if context.training:
+        vars(memel)[LOST_PADDING] = lost and len(values.shape) > 2
+    return mask
+
+
+def _covers(padding_mask: Tensor, values: Tensor, inputs: Any) -> bool:
+    # (batch, time) is that of values (batch, time, channels), and of those
+    # that a layer makes of them, such as the heads of attention; neither of
+    # pooled values nor of attention scores.
+    def begins(tensor: Any) -> bool:
+        shape = getattr(tensor, "shape", ())
+        return len(shape) > len(padding_mask.shape) and all(
+            size == time or size is None or time is None
+            for size, time in zip(shape, padding_mask.shape)
+        )
+
+    if not begins(values):
+        return False
+    rank = len(padding_mask.shape) + 1
+    if len(values.shape) == rank:
+        return True
+    return begins(inputs) and len(inputs.shape) == rank
