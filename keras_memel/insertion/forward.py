@@ -9,7 +9,6 @@ import contextvars
 import dataclasses
 import inspect
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,8 @@ from keras.src.backend import get_keras_mask
 
 from keras_memel.insertion import output_specs
 from keras_memel.insertion import padding
+from keras_memel.insertion import sequences
+from keras_memel.insertion.padding import Padding
 from keras_memel.layers.memel import MEmeL
 
 Tensor = Any
@@ -50,16 +51,17 @@ class _Context:
 
     Attributes:
         training: As the nearest layer was told.
-        masks: The padding mask, `NO_PADDING` or `UNSURE` that the layers say,
-            from the nearest outwards.
-        pairs: Tensors that were passed on the way down, and the mask of each.
-        graph: The model of which the next layer is a part, and its inputs.
+        masks: A padding mask or a `Padding` per layer that knows of one, from
+            the innermost layer outwards.
+        pairs: Tensors that the layers received, and the mask of each.
+        graph: If the innermost layer is a Functional model, its graph and its
+            inputs.
     """
 
     training: bool | None = None
     masks: tuple[Any, ...] = ()
     pairs: tuple[tuple[Tensor, Tensor], ...] = ()
-    graph: tuple[padding.Graph, list[Tensor]] | None = None
+    graph: tuple[sequences.Graph, list[Tensor]] | None = None
 
 
 _NOWHERE = _Context()
@@ -99,9 +101,9 @@ def _noted(context: _Context) -> Iterator[None]:
 def _within(
     layer: keras.Layer, arguments: dict[str, Any], names: list[str]
 ) -> _Context:
-    """What is known in a call of a layer."""
-    # Keras hands `training` down by itself, except on JAX from a model whose
-    # `call` does not forward it; and padding masks it does not know.
+    """Add what the call of a layer says to what is known."""
+    # Keras passes `training` on by itself, except on JAX from a model whose
+    # `call` does not forward it. It does not pass padding masks on.
     outer = _CONTEXT.get()
     training = arguments.get("training")
     first = next(iter(arguments.values()), None)
@@ -109,12 +111,12 @@ def _within(
     own = padding.own_mask(arguments, names)
     if own is None:
         own = next((m for one, m in outer.pairs if one is first), None)
-    masks = (own,)
+    masks: tuple[Any, ...] = (own,)
     if outer.graph is not None:
         above, inputs = outer.graph
         masks = _of_both(own, above.mask_of(layer, inputs), inputs)
-        pairs += above.argument_masks(layer, arguments, inputs)
-    graph = padding.graph_of(layer)
+        pairs += above.argument_pairs(layer, arguments, inputs)
+    graph = sequences.graph_of(layer)
     inner = None
     if graph is not None:
         inner = graph, graph.runtime_inputs(first)
@@ -129,14 +131,15 @@ def _within(
     )
 
 
-def _of_both(own: Any, said: Any, inputs: list[Tensor]) -> tuple[Any, ...]:
-    """The masks that a layer was given, and that the model around it says."""
-    if own is None or own is padding.UNSURE:
-        return (own if said is None else said,)
-    if said is None or said is padding.UNSURE or said is padding.NO_PADDING:
+def _of_both(own: Any, traced: Any, inputs: list[Any]) -> tuple[Any, ...]:
+    """The masks of a layer: an argument, and one that the graph knows."""
+    if own is None or own is Padding.UNKNOWN:
+        return (own if traced is None else traced,)
+    if traced is None or isinstance(traced, Padding):
         return (own,)
-    # The model knows more of its own input: what stands before the text.
-    return (said,) if any(own is one for one in inputs) else (own, said)
+    # If the argument is an input of the model, the graph knows in addition
+    # what the model puts before the text.
+    return (traced,) if any(own is one for one in inputs) else (own, traced)
 
 
 def training_step(
@@ -189,9 +192,9 @@ def _mask(
     lost = False
     first = next(iter(arguments.values()), None)
     for known in context.masks if mask is None else ():
-        if known is padding.NO_PADDING:
+        if known is Padding.NONE:
             break
-        if known is padding.UNSURE:
+        if known is Padding.UNKNOWN:
             lost = True
             break
         if _covers(known, values, first):
@@ -199,7 +202,7 @@ def _mask(
             break
         lost = True
     if context.training:
-        vars(memel)[LOST_PADDING] = lost and len(values.shape) > 2
+        memel.__dict__[LOST_PADDING] = lost and len(values.shape) > 2
     return mask
 
 

@@ -117,7 +117,11 @@ def _gemma3():
 
 
 def _blip2(language):
-    queries = {"num_query_tokens": _QUERIES, "qformer_hidden_dim": 8, "dropout": 0.0}
+    queries = {
+        "num_query_tokens": _QUERIES,
+        "qformer_hidden_dim": 8,
+        "dropout": 0.0,
+    }
     return tiny(
         "BLIP2Backbone",
         vision_encoder=tiny(
@@ -181,11 +185,31 @@ _LAYERS = {
 }
 _TOKENS = {"middle:2": ("token_ids",)}
 
-_ONE_SEQUENCE = (
-    "Bert Roberta DistilBert Electra XLMRoberta GPT2 OPT Bloom Llama Llama3 "
-    "Mistral Mixtral Gemma Gemma3 Gemma4 Phi3 Falcon Qwen Qwen2 QwenMoe Qwen3 "
-    "Qwen3Moe GptOss"
-).split()
+_ONE_SEQUENCE = [
+    "Bert",
+    "Roberta",
+    "DistilBert",
+    "Electra",
+    "XLMRoberta",
+    "GPT2",
+    "OPT",
+    "Bloom",
+    "Llama",
+    "Llama3",
+    "Mistral",
+    "Mixtral",
+    "Gemma",
+    "Gemma3",
+    "Gemma4",
+    "Phi3",
+    "Falcon",
+    "Qwen",
+    "Qwen2",
+    "QwenMoe",
+    "Qwen3",
+    "Qwen3Moe",
+    "GptOss",
+]
 
 BACKBONES = {
     **{name: (_backbone(name), _MIDDLE) for name in _ONE_SEQUENCE},
@@ -241,6 +265,7 @@ BACKBONES = {
         _backbone("Moonshine"),
         {
             "encoder_block_1": (FRAME,),
+            "encoder_final_layer_norm": UNKNOWN,
             "decoder_block_1": ("decoder_padding_mask",),
         },
     ),
@@ -278,7 +303,7 @@ BACKBONES = {
     "BLIP2T5": (
         functools.partial(_blip2, "BLIP2FlanT5"),
         {
-            "transformer_encoder_layer_1": UNKNOWN,
+            "transformer_encoder_layer_1": (_QUERIES, "encoder_padding_mask"),
             "transformer_decoder_layer_1": ("decoder_padding_mask",),
         },
     ),
