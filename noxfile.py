@@ -125,7 +125,10 @@ def check_contents(folder: pathlib.Path) -> None:
     """The package with its marker and licence, and nothing beside it."""
     (wheel,) = folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("keras_memel/py.typed", "keras_memel/browser.html"):
+    for wanted in (
+        "keras_memel/py.typed",
+        "keras_memel/reports/neuron_browser.html",
+    ):
         assert wanted in names, f"{wanted} is not in the wheel"
     assert any(name.endswith("licenses/LICENSE") for name in names)
     tops = {name.split("/")[0].split("-")[0] for name in names}
@@ -249,7 +252,7 @@ def run_export_tests(session: nox.Session, backend: str) -> None:
         # A version of anyio that litert-torch asks for has a pytest plugin
         # that warns.
         *("-p", "no:anyio"),
-        "tests/test_insertion_export.py",
+        "tests/insertion/test_export.py",
         env={"KERAS_BACKEND": backend},
     )
 
@@ -264,7 +267,7 @@ def add_notebook_session(backend: str) -> None:
         session.install(*CONSTRAINTS, "hypothesis", "ipykernel", "nbclient")
         session.install(*CONSTRAINTS, "pytest")
         session.run(
-            *("pytest", "tests/notebooks.py", "--durations=0"),
+            *("pytest", "tests/helpers/notebooks.py", "--durations=0"),
             *session.posargs,
             env={"KERAS_BACKEND": backend},
         )

@@ -23,9 +23,9 @@ from matplotlib.colors import LogNorm
 from keras_memel import MEmeL
 from keras_memel import TopK
 from keras_memel import monosemantic_scale
-from keras_memel.drawing import BLUE
-from keras_memel.drawing import GREY
-from keras_memel.drawing import ORANGE
+from keras_memel.utils.plotting import BLUE
+from keras_memel.utils.plotting import GREY
+from keras_memel.utils.plotting import ORANGE
 
 FOLDER = pathlib.Path(__file__).parents[1] / "docs"
 NEURONS, SAMPLES = 48, 24

@@ -223,8 +223,8 @@ def replicas(rounds):
 def measure_message(rank, world, size, rounds, queue):
     import torch
 
+    from keras_memel import Moments
     from keras_memel import sync
-    from keras_memel.moments import Moments
 
     torch.set_num_threads(1)
     store = torch.distributed.TCPStore("127.0.0.1", 29517, world, rank == 0)

@@ -56,7 +56,7 @@ from keras_memel import MonosemanticityMonitor
 from keras_memel import find
 from keras_memel import inserted
 from keras_memel import paper
-from keras_memel.attach.sites import in_scans
+from keras_memel.insertion.paths import in_scans
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 __all__ = ["Batches", "add_arguments", "add_arms", "arms", "check_length"]

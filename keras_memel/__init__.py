@@ -3,43 +3,49 @@
 Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 """
 
-from keras_memel import inhibitions
-from keras_memel import paper
-from keras_memel import plots
-from keras_memel import selections
-from keras_memel import sync
-from keras_memel.analysis import analyze
-from keras_memel.attach.hosts import save
-from keras_memel.callbacks import MonosemanticityMonitor
-from keras_memel.cells import ConvGRU2DCell
-from keras_memel.decrease import decrease_ratio
-from keras_memel.evidence import compare
-from keras_memel.inhibitions import Inhibition
-from keras_memel.inhibitions import LogPenalty
-from keras_memel.inhibitions import Observe
-from keras_memel.inhibitions import ReverseDeactivation
-from keras_memel.insertion import find
-from keras_memel.insertion import insert
-from keras_memel.insertion import inserted
-from keras_memel.insertion import strip
-from keras_memel.layer import MEmeL
-from keras_memel.moments import Moments
-from keras_memel.moments import batch_moments
-from keras_memel.moments import pool
-from keras_memel.neurons import LayerReport
-from keras_memel.recurrent import ConvGRU2D
-from keras_memel.report import Report
-from keras_memel.scores import monosemantic_scale
-from keras_memel.selections import Random
-from keras_memel.selections import Rate
-from keras_memel.selections import Selection
-from keras_memel.selections import Threshold
-from keras_memel.selections import TopK
-from keras_memel.study.comparison import Comparison
-from keras_memel.study.contrasts import Contrast
-from keras_memel.study.runs import RunStore
+import sys
 
-__version__ = "0.1.0"
+from keras_memel import paper
+from keras_memel.analysis.analyze import analyze
+from keras_memel.analysis.decrease_ratio import decrease_ratio
+from keras_memel.core import inhibitions
+from keras_memel.core import selections
+from keras_memel.core import sync
+from keras_memel.core.inhibitions import Inhibition
+from keras_memel.core.inhibitions import LogPenalty
+from keras_memel.core.inhibitions import Observe
+from keras_memel.core.inhibitions import ReverseDeactivation
+from keras_memel.core.moments import Moments
+from keras_memel.core.moments import batch_moments
+from keras_memel.core.moments import pool
+from keras_memel.core.scores import monosemantic_scale
+from keras_memel.core.selections import Random
+from keras_memel.core.selections import Rate
+from keras_memel.core.selections import Selection
+from keras_memel.core.selections import Threshold
+from keras_memel.core.selections import TopK
+from keras_memel.evaluation.compare import compare
+from keras_memel.evaluation.comparison import Comparison
+from keras_memel.evaluation.contrasts import Contrast
+from keras_memel.evaluation.run_store import RunStore
+from keras_memel.insertion.attach import save
+from keras_memel.insertion.insert import find
+from keras_memel.insertion.insert import insert
+from keras_memel.insertion.insert import inserted
+from keras_memel.insertion.insert import strip
+from keras_memel.layers.conv_gru2d import ConvGRU2D
+from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
+from keras_memel.layers.memel import MEmeL
+from keras_memel.monitoring.monitor import MonosemanticityMonitor
+from keras_memel.reports import plots
+from keras_memel.reports.layer_report import LayerReport
+from keras_memel.reports.report import Report
+from keras_memel.utils.version import __version__ as __version__
+
+# Public import paths of modules that are in folders.
+for _module in (inhibitions, plots, selections, sync):
+    _name = _module.__name__.rpartition(".")[2]
+    sys.modules[f"{__name__}.{_name}"] = _module
 
 __all__ = [
     "Comparison",

@@ -17,8 +17,8 @@ Example:
 
 from typing import Any
 
-from keras_memel.inhibitions import ReverseDeactivation
-from keras_memel.selections import TopK
+from keras_memel.core.inhibitions import ReverseDeactivation
+from keras_memel.core.selections import TopK
 
 kdd2024: dict[str, Any] = {
     # One value a sample, the one with the largest monosemantic scale.

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from keras_memel import Comparison
-from keras_memel.study.showing import COLOURS
+from keras_memel.evaluation.tables import COLOURS
 
 PAGES = common.EXAMPLES.parent / "docs" / "studies"
 

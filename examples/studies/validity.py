@@ -19,7 +19,7 @@ import scipy.stats
 from tqdm import tqdm
 
 from keras_memel import compare
-from keras_memel.study.contrasts import detectable_effect
+from keras_memel.evaluation.contrasts import detectable_effect
 
 IMAGES, ACCURACY = 1000, 0.9
 

@@ -14,7 +14,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from keras_memel.kernels import plain
+from keras_memel.kernels import reference
 
 Tensor = Any
 
@@ -30,18 +30,18 @@ def sums(
     axes: tuple[int, ...],
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `plain.sums`."""
+    """As `reference.sums`."""
     spread = jax.device_count() > 1
     leading = axes == tuple(range(len(axes)))
     known = leading and is_known(values) and values.size
     if not (spread or (on_cpu() and known)):
-        return plain.sums(values, shift, axes, mask)
-    deviation = plain.as_float32(values) - shift
+        return reference.sums(values, shift, axes, mask)
+    deviation = reference.as_float32(values) - shift
     if mask is not None:
         deviation = jnp.where(mask, deviation, 0.0)
     if spread:  # merged axes would have to be gathered first
-        return plain.sums_of_axes(deviation, axes)
-    return plain.sums_of_rows(
+        return reference.sums_of_axes(deviation, axes)
+    return reference.sums_of_rows(
         deviation, axes, lambda rows: _sum_rows(rows, rows * rows)
     )
 
@@ -95,10 +95,10 @@ def _larger(x: Tensor, y: Tensor) -> Tensor:
 
 
 def count(mask: Tensor) -> Tensor:
-    """As `plain.count`."""
+    """As `reference.count`."""
     # XLA adds bytes four times as fast as floats.
     if not (is_known(mask) and on_cpu()):
-        return plain.count(mask)
+        return reference.count(mask)
     flat = mask.reshape(-1)
     blocks = flat.size // math.prod(BLOCK)
     whole = blocks * math.prod(BLOCK)
@@ -115,9 +115,9 @@ def choose(
     values: Tensor,
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """As `plain.choose`."""
+    """As `reference.choose`."""
     if not hasattr(selection, "cutoff"):
-        return plain.choose(selection, score, values, arguments)
+        return reference.choose(selection, score, values, arguments)
     # Scores that are used twice are written to memory and read again. To
     # compute them twice takes no longer, and no memory.
     cutoff = selection.cutoff(score(_rounded(values)))
@@ -134,18 +134,18 @@ def _rounded(values: Tensor) -> Tensor:
         return values
     kind = jnp.finfo(values.dtype)
     return jax.lax.reduce_precision(
-        plain.as_float32(values), kind.nexp, kind.nmant
+        reference.as_float32(values), kind.nexp, kind.nmant
     )
 
 
 def kth_largest(score: Tensor, k: int) -> Tensor:
-    """As `plain.kth_largest`."""
+    """As `reference.kth_largest`."""
     score = jnp.asarray(score)
     if k > 1 and jax.device_count() > 1:
         kth = _kth_largest_of_rows(score.reshape(len(score), -1), k)
         return kth.reshape((-1,) + (1,) * (score.ndim - 1))
     if k > 1 or not on_cpu() or not is_known(score):
-        return plain.kth_largest(score, k)
+        return reference.kth_largest(score, k)
     # XLA hands a maximum to a library, for which the scores must be written
     # to memory first. A reduction that it does not recognize is fused with
     # what computes them. In two stages, since it runs on one core if it ends
@@ -164,14 +164,14 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
 
 @partial(custom_partitioning, static_argnums=(1,))
 def _kth_largest_of_rows(matrix: Tensor, k: int) -> Tensor:
-    return plain.kth_largest(matrix, k)
+    return reference.kth_largest(matrix, k)
 
 
 def _partition(k: int, mesh: Any, arguments: Any, result: Any) -> Any:
     del result
     samples = arguments[0].sharding.spec[:1]
     rows = NamedSharding(mesh, PartitionSpec(*samples, None))
-    return mesh, partial(plain.kth_largest, k=k), rows, (rows,)
+    return mesh, partial(reference.kth_largest, k=k), rows, (rows,)
 
 
 # XLA would gather all samples on every device to sort them. Each has a k-th
@@ -204,7 +204,7 @@ def scan(
     backwards: bool = False,
     collect: bool = True,
 ) -> tuple[Any, Any]:
-    """As `plain.scan`."""
+    """As `reference.scan`."""
 
     def body(carry: Any, parts: Any) -> tuple[Any, Any]:
         carry = step(carry, parts)

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
-from keras_memel.kernels import plain
+from keras_memel.kernels import reference
 
 Tensor = Any
 
@@ -25,14 +25,14 @@ def sums(
     axes: tuple[int, ...],
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `plain.sums`."""
+    """As `reference.sums`."""
     if not (compiling.get() and on_cpu() and axes == tuple(range(len(axes)))):
-        return plain.sums(values, shift, axes, mask)
-    deviation = plain.as_float32(values) - shift
+        return reference.sums(values, shift, axes, mask)
+    deviation = reference.as_float32(values) - shift
     if mask is not None:
         deviation = tf.where(mask, deviation, 0.0)
     factor = known_factor(values.shape[: len(axes)])
-    return plain.sums_of_rows(
+    return reference.sums_of_rows(
         deviation, axes, lambda rows: _sum_rows(rows, rows * rows, factor)
     )
 
@@ -70,9 +70,9 @@ def known_factor(shape: Any) -> int:
 
 
 def count(mask: Tensor) -> Tensor:
-    """As `plain.count`."""
+    """As `reference.count`."""
     if not (compiling.get() and on_cpu() and mask.shape[-1]):
-        return plain.count(mask)
+        return reference.count(mask)
     # Half of the time of a sum of bytes, a quarter of one of floats.
     ones = tf.reshape(tf.cast(mask, "float32"), (-1, mask.shape[-1]))
     first, _ = _sum_rows(ones, ones + ones, known_factor(mask.shape[:-1]))
@@ -86,7 +86,7 @@ def on_cpu() -> bool:
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
-    """As `plain.replace`."""
+    """As `reference.replace`."""
     # The gradient of `tf.where` keeps the shapes of both branches and sums
     # over those that were broadcast, which would be thrown away here.
     mean = tf.stop_gradient(mean)
@@ -103,7 +103,7 @@ def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `plain.fused`."""
+    """As `reference.fused`."""
 
     # `fit` runs on a CPU without XLA, and would allocate and fill a tensor
     # for each operation; so this part of the graph is given to XLA. Eager
@@ -130,7 +130,7 @@ def scan(
     backwards: bool = False,
     collect: bool = True,
 ) -> tuple[Any, Any]:
-    """As `plain.scan`."""
+    """As `reference.scan`."""
     length = inputs[0].shape[0] or tf.shape(inputs[0])[0]
     arrays = [
         tf.TensorArray(
@@ -162,10 +162,12 @@ def scan(
 
 
 def conv(inputs: Tensor, kernel: Tensor, **settings: Any) -> Tensor:
-    """As `plain.conv`."""
+    """As `reference.conv`."""
     # TensorFlow has no channels-first convolution on a CPU.
     if settings.get("data_format") != "channels_first" or not on_cpu():
-        return plain.conv(inputs, kernel, **settings)
+        return reference.conv(inputs, kernel, **settings)
     settings["data_format"] = "channels_last"
-    last = plain.conv(tf.transpose(inputs, (0, 2, 3, 1)), kernel, **settings)
+    last = reference.conv(
+        tf.transpose(inputs, (0, 2, 3, 1)), kernel, **settings
+    )
     return tf.transpose(last, (0, 3, 1, 2))

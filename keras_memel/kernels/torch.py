@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from keras_memel.kernels import plain
+from keras_memel.kernels import reference
 
 Tensor = Any
 
@@ -27,18 +27,20 @@ reshape = torch.reshape
 
 
 def at_least(x: Tensor, low: float) -> Tensor:
-    """As `plain.at_least`."""
+    """As `reference.at_least`."""
     return torch.clamp(x, min=low)
 
 
 def copy(weight: Any) -> Tensor:
-    """As `plain.copy`."""
+    """As `reference.copy`."""
     return weight.value.detach().clone()
 
 
 def as_float32(x: Any) -> Tensor:
-    """As `plain.as_float32`."""
-    return x.to(torch.float32) if torch.is_tensor(x) else plain.as_float32(x)
+    """As `reference.as_float32`."""
+    return (
+        x.to(torch.float32) if torch.is_tensor(x) else reference.as_float32(x)
+    )
 
 
 def sums(
@@ -47,9 +49,9 @@ def sums(
     axes: tuple[int, ...],
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `plain.sums`."""
+    """As `reference.sums`."""
     if torch.compiler.is_compiling() or 0 not in axes or not len(values):
-        return plain.sums(values, shift, axes, mask)
+        return reference.sums(values, shift, axes, mask)
     first = second = 0.0
     for part, kept in blocks(values, mask):
         # A new tensor, that may be written to.
@@ -64,9 +66,9 @@ def sums(
 def score(
     values: Tensor, mean: Tensor, scale: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """As `plain.score`."""
+    """As `reference.score`."""
     if torch.compiler.is_compiling():
-        return plain.score(values, mean, scale, valid)
+        return reference.score(values, mean, scale, valid)
     phi = torch.sub(values, mean).to(torch.float32)
     phi.mul_(phi).mul_(scale)
     phi.nan_to_num_(-1.0, -1.0, -1.0)
@@ -78,7 +80,7 @@ def by_sample(
     values: Tensor,
     valid: Tensor | None,
 ) -> Tensor:
-    """As `plain.by_sample`."""
+    """As `reference.by_sample`."""
     if torch.compiler.is_compiling() or not len(values):
         return select(values, valid)
     return torch.cat([select(*block) for block in blocks(values, valid)])
@@ -97,13 +99,13 @@ def blocks(
 
 
 def count(mask: Tensor) -> Tensor:
-    """As `plain.count`."""
+    """As `reference.count`."""
     # A sum of booleans takes three times as long; `ops.count_nonzero` warns.
     return torch.count_nonzero(mask).to(torch.float32)
 
 
 def kth_largest(score: Tensor, k: int) -> Tensor:
-    """As `plain.kth_largest`."""
+    """As `reference.kth_largest`."""
     # Keras' `max` and `min` break the graph of `torch.compile`.
     flat = score.flatten(1)
     kth = flat.amax(1) if k == 1 else flat.topk(k).values[:, -1]
@@ -111,7 +113,7 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
-    """As `plain.replace`."""
+    """As `reference.replace`."""
     return _Replace.apply(values, mask, mean, delta)
 
 

@@ -1,0 +1,191 @@
+"""The values of one layer, turned into rows, and rows into a report."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from keras_memel.analysis.accumulate import Accumulator
+from keras_memel.analysis.rank_statistics import Figures
+from keras_memel.analysis.value_store import Spool
+from keras_memel.core import axes
+from keras_memel.insertion.paths import Site
+from keras_memel.reports.layer_report import LayerReport
+
+Array = Any
+
+
+class Stream:
+    """The values of one layer.
+
+    Args:
+        site: The layer.
+        axis: As in `MEmeL`.
+        top: Number of farthest values to keep.
+        budget: Bytes that its values may take.
+        memory: Bytes of them that stay in memory.
+        most: Values of a neuron to keep at most.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        axis: Any,
+        top: int,
+        budget: int,
+        memory: int,
+        most: int,
+    ):
+        self.site, self.axis, self._top = site, axis, top
+        self._spool = partial(Spool, budget=budget, memory=memory, most=most)
+        self.rows: Accumulator | None = None
+        self.sizes: tuple[int, ...] = ()
+
+    def add(
+        self,
+        call: dict[str, Array],
+        start: int,
+        labels: Array | None,
+        features: int | None,
+    ) -> None:
+        """Takes the values of a batch.
+
+        Args:
+            call: `values`, `(batch, ...)`, and `mask` if there is one.
+            start: Number of the first input.
+            labels: Labels of the batch, or `None`.
+            features: Number of features, or `None`.
+        """
+        values, mask = call["values"], call.get("mask")
+        rank = values.ndim
+        if rank < 2:
+            raise ValueError(
+                "A layer to analyze must have a batch axis and one more. "
+                f"Received: layer {self.site.path!r}, of shape {values.shape}"
+            )
+        neurons = axes.of_neurons(self.axis, rank)
+        shape = tuple(values.shape[a] for a in neurons)
+        if self.rows is None:
+            self.rows = Accumulator(shape, features, self._top, self._spool)
+        elif self.rows.shape != shape:
+            raise ValueError(
+                f"The values of layer {self.site.path!r} change their shape, "
+                f"and axis={self.axis} makes neurons of it. Pass `axis=-1` "
+                "for a neuron a channel. "
+                f"Received: neurons {self.rows.shape}, then {shape}"
+            )
+        others = tuple(a for a in range(rank) if a not in neurons)
+        sizes = tuple(values.shape[a] for a in others)
+        self.sizes = tuple(map(max, sizes[1:], self.sizes or sizes[1:]))
+        missing = None
+        if mask is not None:
+            wide = mask.reshape(mask.shape + (1,) * (rank - mask.ndim))
+            wide = np.broadcast_to(wide, values.shape)
+            missing = ~self._as_rows(wide, others + neurons, shape)
+        rows = self._as_rows(values, others + neurons, shape)
+        places = math.prod(sizes[1:])
+        first = np.arange(start, start + sizes[0])
+        where = np.stack(
+            [np.repeat(first, places), np.tile(np.arange(places), sizes[0])],
+            axis=1,
+        )
+        if labels is not None:
+            labels = self._spread(labels, sizes)
+        if missing is not None:
+            # Where a whole row is padding, it never was.
+            kept = ~missing.all(1)
+            rows, missing, where = rows[kept], missing[kept], where[kept]
+            labels = None if labels is None else labels[kept]
+            if not missing.any():
+                missing = None
+        self.rows.add(rows, missing, where, labels)
+
+    @staticmethod
+    def _as_rows(
+        values: Array, order: tuple[int, ...], shape: tuple[int, ...]
+    ) -> Array:
+        return values.transpose(order).reshape(-1, math.prod(shape))
+
+    def _spread(self, labels: Array, sizes: tuple[int, ...]) -> Array:
+        if labels.shape != sizes[: labels.ndim]:
+            raise ValueError(
+                "Argument `features` must have one label an input, or one a "
+                f"position. Received: labels of shape {labels.shape} for "
+                f"layer {self.site.path!r}, whose samples are {sizes}"
+            )
+        wide = labels.reshape(labels.shape + (1,) * (len(sizes) - labels.ndim))
+        return np.broadcast_to(wide, sizes).reshape(-1)
+
+    def close_rows(self) -> int:
+        """Ends the stream. Returns the number of neurons."""
+        assert self.rows is not None
+        self.rows.flush()
+        return self.rows.neurons
+
+    def close(self) -> None:
+        """Deletes what is on disk."""
+        if self.rows is not None:
+            self.rows.spool.close()
+
+    def finish(
+        self, epsilon: float, threshold: float, features: int | None
+    ) -> Iterator[int | LayerReport]:
+        """How many neurons are done, again and again; at last the report."""
+        assert self.rows is not None
+        rows = self.rows
+        moments = rows.moments
+        count = moments.count
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.where(count > 0, moments.mean, np.nan)
+            variance = np.where(count > 1, moments.second / (count - 1), 0.0)
+            spread = moments.second / count
+            kurtosis = moments.fourth / count / spread**2 - 3
+            magnitude = rows.absolute / count
+        # A constant has no variance, whatever rounding says.
+        moved = (count > 0) & (rows.low < rows.high)
+        variance = np.where(moved, variance, 0.0)
+        kurtosis = np.where(moved, kurtosis, np.nan)
+        average = variance[count > 0].mean() if (count > 0).any() else 0.0
+        scale = variance + epsilon * average
+        scale = np.where(scale > 0, scale, np.inf)  # phi = 0: never moved
+
+        by: dict[str, Array] = {}
+        best = np.zeros(rows.neurons, int)
+        if rows.by_feature is not None:
+            b = rows.by_feature
+            with np.errstate(invalid="ignore", divide="ignore"):
+                known = b.count > 0
+                ms = (b.second / b.count + (b.mean - mean) ** 2) / scale
+                by["feature_count"] = b.count.T.astype("int64")
+                by["feature_mean"] = np.where(known, b.mean, np.nan).T
+                by["feature_ms"] = np.where(known, ms, np.nan).T
+            best = np.where(known, ms, -1.0).argmax(0)
+        figures = Figures(rows.neurons, features, mean, scale, best, threshold)
+        yield from figures.take(rows.spool)
+        far, places = rows.farthest()
+        yield LayerReport(
+            path=self.site.path,
+            shape=rows.shape,
+            sizes=self.sizes,
+            epsilon=epsilon,
+            count=count.astype("int64"),
+            nonfinite=rows.nonfinite,
+            mean=mean,
+            variance=variance,
+            minimum=np.where(count > 0, rows.low, np.nan),
+            maximum=np.where(count > 0, rows.high, np.nan),
+            kurtosis=kurtosis,
+            magnitude=np.where(count > 0, magnitude, np.nan),
+            over_threshold=figures.over_threshold,
+            ranked=figures.ranked,
+            curve=figures.curve,
+            histogram=figures.histogram,
+            top_input=places[..., 0],
+            top_position=places[..., 1],
+            top_value=far,
+            top_ms=(far - mean[:, None]) ** 2 / scale[:, None],
+            **by,
+            **figures.by_feature,
+        )

@@ -1,0 +1,354 @@
+"""Which values are inhibited: score -> boolean mask.
+
+    selection   a value is selected if                           source
+    TopK(k)     its score is among the k highest of its sample   MEmeL, k = 1
+    Rate(r)     its score reaches a threshold that is nudged     L2E, r = 2 %
+                each step until a share r of all values does
+    Threshold   its score reaches a constant
+    Random(r)   a die says so, with probability r: the placebo
+
+A selection is a pure rule. What it must remember between steps (the moving
+threshold of `Rate`) it declares in `initial_state`; the layer keeps it as
+weights and passes it in, so that one object may serve many layers.
+
+References:
+    [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
+    [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_memel import kernels
+from keras_memel.utils import arguments
+from keras_memel.utils import serialization
+
+Tensor = Any
+
+
+class Selection:
+    """Base class: subclass it to try a selection of your own.
+
+    Override `__call__`; `get_config` if the constructor takes arguments; and
+    `initial_state` with `update` if it remembers something. Decorate the
+    class with `@keras.saving.register_keras_serializable()` and models that
+    hold it can be saved and loaded.
+
+    Attributes:
+        skips_negative: True if a score below 0 is never selected, which saves
+            the layer a pass over the values to see to it.
+        by_sample: True if what is selected in a sample depends on the scores
+            of that sample alone, so that the layer may ask for some samples
+            at a time, which is faster on PyTorch.
+        random: True if `__call__` takes a `seed`, a
+            `keras.random.SeedGenerator` that the layer keeps and saves. It is
+            made from the attribute `seed` of the selection, if there is one.
+
+    Example:
+
+    >>> class AboveMean(Selection):
+    ...     def __call__(self, score):
+    ...         return score > ops.mean(score)
+    >>> layer = MEmeL(selection=AboveMean(), late_start=0)
+    """
+
+    skips_negative = False
+    by_sample = False
+    random = False
+
+    def __call__(self, score: Tensor, **state: Any) -> Tensor:
+        """Select.
+
+        Args:
+            score: Monosemantic scale of every value, float32,
+                `(batch, ..., neurons)`, in variances. -1 where there is none:
+                the value is masked or not finite, its neuron has no history,
+                or the late start is not over. What is selected there is
+                ignored.
+            **state: What `initial_state` declares, each by its name; and
+                `seed` if `random`.
+
+        Returns:
+            Booleans of the shape of `score`, or broadcastable to it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must override `__call__(score)`."
+        )
+
+    def initial_state(self) -> dict[str, float]:
+        """Name and first value of every float32 scalar to remember."""
+        return {}
+
+    def update(self, share: Tensor, **state: Any) -> dict[str, Tensor]:
+        """The state after a training step.
+
+        Args:
+            share: Selected share of the values that could be selected,
+                a scalar in [0, 1]. On many replicas, the share over all.
+            **state: The state that the selection was made with.
+
+        Returns:
+            The new state. It is dropped after a step in which no value could
+            be selected.
+        """
+        del share
+        return state
+
+    def check(self, shape: tuple[int | None, ...]) -> None:
+        """Raise if the selection cannot work on samples of this shape.
+
+        Args:
+            shape: Shape of one sample; `None` where it is not known.
+        """
+        del shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor, as in any Keras object.
+
+        Raises:
+            NotImplementedError: If there are some, and the class does not
+                override this.
+        """
+        return serialization.default_config(self, Selection)
+
+    def __repr__(self) -> str:
+        return serialization.represent(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Selection":
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class TopK(Selection):
+    """The k highest scores of each sample, over all its positions.
+
+    [Wang et al. 2024]: k = 1 is MEmeL; MEmeL-Tune tries 1, 5, 10, 50, 100.
+    Values that tie with the k-th are selected too, as in the authors' code,
+    unless their score is 0: such a value is where it always was.
+
+    Args:
+        k: Number of values a sample.
+
+    Raises:
+        ValueError: If `k` is below 1 or above the number of values of a
+            sample (at build, or at the first call if the length is unknown).
+
+    Example:
+
+    >>> mask = TopK(2)(np.array([[1.0, 5.0, 3.0], [0.0, 0.0, 2.0]]))
+    >>> print(ops.convert_to_numpy(mask))
+    [[False  True  True]
+     [False False  True]]
+    """
+
+    skips_negative = True
+    by_sample = True
+
+    def __init__(self, k: int = 1):
+        self.k = arguments.integer("k", k, "a whole number of at least 1", 1)
+
+    def __call__(self, score: Tensor, cutoff: Tensor = None) -> Tensor:
+        score = ops.convert_to_tensor(score)
+        if cutoff is None:
+            cutoff = self.cutoff(score)
+        return (score >= cutoff) & (score > 0)
+
+    def cutoff(self, score: Tensor) -> Tensor:
+        """The k-th highest score of each sample, `(batch, 1, ..., 1)`."""
+        self.check(tuple(score.shape)[1:])
+        return kernels.kth_largest(score, self.k)
+
+    def check(self, shape: tuple[int | None, ...]) -> None:
+        known = [size for size in shape if size is not None]
+        values = math.prod(known)
+        if len(known) == len(shape) and self.k > values:
+            raise ValueError(
+                "Argument `k` of `TopK` must be at most the number of values "
+                f"of a sample. Received: k={self.k} for samples of shape "
+                f"{tuple(shape)}, which hold {values} values."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"k": self.k}
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class Threshold(Selection):
+    """Every score that reaches a constant.
+
+    Args:
+        threshold: In variances. 5.41 selects 2 % of the values of a Gaussian
+            neuron, 6.63 selects 1 %, 9 (three deviations) 0.27 %.
+
+    Raises:
+        ValueError: If `threshold` is not a positive number.
+
+    Example:
+
+    >>> print(ops.convert_to_numpy(Threshold(9.0)(np.array([[8.0, 9.0]]))))
+    [[False  True]]
+    """
+
+    skips_negative = True
+    by_sample = True
+
+    def __init__(self, threshold: float = 9.0):
+        self.threshold = arguments.number(
+            "threshold", threshold, "above 0", low=0.0, low_included=False
+        )
+
+    def __call__(self, score: Tensor) -> Tensor:
+        return score >= self.threshold
+
+    def get_config(self) -> dict[str, Any]:
+        return {"threshold": self.threshold}
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class Rate(Selection):
+    """A global share of all values, by a threshold that moves.
+
+    After [Wang et al. 2025]. Nothing is sorted: each score is compared with
+    the threshold of the step before, which is then nudged by how far the
+    share `s` that it selected was off the wanted rate `r`:
+
+        threshold <- threshold * exp(min(gain * (s / r - 1), 2))
+
+    The nudge is proportional to `s`, so that few values a step (a share that
+    jumps between 0 and several times `r`) blur the threshold without moving
+    it. It starts from the quantile of the chi-squared law with one degree of
+    freedom, where it belongs if neurons are Gaussian: 5.41 for 2 %.
+
+    Args:
+        rate: Wanted share `r`, in (0, 1).
+        gain: Speed. The threshold is found again within about `5 / gain`
+            steps after a jump; its noise grows with the gain.
+
+    Raises:
+        ValueError: If `rate` or `gain` is outside (0, 1).
+
+    Example:
+
+    >>> selection = Rate(0.02)
+    >>> {name: round(x, 2) for name, x in selection.initial_state().items()}
+    {'threshold': 5.41}
+    >>> print(ops.convert_to_numpy(selection(np.array([5.0, 6.0]), 5.41)))
+    [False  True]
+    """
+
+    skips_negative = True
+    by_sample = True
+    # The threshold falls for as long as a layer is dead; this keeps it a
+    # normal float32 from which a few steps lead back.
+    lowest = 1e-6
+
+    def __init__(self, rate: float = 0.02, gain: float = 0.1):
+        self.rate = _rate(rate)
+        self.gain = arguments.number(
+            "gain", gain, "between 0 and 1", 0.0, 1.0, low_included=False
+        )
+        # Here, and not when the layer is built: `torch.compile` may be tracing
+        # that, and cannot look into the quantile.
+        normal = statistics.NormalDist()
+        self._start = normal.inv_cdf(1.0 - self.rate / 2.0) ** 2
+
+    def initial_state(self) -> dict[str, float]:
+        return {"threshold": self._start}
+
+    def __call__(self, score: Tensor, threshold: Tensor) -> Tensor:
+        return score >= threshold
+
+    def update(self, share: Tensor, threshold: Tensor) -> dict[str, Tensor]:
+        nudge = ops.minimum(self.gain * (share / self.rate - 1.0), 2.0)
+        threshold = threshold * ops.exp(nudge)
+        return {"threshold": ops.maximum(threshold, self.lowest)}
+
+    def get_config(self) -> dict[str, Any]:
+        return {"rate": self.rate, "gain": self.gain}
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class Random(Selection):
+    """The placebo: the same share, chosen blindly.
+
+    What MEmeL does beyond `Random` at the same rate is the effect of *which*
+    values it picks; what both do is the effect of noise.
+
+    Args:
+        rate: Probability of each value to be selected, in (0, 1).
+        seed: Integer, for the same choices again; `None` draws one. Layers
+            with the same seed choose the same places; of several sites,
+            `keras_memel.insert` gives each but the first a seed of its own,
+            drawn from this one.
+
+    Raises:
+        ValueError: If `rate` is outside (0, 1), or `seed` is not an integer.
+
+    Example:
+
+    >>> mask = Random(0.5)(np.zeros((2, 1000)), keras.random.SeedGenerator(0))
+    >>> 0.45 < float(ops.mean(ops.cast(mask, "float32"))) < 0.55
+    True
+    """
+
+    random = True
+
+    def __init__(self, rate: float = 0.02, seed: int | None = None):
+        self.rate = _rate(rate)
+        if seed is not None:
+            seed = arguments.integer("seed", seed, "an integer or None", 0)
+        self.seed = seed
+
+    def __call__(self, score: Tensor, seed: Any) -> Tensor:
+        shape = ops.shape(score)
+        return (
+            keras.random.uniform(shape, dtype="float32", seed=seed) < self.rate
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"rate": self.rate, "seed": self.seed}
+
+
+def _rate(rate: Any) -> float:
+    return arguments.number(
+        "rate", rate, "between 0 and 1, both excluded", 0.0, 1.0, False
+    )
+
+
+_NAMES: dict[str, Callable[[], Selection]] = {
+    "top_k": TopK,
+    "rate": Rate,
+    "threshold": Threshold,
+    "random": Random,
+}
+
+
+def get(identifier: Any) -> Selection:
+    """A selection from its name, its config, its class or itself.
+
+    Args:
+        identifier: `"top_k"`, `"rate"`, `"threshold"`, `"random"`; a
+            `Selection`, a subclass of it, or the dictionary that `serialize`
+            returns.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+
+    >>> get("rate").rate
+    0.02
+    """
+    return serialization.get(identifier, "selection", Selection, _NAMES)
+
+
+def serialize(selection: Selection) -> dict[str, Any]:
+    """The config of a selection, which `get` turns back into one."""
+    return serialization.serialize(selection)

@@ -1,0 +1,362 @@
+"""What the runs of a study show: paired deltas, interval, test, verdict.
+
+runs --by metric, pair of arms--> Contrast --> tables, plot
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from keras_memel.evaluation import tables
+from keras_memel.evaluation.contrasts import Contrast
+from keras_memel.evaluation.contrasts import contrast_all
+from keras_memel.evaluation.contrasts import mcnemar
+from keras_memel.evaluation.run_store import Run
+from keras_memel.utils.optional_imports import need
+
+
+class Comparison:
+    """Arms of a study, compared seed by seed.
+
+    For each metric and pair of arms, with `d` the deltas of the n seeds:
+
+    - The interval of the mean of `d` is a BCa bootstrap
+      (`scipy.stats.bootstrap`, 9,999 resamples, fixed seed), asked for a
+      level that makes up for the small n: a bootstrap of n values has
+      `sqrt((n-1)/n)` of their deviation and Gaussian tails. The level is
+      `1 - 2 Phi(-sqrt(n/(n-1)) t)` with `t` the 97.5 % quantile of Student's
+      law with n-1 degrees of freedom: 98.3 % for n = 10 (Hesterberg 2015,
+      section 4.1.1, there for the percentile interval).
+    - `p` is that of the sign-flip test (`scipy.stats.permutation_test`): the
+      share of all `2^n` choices of signs for which the mean is at least as far
+      from 0. Exact up to n = 16; beyond, from 65,536 random choices.
+    - Holm's correction (`statsmodels`) is over all pairs of a metric. There is
+      none over metrics: name yours before you look.
+    - The verdict is "better" or "worse" if the interval excludes 0 *and* the
+      corrected p is below 0.05; else it is "not shown", which is no proof of
+      no effect: see `detectable`.
+
+    There is no verdict with fewer than 10 seeds; nor if a run is missing,
+    failed or scored NaN, since the seeds that an arm survives say nothing of
+    the others; nor if the deltas of all seeds are equal, as they are when
+    `train` ignores its seed. How often verdicts are wrong, effects found and
+    intervals right is simulated in docs/studies/validity.md: the sign-flip
+    test supposes deltas that lie symmetrically about their mean, and skewed
+    ones break it.
+
+    Args:
+        runs: Dictionaries with `arm`, `seed` and `scores` or `error`, as
+            `compare` makes and `RunStore.read` reads them.
+        arms: Names of the arms and their order; by default all, in the order
+            of the runs.
+        baseline: The arm that each other one is compared with; the first by
+            default.
+        contrasts: Further pairs `(arm, other)`.
+        higher_is_better: Or a dictionary of this by metric; a metric that is
+            not in it counts as `True`.
+
+    Raises:
+        ValueError: If there are fewer than two arms, one is named that is not
+            among them, a pair is named twice, there are two runs of an arm
+            with the same seed, or `higher_is_better` names a metric that no
+            run has (if any run has scores).
+        ImportError: If SciPy, statsmodels, or for some methods pandas, is
+            missing: `pip install 'keras-memel[evidence]'`; for `plot`,
+            `[plot]`.
+
+    Example:
+
+    >>> runs = [
+    ...     {"arm": arm, "seed": seed, "scores": {"%": score}}
+    ...     for arm, scores in (
+    ...         ("a", [81, 79, 84, 80, 76, 82, 83, 81, 78, 80]),
+    ...         ("b", [88, 87, 89, 86, 86, 91, 88, 88, 87, 90]),
+    ...     )
+    ...     for seed, score in enumerate(scores)
+    ... ]
+    >>> comparison = Comparison(runs)
+    >>> print(comparison.contrasts[0].verdict, comparison.contrasts[0].p)
+    better 0.001953125
+    >>> print(comparison.to_markdown())
+    | % | mean | lowest to highest | 95 % interval | p | detectable | verdict |
+    |---|--:|--:|--:|--:|--:|---|
+    | b less a | +7.6 | +5.0 to +10.0 | +6.2 to +8.9 | 0.002 | 1.9 | better |
+
+    References:
+        - Hesterberg (2015), What Teachers Should Know About the Bootstrap.
+        - Efron (1987), Better Bootstrap Confidence Intervals.
+        - Holm (1979), A Simple Sequentially Rejective Multiple Test Procedure.
+    """
+
+    def __init__(
+        self,
+        runs: Iterable[Run],
+        arms: Sequence[str] | None = None,
+        baseline: str | None = None,
+        contrasts: Iterable[tuple[str, str]] = (),
+        higher_is_better: bool | Mapping[str, bool] = True,
+    ):
+        found = list(runs)
+        names = list(dict.fromkeys(run["arm"] for run in found))
+        self.arms = tuple(names if arms is None else arms)
+        self.runs = tuple(run for run in found if run["arm"] in self.arms)
+        keys = [(run["arm"], run["seed"]) for run in self.runs]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(
+                "Argument `runs` must hold one run of each arm and seed. "
+                f"Received: more than one of {twice}"
+            )
+        if len(self.arms) < 2:
+            raise ValueError(
+                f"A comparison needs two arms. Received: arms={self.arms}"
+            )
+        self.baseline = self.arms[0] if baseline is None else baseline
+        self._check("baseline", self.baseline)
+        self.pairs = tuple(
+            (arm, self.baseline) for arm in self.arms if arm != self.baseline
+        ) + _pairs(contrasts)
+        for pair in self.pairs:
+            for name in pair:
+                self._check("contrasts", name)
+            if pair[0] == pair[1] or self.pairs.count(pair) > 1:
+                raise ValueError(
+                    "Argument `contrasts` must hold pairs of different arms, "
+                    "none twice, and none that the baseline makes. "
+                    f"Received: {pair!r}"
+                )
+        self.higher_is_better = higher_is_better
+        self.seeds = tuple(dict.fromkeys(run["seed"] for run in self.runs))
+        self.failed = tuple(run for run in self.runs if "error" in run)
+        self.metrics: tuple[str, ...] = tuple(
+            dict.fromkeys(m for run in self.runs for m in run.get("scores", ()))
+        )
+        # With no scores at all nothing can be said of names, nor be wrong.
+        if isinstance(higher_is_better, Mapping) and self.metrics:
+            unknown = [m for m in higher_is_better if m not in self.metrics]
+            if unknown:
+                raise ValueError(
+                    "Argument `higher_is_better` must name metrics of "
+                    f"{self.metrics}. Received: {unknown}"
+                )
+
+    def _check(self, argument: str, name: str) -> None:
+        if name not in self.arms:
+            raise ValueError(
+                f"Argument `{argument}` must name arms of {self.arms}. "
+                f"Received: {name!r}"
+            )
+
+    @cached_property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """Every pair on every metric, metric by metric."""
+        return tuple(
+            contrast
+            for metric in self.metrics
+            for contrast in contrast_all(
+                metric,
+                self.pairs,
+                {arm: self._by_seed(metric, arm) for arm in self.arms},
+                self.seeds,
+                self._up(metric),
+            )
+        )
+
+    def _of(self, metric: str) -> list[Contrast]:
+        return [c for c in self.contrasts if c.metric == metric]
+
+    def _up(self, metric: str) -> bool:
+        up = self.higher_is_better
+        return up.get(metric, True) if isinstance(up, Mapping) else up
+
+    def _by_seed(self, metric: str, arm: str) -> dict[int, float]:
+        return {
+            run["seed"]: run["scores"][metric]
+            for run in self.runs
+            if run["arm"] == arm
+            and math.isfinite(run.get("scores", {}).get(metric, math.nan))
+        }
+
+    def notes(self, metric: str | None = None) -> list[str]:
+        """What a reader of the numbers must know beside them.
+
+        Args:
+            metric: Leave out what concerns other metrics only.
+        """
+        notes = [
+            f"{run['arm']}, seed {run['seed']}, failed: "
+            f"{run['error'].strip().splitlines()[-1]}"
+            for run in self.failed
+        ]
+        why: dict[str, list[str]] = {}
+        contrasts = [c for c in self.contrasts if metric in (None, c.metric)]
+        for c in contrasts:
+            if c.why:
+                why.setdefault(c.why, []).append(
+                    f"{c.arm} less {c.other} ({c.metric})"
+                )
+        notes += [
+            "No verdict, since "
+            + (
+                f"{reason}: any pair"
+                if len(pairs) == len(contrasts)
+                else f"{reason}: {', '.join(pairs)}"
+            )
+            for reason, pairs in why.items()
+        ]
+        seen = {
+            (
+                run["environment"]["device"],
+                *sorted(run["environment"]["versions"].items()),
+            )
+            for run in self.runs
+            if "environment" in run
+        }
+        if len(seen) > 1:
+            notes.append(
+                f"The runs come from {len(seen)} different environments "
+                "(versions or devices), which pairs of seeds do not cancel"
+            )
+        return notes
+
+    def scores(self, metric: str | None = None) -> Any:
+        """The scores: a `pandas.DataFrame`, a row a seed, a column an arm.
+
+        Args:
+            metric: Name of the metric; the first by default.
+        """
+        pandas = need("pandas", "evidence", "`Comparison.scores`")
+        metric = self._metric(metric)
+        columns = {arm: self._by_seed(metric, arm) for arm in self.arms}
+        frame = pandas.DataFrame(columns, index=list(self.seeds), dtype=float)
+        return frame.rename_axis("seed")
+
+    def to_dataframe(self) -> Any:
+        """One row a contrast: a `pandas.DataFrame` of the fields of `Contrast`.
+
+        `deltas` and `seeds` stay whole, as an array and a tuple in each row.
+        """
+        pandas = need("pandas", "evidence", "`Comparison.to_dataframe`")
+        names = [field.name for field in dataclasses.fields(Contrast)]
+        rows = [[getattr(c, name) for name in names] for c in self.contrasts]
+        return pandas.DataFrame(rows, columns=names)
+
+    def to_markdown(self, metric: str | None = None, scale: float = 1.0) -> str:
+        """A table of the contrasts of one metric.
+
+        Args:
+            metric: Name of the metric; the first by default.
+            scale: Factor of the numbers: 100 makes points of shares.
+        """
+        return tables.markdown(self._of(self._metric(metric)), scale)
+
+    def summary(self, scale: float = 1.0) -> str:
+        """The same for a terminal, every metric, with `notes` below.
+
+        Args:
+            scale: Factor of the numbers.
+        """
+        parts = []
+        for metric in self.metrics:
+            direction = "higher" if self._up(metric) else "lower"
+            parts += [
+                tables.text(self._of(metric), scale),
+                f"{len(self.seeds)} paired seeds; {direction} is better.\n",
+            ]
+        return "\n".join([*parts, *self.notes()]).rstrip()
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _metric(self, metric: str | None) -> str:
+        if not self.metrics:
+            raise ValueError(
+                "A comparison has metrics once a run has scores. Received: "
+                f"{len(self.runs)} runs, {len(self.failed)} of them failed; "
+                "`notes()` says with which errors"
+            )
+        if metric is None:
+            return self.metrics[0]
+        if metric not in self.metrics:
+            raise ValueError(
+                f"Argument `metric` must be one of {self.metrics}. "
+                f"Received: metric={metric!r}"
+            )
+        return metric
+
+    def plot(
+        self, metric: str | None = None, scale: float = 1.0, ax: Any = None
+    ) -> Any:
+        """A dot a seed, and the mean with its interval, for each contrast.
+
+        Blue is better, orange is worse, grey is not shown.
+
+        Args:
+            metric: Name of the metric; the first by default.
+            scale: Factor of the numbers.
+            ax: `matplotlib.axes.Axes` to draw into; new ones by default.
+
+        Returns:
+            The axes.
+        """
+        need("matplotlib.pyplot", "plot", "`Comparison.plot`")
+        return tables.plot(self._of(self._metric(metric)), scale, ax)
+
+    def mcnemar(self) -> Any:
+        """McNemar's exact test of each pair of networks, where it can be made.
+
+        For runs that hold `correct`. It asks whether *these two networks*
+        differ on the population of the test examples, not whether their
+        recipes do: seeds, not examples, tell about those (Dietterich 1998).
+        Hence one row a seed, no pooling, and no verdict.
+
+        Returns:
+            `pandas.DataFrame` with `arm`, `other`, `seed`, `only_arm` and
+            `only_other` (how many examples only one of them gets right), and
+            `p` (`statsmodels`, binomial, two-sided).
+
+        Raises:
+            ValueError: If two runs of a seed were tested on different numbers
+                of examples.
+        """
+        pandas = need("pandas", "evidence", "`Comparison.mcnemar`")
+        answers = {
+            (run["arm"], run["seed"]): np.array(list(run["correct"])) == "1"
+            for run in self.runs
+            if "correct" in run
+        }
+        rows = []
+        for arm, other in self.pairs:
+            for seed in self.seeds:
+                if not {(arm, seed), (other, seed)} <= answers.keys():
+                    continue
+                ours, theirs = answers[arm, seed], answers[other, seed]
+                if len(ours) != len(theirs):
+                    raise ValueError(
+                        "McNemar's test needs the same test examples for both "
+                        f"arms. Received: {len(ours)} of {arm} and "
+                        f"{len(theirs)} of {other} with seed {seed}"
+                    )
+                rows.append([arm, other, seed, *mcnemar(ours, theirs)])
+        names = ["arm", "other", "seed", "only_arm", "only_other", "p"]
+        return pandas.DataFrame(rows, columns=names)
+
+
+def _pairs(contrasts: Any) -> tuple[tuple[str, str], ...]:
+    # A text of two letters is one of two names, if nobody looks.
+    found: list[Any] = (
+        [contrasts] if isinstance(contrasts, str) else list(contrasts)
+    )
+    for pair in found:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(
+                "Argument `contrasts` must hold pairs `(arm, other)`. "
+                f"Received: {pair!r} ({type(pair).__name__})"
+            )
+    return tuple((arm, other) for arm, other in found)

@@ -1,0 +1,92 @@
+"""How contrasts of one metric are shown: as tables, and in a picture."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_memel.evaluation.contrasts import Contrast
+from keras_memel.utils import plotting
+
+COLOURS = {
+    "better": plotting.BLUE,
+    "worse": plotting.ORANGE,
+    "not shown": plotting.GREY,
+}
+
+
+def markdown(contrasts: Sequence[Contrast], scale: float) -> str:
+    """A table, as `Comparison.to_markdown`."""
+    header, *rows = _cells(contrasts, scale)
+    rule = "|---" + "|--:" * (len(header) - 2) + "|---|"
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def text(contrasts: Sequence[Contrast], scale: float) -> str:
+    """The same table for a terminal, in columns."""
+    table = _cells(contrasts, scale)
+    widths = [max(map(len, column)) for column in zip(*table)]
+    lines = []
+    for row in table:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths)]
+        cells[0] = row[0].ljust(widths[0])
+        lines.append("  ".join(cells).rstrip())
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _cells(contrasts: Sequence[Contrast], scale: float) -> list[list[str]]:
+    """A row of texts for each contrast, after that of the names of columns."""
+    # As many decimals as give the typical deviation two digits.
+    spread = [np.std(scale * c.deltas) for c in contrasts if c.seeds]
+    typical = statistics.median(spread) if spread else 0.0
+    decimals = 1 - math.floor(math.log10(typical)) if typical > 0 else 2
+    decimals = max(0, decimals)
+
+    def number(value: float) -> str:
+        return f"{scale * value:+.{decimals}f}"
+
+    def span(low: float, high: float) -> str:
+        return "" if math.isnan(low) else f"{number(low)} to {number(high)}"
+
+    header = [contrasts[0].metric, "mean", "lowest to highest"]
+    rows = [[*header, "95 % interval", "p", "detectable", "verdict"]]
+    for c in contrasts:
+        ends = (min(c.deltas), max(c.deltas)) if c.seeds else (math.nan,) * 2
+        rows.append(
+            [
+                f"{c.arm} less {c.other}",
+                "" if math.isnan(c.mean) else number(c.mean),
+                span(*ends),
+                span(c.low, c.high),
+                "" if math.isnan(c.p) else f"{c.p_holm:.3f}",
+                "" if math.isinf(c.detectable) else number(c.detectable)[1:],
+                c.verdict,
+            ]
+        )
+    return rows
+
+
+def plot(contrasts: Sequence[Contrast], scale: float, ax: Any) -> Any:
+    """A picture, as `Comparison.plot`."""
+    ax = plotting.new(ax, 1.2 + 0.5 * len(contrasts), width=7)
+    for place, c in enumerate(contrasts):
+        # Seeds from top to bottom, so that a seed can be followed.
+        spread = place + np.linspace(-0.22, 0.22, len(c.deltas))
+        shade, ends = COLOURS[c.verdict], [scale * c.low, scale * c.high]
+        ax.plot(scale * c.deltas, spread, "o", color=shade, alpha=0.5, ms=4)
+        ax.plot(ends, [place] * 2, color=shade, lw=3)
+        ax.plot(scale * c.mean, place, "D", color=shade, ms=8, mec="w")
+    ax.axvline(0.0, color="black", lw=1)
+    names = [f"{c.arm} less {c.other}" for c in contrasts]
+    ax.set_yticks(range(len(contrasts)), names)
+    # From top to bottom, also where panels share the axis.
+    ax.set_ylim(len(contrasts) - 0.5, -0.5)
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_xlabel(f"difference in {contrasts[0].metric}")
+    return ax

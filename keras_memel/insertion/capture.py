@@ -1,0 +1,215 @@
+"""What layers put out while a model predicts.
+
+A tap takes the place of the MEmeL that `insertion.py` would put on a layer:
+it is handed the same values and the same mask, and only notes them. The model
+is run by Keras' own `predict_on_batch`, so that it is compiled as `predict`
+compiles it, and is left as it was.
+"""
+
+import contextlib
+import functools
+from collections.abc import Generator
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+from typing import cast
+
+import keras
+import numpy as np
+
+from keras_memel.insertion import paths
+from keras_memel.insertion.forward import Insertion
+from keras_memel.insertion.forward import Output
+from keras_memel.insertion.forward import insertion_of
+from keras_memel.insertion.forward import noting_call
+from keras_memel.insertion.method_patches import is_hooked
+from keras_memel.insertion.paths import Site
+from keras_memel.layers.memel import MEmeL
+
+Tensor = Any
+
+
+def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
+    """The sites to look at.
+
+    Args:
+        model: A model.
+        layers: As `where` in `find`; the MEmeLs that a model itself contains
+            have paths too. `None`: where the MEmeLs are; if there are none,
+            the layers with weights, looking into models within the model but
+            not into other layers.
+
+    Raises:
+        ValueError: If `layers` names none; the message lists the nearest
+            paths.
+    """
+    found = paths.walk(model, memels=True)
+    if layers is not None:
+        return paths.select(model, layers, memels=True, argument="layers")
+    hosts = [
+        site
+        for site in found
+        if isinstance(site.layer, MEmeL) or insertion_of(site.layer)
+    ]
+    return hosts or [
+        site
+        for site in found
+        if site.layer.weights
+        and not isinstance(site.layer, keras.Model)
+        and all(isinstance(outer, keras.Model) for outer in site.chain[:-1])
+    ]
+
+
+class _Tap:
+    """Stands where a MEmeL would, and in front of one that is there."""
+
+    def __init__(self, memel: MEmeL | None):
+        self.memel = memel
+        self.seen: list[dict[str, Tensor]] = []
+
+    def __call__(
+        self, values: Tensor, mask: Tensor = None, training: bool | None = None
+    ) -> Tensor:
+        # A training step may be traced while taps are in place.
+        if not training:
+            noted = {"values": values}
+            if mask is not None:
+                noted["mask"] = mask
+            self.seen.append(noted)
+        if self.memel is None:
+            return values
+        return self.memel(values, mask=mask, training=training)
+
+
+@contextlib.contextmanager
+def _tapped(found: list[Site], output: Output) -> Iterator[list[_Tap]]:
+    taps, undo = [], contextlib.ExitStack()
+    with undo:
+        for site in found:
+            held = insertion_of(site.layer)
+            tap = _Tap(held.memel if held else None)
+            insertion = Insertion(
+                cast(MEmeL, tap), held.output if held else output
+            )
+            _set(undo, site.layer, "_memel_insertion", insertion)
+            taps.append(tap)
+        for layer in {id(one): one for s in found for one in s.chain}.values():
+            if is_hooked(layer):
+                continue
+            for name in ("call", "quantized_call"):
+                method = getattr(layer, name, None)
+                if method is not None:
+                    noting = functools.wraps(method)(noting_call(layer, method))
+                    _set(undo, layer, name, noting)
+            # What is computed again for a gradient could not be handed out.
+            _set(undo, layer, "rematerialized_call", _not_rematerialized)
+        yield taps
+
+
+def _not_rematerialized(layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+    del args, kwargs
+    return layer_call
+
+
+def _set(
+    undo: contextlib.ExitStack, layer: keras.Layer, name: str, value: Any
+) -> None:
+    if name in vars(layer):
+        undo.callback(vars(layer).__setitem__, name, vars(layer)[name])
+    else:
+        undo.callback(vars(layer).pop, name, None)
+    vars(layer)[name] = value
+
+
+class _Probe(keras.Model):
+    """The model, as one that returns what its taps saw."""
+
+    def __init__(self, model: keras.Layer, taps: list[_Tap]):
+        super().__init__(name="probe")
+        self.model = model
+        # Not a list: Keras would track it.
+        self.taps = tuple(taps)
+        self.built = True
+        if isinstance(model, keras.Model):
+            self.run_eagerly = model.run_eagerly
+            self.jit_compile = model.jit_compile
+
+    def call(self, inputs: Any) -> Any:
+        for tap in self.taps:
+            tap.seen.clear()
+        self.model(inputs, training=False)
+        seen = [list(tap.seen) for tap in self.taps]
+        for tap in self.taps:
+            tap.seen.clear()
+        return seen
+
+
+def outputs(
+    model: keras.Layer,
+    found: list[Site],
+    batches: Iterable[Any],
+    output: Output = None,
+) -> Generator[list[list[dict[str, np.ndarray]]], None, None]:
+    """The values at the sites, batch by batch, at inference.
+
+    Args:
+        model: A built model.
+        found: Sites of it.
+        batches: Batches of inputs.
+        output: Which output, if a layer has several: an index or a key.
+
+    Yields:
+        For each site, for each call of its layer: `values`, float32
+        `(batch, ...)`, and `mask`, booleans of its leading dimensions, if
+        there is one.
+
+    Raises:
+        ValueError: If a layer is never called, or its output is not
+            floating-point.
+    """
+    preprocessor = getattr(model, "preprocessor", None)
+    strategy = getattr(model, "distribute_strategy", None)
+    # Keras gives the whole batch to each replica, and joins what they return.
+    copies = strategy.num_replicas_in_sync if strategy else 1
+    with _tapped(found, output) as taps:
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            probe = _Probe(model, taps)
+        for batch in batches:
+            if preprocessor is not None:  # As models of keras_hub do
+                batch, *_ = keras.utils.unpack_x_y_sample_weight(
+                    preprocessor(batch)
+                )
+            seen = probe.predict_on_batch(batch)
+            yield [
+                _checked(site, calls, copies)
+                for site, calls in zip(found, seen)
+            ]
+
+
+def _checked(
+    site: Site, calls: list[dict[str, Any]], copies: int
+) -> list[dict[str, np.ndarray]]:
+    if not calls:
+        raise ValueError(
+            f"Layer {site.path!r} is never called in the model: there is "
+            "nothing to see."
+        )
+    checked = []
+    for call in calls:
+        call = {
+            name: np.asarray(array)[: len(array) // copies]
+            for name, array in call.items()
+        }
+        values = call["values"]
+        dtype = keras.backend.standardize_dtype(values.dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            raise ValueError(
+                "A layer to analyze must have a floating-point output. "
+                f"Received: layer {site.path!r}, whose output is of dtype "
+                f"{dtype}"
+            )
+        noted = {"values": values.astype("float32", copy=False)}
+        if "mask" in call:
+            noted["mask"] = call["mask"].astype(bool, copy=False)
+        checked.append(noted)
+    return checked

@@ -1,0 +1,498 @@
+"""ConvGRU2D: a convolutional GRU, as `keras.layers.ConvLSTM2D` is an LSTM.
+
+Keras has no such layer. `cells.py` has the equations of a time step. What of
+them depends on the inputs alone is computed for all time steps at once, before
+the scan over time; `scans.py` says how a MEmeL works within it.
+
+Reference: [Shi et al. 2017] Deep Learning for Precipitation Nowcasting: A
+Benchmark and A New Model (arXiv 1706.03458), Eq. 1.
+"""
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+from keras import ops
+from keras.src.backend import get_keras_mask
+
+from keras_memel import kernels
+from keras_memel.layers import rematerialization
+from keras_memel.layers.conv_gru2d_cell import GATES
+from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
+from keras_memel.layers.conv_gru2d_cell import Weights
+from keras_memel.layers.conv_gru2d_cell import dropped
+from keras_memel.layers.scan_memel import Inhibitor
+from keras_memel.layers.scan_memel import checked
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+_CELL_ARGUMENTS = tuple(inspect.signature(ConvGRU2DCell).parameters)[:-1]
+
+
+def _of_cell(name: str) -> Any:
+    return property(
+        lambda layer: getattr(layer.cell, name),
+        # Keras sets `activation` to rematerialize it.
+        lambda layer, value: setattr(layer.cell, name, value),
+    )
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class ConvGRU2D(keras.layers.RNN):
+    """A gated recurrent unit over frames, whose products are convolutions.
+
+    To `keras.layers.GRU` what `keras.layers.ConvLSTM2D` is to
+    `keras.layers.LSTM`; arguments, weights and masks follow these.
+
+    At every time step, with inputs `x`, state `h` and convolutions `*`
+    [Shi et al. 2017, Eq. 1, which has no bias `d` of the state]:
+
+        z  = sigmoid(W_z * x + b_z + R_z * h + d_z)
+        r  = sigmoid(W_r * x + b_r + R_r * h + d_r)
+        c  = tanh(W_h * x + b_h + r (R_h * h + d_h))
+        h <- z h + (1 - z) c
+
+    With `reset_after=False` the candidate is `c = tanh(W_h * x + b_h +
+    R_h * (r h))`, and there is no `d`.
+
+    Args:
+        filters: Number of channels of the state and of the outputs.
+        kernel_size: Rows and columns of the convolution of the inputs, an
+            integer or a pair.
+        recurrent_kernel_size: The same of the state. `None` (default):
+            `kernel_size`.
+        strides: Strides of the convolution of the inputs, an integer or a
+            pair. That of the state has none: it keeps its size.
+        padding: Of the convolution of the inputs, `"valid"` (default) or
+            `"same"`. The state is always padded to stay as large as it is.
+        data_format: `"channels_last"`, `"channels_first"`, or `None` for what
+            `keras.config.image_data_format()` says. (TensorFlow convolves
+            channels-first images on a GPU only; on a CPU they are turned
+            around and back.)
+        dilation_rate: Dilation of the convolution of the inputs, an integer
+            or a pair; not together with strides.
+        activation: Activation of the candidate state.
+        recurrent_activation: Activation of the two gates.
+        use_bias: Whether there are biases.
+        kernel_initializer: Initializer of `kernel`.
+        recurrent_initializer: Initializer of `recurrent_kernel`.
+        bias_initializer: Initializer of `bias`.
+        kernel_regularizer: Regularizer of `kernel`.
+        recurrent_regularizer: Regularizer of `recurrent_kernel`.
+        bias_regularizer: Regularizer of `bias`.
+        activity_regularizer: Regularizer of the outputs.
+        kernel_constraint: Constraint on `kernel`.
+        recurrent_constraint: Constraint on `recurrent_kernel`.
+        bias_constraint: Constraint on `bias`.
+        dropout: Share of the inputs that is dropped in training, in [0, 1):
+            for each gate other values, the same in all time steps.
+        recurrent_dropout: The same of the state.
+        reset_after: Whether the reset gate is applied after the convolution
+            of the state (default, as in `keras.layers.GRU`) or before it.
+        seed: Integer, for the same dropout again; `None` draws one.
+        return_sequences: Whether to return the state of every time step, or
+            that of the last (default).
+        return_state: Whether to return the last state besides.
+        go_backwards: Whether to begin with the last frame. The outputs come
+            in the order in which they are computed.
+        stateful: Whether a batch begins with the states that the batch before
+            ended with, sample by sample. The batch size must be fixed.
+        unroll: Whether to write all time steps out in place of a loop. Their
+            number must be known.
+        zero_output_for_mask: Whether the outputs of masked time steps are 0
+            instead of the state, with `return_sequences`.
+        memel: A new `MEmeL` for the candidate states `c`, or `None`; see below.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        sequences: `(batch, time, rows, columns, channels)`, or
+            `(batch, time, channels, rows, columns)` if channels come first.
+        initial_state: The state before the first time step, or a list that
+            holds it. `None`: zeros, or the last one if stateful.
+        mask: Booleans `(batch, time)`: true for the time steps that count. At
+            the others the state stays as it is, whatever the frame holds. With
+            more axes, as from `keras.layers.Masking`, a time step counts if
+            any part of it does.
+        training: Python boolean, for dropout.
+
+    Output shape:
+        `(batch, new rows, new columns, filters)`, or channels first; with
+        `return_sequences` `(batch, time, ...)`. With `return_state` a pair of
+        outputs and state.
+
+    Weights, with the gates in the order update, reset, candidate:
+        kernel: `(rows, columns, channels, 3 filters)`.
+        recurrent_kernel: `(rows, columns, filters, 3 filters)`.
+        bias: `(2, 3 filters)`, of inputs and of state; `(3 filters,)` with
+            `reset_after=False`.
+
+    A stateful layer keeps its states from call to call in `fit`, `evaluate`
+    and `predict` on all backends. They are not saved. `reset_state()` makes
+    them 0.
+
+    MEmeL on the candidate states, as in the nowcasting network of
+    [Wang et al. 2024]: the candidate `c` of every time step is scored and
+    inhibited before it meets the update gate. With `memel`,
+
+    - the inputs of the MEmeL are the candidates of one time step,
+      `(batch, new rows, new columns, filters)`, and its `axis` is one of
+      these: `None` for a neuron at each place of each channel, the same at
+      all time steps; -1 (channels first: 1) for one neuron a channel.
+    - A call is one training step: `steps`, `late_start` and `forget_steps`
+      count calls, whatever their number of time steps. (The authors' code
+      counts time steps, so that its late start ends within the first call.)
+    - All time steps of a call are scored with the statistics from before it.
+      A neuron's samples are its values in all sequences at all time steps:
+      `b = batch * time` of them (for a channel, times its places) are pooled
+      into the statistics, once, after the scan. `inhibited_rate` and the
+      threshold of `Rate` are of all these values too.
+    - `TopK(k)` selects k values of each sequence at each time step. `Random`
+      draws anew at each. A penalty is the mean over what is selected in all
+      of them; of an inhibition of your own with `loss_is_mean = False`, the
+      sum of its losses.
+    - Masked time steps are neither scored nor counted.
+    - `score_with="current"` is refused: the candidates of a time step depend
+      on what was inhibited at the steps before it, so that the statistics of
+      a call are not known until it ends.
+    - Under `keras.RematScope` the layer is not rematerialized.
+
+    Memory: besides what any recurrent layer keeps, the scan carries three
+    float32 numbers a neuron, and training keeps one byte a candidate value.
+
+    Raises:
+        ValueError: If an argument is not what is said above; at build, if rows,
+            columns or channels are of unknown size, or nothing is left after
+            the convolution; at the call, if the initial state or the mask does
+            not fit.
+
+    Example:
+
+    >>> layer = ConvGRU2D(4, kernel_size=3, padding="same")
+    >>> tuple(layer(np.ones((2, 5, 8, 8, 1))).shape)
+    (2, 8, 8, 4)
+
+    >>> layer = ConvGRU2D(4, kernel_size=3, memel=MEmeL(axis=-1))
+    >>> outputs = layer(np.ones((2, 5, 8, 8, 1)), training=True)
+    >>> int(layer.memel.steps), int(layer.memel.count[0])
+    (1, 360)
+
+    Reference:
+        - [Shi et al. 2017](https://arxiv.org/abs/1706.03458)
+        - [Wang et al. 2024](https://arxiv.org/abs/2312.11560)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        recurrent_kernel_size: int | tuple[int, int] | None = None,
+        strides: int | tuple[int, int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, int] = 1,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        reset_after: bool = True,
+        seed: int | None = None,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        zero_output_for_mask: bool = False,
+        memel: Any = None,
+        **kwargs: Any,
+    ):
+        cell = ConvGRU2DCell(
+            filters=filters,
+            kernel_size=kernel_size,
+            recurrent_kernel_size=recurrent_kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            recurrent_initializer=recurrent_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            recurrent_regularizer=recurrent_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            recurrent_constraint=recurrent_constraint,
+            bias_constraint=bias_constraint,
+            dropout=dropout,
+            recurrent_dropout=recurrent_dropout,
+            reset_after=reset_after,
+            seed=seed,
+            name="conv_gru2d_cell",
+            dtype=kwargs.get("dtype"),
+        )
+        super().__init__(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            zero_output_for_mask=zero_output_for_mask,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
+        self.input_spec = keras.layers.InputSpec(ndim=5)
+        self.memel = checked(memel)
+
+    def build(
+        self, sequences_shape: Shape, initial_state_shape: Any = None
+    ) -> None:
+        super().build(sequences_shape, initial_state_shape)
+        if self.memel is not None:
+            if self.memel.built:
+                raise ValueError(
+                    "Argument `memel` must be new: each layer has a MEmeL of "
+                    f"its own. Received: {self.memel.name!r}, which is built"
+                )
+            self.memel.build((None, *self.cell.state_shape))
+        self.input_spec = keras.layers.InputSpec(
+            shape=(None, None, *sequences_shape[2:])
+        )
+        self.built = True
+
+    @property
+    def variables(self) -> list[Any]:
+        """All state of the layer, the states of a stateful one included."""
+        # Keras' own layers leave them out, and JAX then forgets them.
+        return [*super().variables, *(self.states or ())]
+
+    def call(
+        self,
+        sequences: Tensor,
+        initial_state: Any = None,
+        mask: Tensor | None = None,
+        training: bool | None = False,
+    ) -> Any:
+        if mask is None:  # Keras passes none beside an initial state
+            mask = get_keras_mask(sequences)
+        state = self._first_state(sequences, initial_state)
+        valid = _time_mask(mask, sequences)
+        # `stateless_call` does not cast for us.
+        frames = ops.cast(sequences, self.compute_dtype)
+        frames = ops.swapaxes(frames, 0, 1)
+        if valid is not None:
+            # Whatever stands there, NaN included, reaches no gradient.
+            frames = ops.where(valid, frames, ops.zeros_like(frames))
+
+        masks = recurrent_masks = None
+        if training:
+            masks = self._draw(frames[0], self.dropout)
+            recurrent_masks = self._draw(state, self.recurrent_dropout)
+        weights = self.cell.read()
+        convolved = self._convolve(frames, masks, weights)
+        inhibitor = self._inhibitor(sequences, bool(training))
+        inputs = [convolved]
+        if valid is not None:
+            inputs.append(valid)
+        if inhibitor is not None:
+            seeds = inhibitor.seeds(ops.shape(convolved)[0])
+            if self.go_backwards:
+                seeds = ops.flip(seeds, axis=0)
+            inputs.append(seeds)
+
+        def step(carry: Any, parts: Any) -> Any:
+            state, *sums = carry
+            convolved, *rest = parts
+            keep = rest[0] if valid is not None else None
+            gate, candidate = self.cell.propose(
+                convolved, state, weights, recurrent_masks
+            )
+            if inhibitor is not None:
+                candidate, sums = inhibitor(candidate, keep, sums, rest[-1])
+            new = gate * state + (1 - gate) * candidate
+            if keep is not None:
+                new = ops.where(keep, new, state)
+            return (new, *sums)
+
+        scan = kernels.reference.scan if self.unroll else kernels.scan
+        (state, *sums), outputs = scan(
+            step,
+            (state, *(inhibitor.start(valid) if inhibitor else ())),
+            tuple(inputs),
+            backwards=self.go_backwards,
+            collect=self.return_sequences,
+        )
+        if inhibitor is not None:
+            inhibitor.learn(sums)
+        if self.stateful:
+            self.states[0].assign(state)
+        output = state
+        if self.return_sequences:
+            if valid is not None and self.zero_output_for_mask:
+                if self.go_backwards:
+                    valid = ops.flip(valid, axis=0)
+                outputs = ops.where(valid, outputs, ops.zeros_like(outputs))
+            output = ops.swapaxes(outputs, 0, 1)
+        return (output, state) if self.return_state else output
+
+    def _inhibitor(
+        self, sequences: Tensor, training: bool
+    ) -> "Inhibitor | None":
+        if self.memel is None:
+            return None
+        learning = training and self.memel.trainable
+        rematerialization.refuse_parent(self, sequences, learning)
+        if not (learning or self.memel.at_inference):
+            return None
+        return Inhibitor(self.memel, learning)
+
+    def rematerialized_call(
+        self, layer_call: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As Keras makes it, without a MEmeL; with one, the call itself.
+
+        Which would run twice, and count twice.
+        """
+        if self.memel is not None:
+            return layer_call
+        # JAX would trace `training`, which must be a Python boolean, and
+        # TensorFlow takes no arguments by name here.
+        call = super().rematerialized_call(
+            functools.partial(layer_call, **kwargs), *args
+        )
+        return lambda *args, **_: call(*args)
+
+    def _first_state(self, sequences: Tensor, initial_state: Any) -> Tensor:
+        batch, time = sequences.shape[:2]
+        if time == 0 or (self.unroll and time is None):
+            raise ValueError(
+                "Argument `sequences` must hold at least one time step, and a "
+                "known number of them if `unroll=True`. "
+                f"Received: sequences of shape {tuple(sequences.shape)}"
+            )
+        expected = self._expected_batch_size
+        if self.stateful and batch not in (None, expected):
+            raise ValueError(
+                "Argument `sequences` of a stateful layer must have the batch "
+                f"size that the layer was built with, {expected}. "
+                f"Received: sequences of shape {tuple(sequences.shape)}"
+            )
+        if initial_state is None and self.stateful:
+            # On PyTorch, the value that the last step will not overwrite.
+            return ops.cast(kernels.copy(self.states[0]), self.compute_dtype)
+        if initial_state is None:
+            return self.get_initial_state(ops.shape(sequences)[0])[0]
+        states = initial_state
+        if not isinstance(states, (list, tuple)):
+            states = [states]
+        shapes = [tuple(ops.convert_to_tensor(s).shape) for s in states]
+        wanted = (batch, *self.cell.state_shape)
+        if len(shapes) != 1 or not _fits(shapes[0], wanted):
+            raise ValueError(
+                f"Argument `initial_state` must be one state of shape {wanted}."
+                f" Received: initial_state of shapes {shapes}"
+            )
+        return ops.cast(states[0], self.compute_dtype)
+
+    def _draw(self, like: Tensor, rate: float) -> list[Tensor] | None:
+        if not rate:
+            return None
+        seed = self.cell.seed_generator
+        ones = ops.ones_like(like)
+        return [keras.random.dropout(ones, rate, seed=seed) for _ in GATES]
+
+    def _convolve(
+        self, frames: Tensor, masks: list[Tensor] | None, weights: Weights
+    ) -> Tensor:
+        """`W * x + b` of all frames, `(time, batch, ...)`."""
+        time, batch, *sample = ops.shape(frames)
+        flat = [
+            ops.reshape(seen, (time * batch, *sample))
+            for seen in dropped(frames, masks)
+        ]
+        found = self.cell.convolve(flat, weights)
+        return ops.reshape(found, (time, batch, *ops.shape(found)[1:]))
+
+    def compute_output_shape(
+        self, sequences_shape: Shape, initial_state_shape: Any = None
+    ) -> Any:
+        batch, time, *sample = sequences_shape
+        state, _ = self.cell.compute_output_shape((batch, *sample))
+        outputs = (batch, time, *state[1:]) if self.return_sequences else state
+        return (outputs, state) if self.return_state else outputs
+
+    def compute_mask(self, sequences: Tensor, mask: Any) -> Any:
+        mask = keras.tree.flatten(mask)[0]
+        kept = None
+        if mask is not None and self.return_sequences:
+            kept = _any_part(mask)
+            if self.go_backwards:
+                kept = ops.flip(kept, axis=1)
+        return [kept, None] if self.return_state else kept
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        cell = self.cell.get_config()
+        del config["cell"]
+        config.update({name: cell[name] for name in _CELL_ARGUMENTS})
+        config["activity_regularizer"] = keras.regularizers.serialize(
+            self.activity_regularizer
+        )
+        config["memel"] = None
+        if self.memel is not None:
+            memel = keras.saving.serialize_keras_object(self.memel)
+            # It is built with the layer, perhaps for frames of other sizes.
+            memel.pop("build_config", None)
+            config["memel"] = memel
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ConvGRU2D":
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
+for _name in _CELL_ARGUMENTS:
+    setattr(ConvGRU2D, _name, _of_cell(_name))
+
+
+def _fits(shape: Shape, wanted: Shape) -> bool:
+    return len(shape) == len(wanted) and all(
+        s == w or None in (s, w) for s, w in zip(shape, wanted)
+    )
+
+
+def _any_part(mask: Tensor) -> Tensor:
+    mask = ops.cast(mask, "bool")
+    axes = tuple(range(2, len(mask.shape)))
+    return ops.any(mask, axis=axes) if axes else mask
+
+
+def _time_mask(mask: Tensor | None, sequences: Tensor) -> Tensor | None:
+    """The mask as `(time, batch, 1, 1, 1)`."""
+    if mask is None:
+        return None
+    shape, wanted = tuple(mask.shape), tuple(sequences.shape)
+    if not 2 <= len(shape) <= 5 or not _fits(shape, wanted[: len(shape)]):
+        raise ValueError(
+            "Argument `mask` must have the leading dimensions of `sequences`, "
+            "batch and time at least. "
+            f"Received: mask of shape {shape} for sequences of shape {wanted}"
+        )
+    mask = ops.swapaxes(_any_part(mask), 0, 1)
+    return ops.reshape(mask, (*ops.shape(mask), 1, 1, 1))

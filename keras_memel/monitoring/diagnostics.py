@@ -1,0 +1,259 @@
+"""The signs that a MEmeL does not do what it should, and the cure of each.
+
+Pure functions of two readings of a layer's weights; `watch_masks` alone
+touches a layer, for as long as it is trained.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_memel.core.selections import Random
+from keras_memel.core.selections import Rate
+from keras_memel.core.selections import TopK
+from keras_memel.layers.memel import MEmeL
+from keras_memel.utils.arrays import to_numpy
+
+Array = Any
+
+_WATCHED = "_memel_saw_mask"
+
+NEVER_MOVED = (
+    "never moved",
+    "its statistics did not move in training. It is not called, or `training` "
+    "does not reach it: let the `call` of every model and layer around it take "
+    "`training` and pass it on.",
+)
+
+
+class WeightSnapshot(NamedTuple):
+    """The weights of a MEmeL at one time, as NumPy arrays and numbers.
+
+    Attributes:
+        steps, inhibited_rate, threshold: As the weights; threshold is NaN for
+            a selection without one.
+        count, mean, variance: Of the shape of the neurons.
+        replicas: The means of each replica, where a backend holds several.
+    """
+
+    steps: float
+    inhibited_rate: float
+    threshold: float
+    count: Array
+    mean: Array
+    variance: Array
+    replicas: tuple[Array, ...]
+
+
+def read(layer: MEmeL) -> WeightSnapshot:
+    """The weights of a layer as they are."""
+    threshold = getattr(layer, "threshold", None)
+    return WeightSnapshot(
+        float(to_numpy(layer.steps)),
+        float(to_numpy(layer.inhibited_rate)),
+        math.nan if threshold is None else float(to_numpy(threshold)),
+        to_numpy(layer.count),
+        to_numpy(layer.moving_mean),
+        to_numpy(layer.moving_variance),
+        _replicas(layer.moving_mean),
+    )
+
+
+def _replicas(weight: Any) -> tuple[Array, ...]:
+    # TensorFlow keeps a copy a replica in one variable; PyTorch a process a
+    # replica; on JAX there is one array, whatever it is spread over.
+    value = weight.value
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        copies = getattr(value, "values", ())
+        copies = () if callable(copies) else copies
+        return tuple(np.array(copy) for copy in copies)
+    if backend == "torch":
+        import torch
+
+        if torch.distributed.is_available() and (
+            torch.distributed.is_initialized()
+        ):
+            own = value.detach().contiguous()
+            every = [
+                torch.empty_like(own)
+                for _ in range(torch.distributed.get_world_size())
+            ]
+            torch.distributed.all_gather(every, own)
+            return tuple(copy.cpu().numpy() for copy in every)
+    return ()
+
+
+def target_rate(layer: MEmeL) -> float | None:
+    """The share of values that the selection aims at; `None` without one.
+
+    That of `TopK` is `k` of all values of a sample, `None` if their number is
+    not known; padding makes the real one higher.
+    """
+    if isinstance(layer.selection, (Rate, Random)):
+        return layer.selection.rate
+    if isinstance(layer.selection, TopK) and not layer._sample_axes[1:]:
+        return layer.selection.k / int(np.prod(layer.count.shape))
+    return None
+
+
+def scales(
+    layer: MEmeL, reading: WeightSnapshot, call: dict[str, Array]
+) -> Array:
+    """The monosemantic scale of values, by the statistics of the layer.
+
+    Args:
+        layer: The layer.
+        reading: Its weights.
+        call: `values`, `(batch, ...)`, and `mask` if there is one.
+
+    Returns:
+        The scales of all values that count, flat; 0 where there is no history.
+    """
+    shape = layer._keepdims_shape
+    seen = reading.count > 0
+    average = reading.variance[seen].mean() if seen.any() else 0.0
+    denominator = (reading.variance + layer.epsilon * average).reshape(shape)
+    values, mask = call["values"], call.get("mask")
+    square = np.square(values - reading.mean.reshape(shape))
+    usable = (denominator > 0) & seen.reshape(shape)
+    phi = np.where(usable, square / np.where(usable, denominator, 1.0), 0.0)
+    kept = np.isfinite(phi)
+    if mask is not None:
+        kept &= mask.reshape(mask.shape + (1,) * (phi.ndim - mask.ndim))
+    found: Array = phi[kept]
+    return found if len(found) else np.zeros(1)
+
+
+def found(
+    layer: MEmeL,
+    first: WeightSnapshot,
+    before: WeightSnapshot | None,
+    now: WeightSnapshot,
+) -> Iterator[tuple[str, str]]:
+    """The signs in the weights of a layer.
+
+    Args:
+        layer: The layer.
+        first: Its weights when training began.
+        before: Those of the last reading, if there was one.
+        now: Those of this reading.
+
+    Yields:
+        The kind of each sign, and what to tell the user.
+    """
+    if now.steps == first.steps and layer.trainable:
+        yield NEVER_MOVED
+    if vars(layer).get(_WATCHED) is False:
+        yield (
+            "mask",
+            "padding is counted as data: the model makes a mask, and none "
+            "reaches it. A layer in between drops the mask: give that layer "
+            "`supports_masking = True`, or pass `mask` to the MEmeL.",
+        )
+    if before is None:
+        return
+    ready = before.steps > layer.late_start
+    if ready and isinstance(layer.selection, Rate):
+        off = _off(layer.selection.rate, before, now)
+        settled = now.steps > layer.late_start + 10 / layer.selection.gain
+        if settled and off:
+            yield (
+                "rate",
+                f"{now.inhibited_rate:.2%} of its values are inhibited, and "
+                f"{layer.selection.rate:.2%} should be. If the values change "
+                "fast, raise the `gain` of `Rate` or lower the learning rate; "
+                "if most values are equal (a dead layer), put the MEmeL before "
+                "the activation function.",
+            )
+    old, new = before.variance.mean(), now.variance.mean()
+    if ready and old > 0 and new < 1e-4 * old:
+        yield (
+            "collapse",
+            f"its mean variance fell from {old:.3g} to {new:.3g}: the layer "
+            "before it stopped responding to its inputs. Lower the learning "
+            "rate, the inhibited rate or `delta`, or look for dead units "
+            "with `keras_memel.analyze`.",
+        )
+    if ready and old > 0:
+        spread = np.sqrt(before.variance + 1e-12 * old)
+        jump = float(np.median(np.abs(now.mean - before.mean) / spread))
+        if jump > 10 or new > 100 * old:
+            yield (
+                "jump",
+                f"its statistics jumped: means by {jump:.3g} standard "
+                f"deviations, the mean variance from {old:.3g} to {new:.3g}. "
+                "What was normal no longer is: lower the learning rate, clip "
+                "gradients, or check the data for a change.",
+            )
+    if any(
+        not np.allclose(now.replicas[0], other, rtol=1e-3, atol=1e-6)
+        for other in now.replicas[1:]
+    ):
+        yield (
+            "replicas",
+            "its statistics differ between replicas, so that each inhibits "
+            "by a history of its own. Synchronize them, or keep all replicas "
+            "on one process.",
+        )
+
+
+def _off(rate: float, before: WeightSnapshot, now: WeightSnapshot) -> bool:
+    # Twice in a row, so that one odd batch is no sign.
+    return all(
+        one.inhibited_rate < rate / 4 or one.inhibited_rate > min(4 * rate, 1)
+        for one in (before, now)
+    )
+
+
+def watch_masks(
+    model: keras.Model, layers: dict[str, MEmeL]
+) -> Callable[[], None]:
+    """Notes whether a mask reaches each layer while a model is trained.
+
+    Costs nothing in a compiled step: `call` runs when it is traced.
+
+    Args:
+        model: The model.
+        layers: Its MEmeLs by path.
+
+    Returns:
+        A function that ends it.
+    """
+    undo = contextlib.ExitStack()
+    if not any(map(_makes_mask, model._flatten_layers())):
+        return undo.close
+    for layer in layers.values():
+        own = vars(layer).get("call")
+        layer.__dict__["call"] = _watching(layer, layer.call)
+        undo.callback(layer.__dict__.pop, _WATCHED, None)
+        if own is None:
+            undo.callback(layer.__dict__.pop, "call", None)
+        else:
+            undo.callback(layer.__dict__.__setitem__, "call", own)
+    return undo.close
+
+
+def _makes_mask(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.Masking) or (
+        isinstance(layer, keras.layers.Embedding) and layer.mask_zero
+    )
+
+
+def _watching(layer: MEmeL, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(
+        inputs: Any, mask: Any = None, training: bool | None = None
+    ) -> Any:
+        if training:
+            layer.__dict__[_WATCHED] = mask is not None
+        return method(inputs, mask=mask, training=training)
+
+    return call

@@ -1,0 +1,381 @@
+"""Pictures of a report: which neurons stand out, for what, and how surely.
+
+Functions of a `Report`, of logs, or of arrays; none of them sees a model. Each
+draws into `ax`, or into new axes, and returns the matplotlib Axes.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_memel.reports import layer_report
+from keras_memel.reports.report import Report
+from keras_memel.utils import plotting
+
+Axes = Any
+Array = Any
+
+# Past these, names on an axis run into each other.
+_MOST_NAMES = 40
+
+
+def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
+    """How the scales of neurons are spread, layer by layer.
+
+    A box for each layer, over the 99 % quantile of the monosemantic scale of
+    each neuron: middle half, median, and whiskers to the 5th and 95th of a
+    hundred neurons; neurons beyond as points. The line is the value of a
+    Gaussian neuron, 6.63.
+
+    Args:
+        report: A report.
+        ax: Axes to draw into.
+
+    Returns:
+        The Axes.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> x = np.random.default_rng(0).normal(size=(100, 4))
+    >>> ax = ms_distribution(analyze(model, x, verbose=0))
+    >>> ax.get_xlabel()
+    '99 % quantile of the monosemantic scale (variances)'
+    """
+    paths = list(report.layers)
+    ax = plotting.new(ax, max(1.8, 0.4 * len(paths) + 1.2))
+    values = []
+    for layer in report.layers.values():
+        q = layer.ms_quantile(0.99)
+        values.append(q[np.isfinite(q) & (q > 0)])
+    ax.boxplot(
+        values,
+        orientation="horizontal",
+        whis=(5, 95),
+        widths=0.55,
+        patch_artist=True,
+        boxprops={"facecolor": "#CCE3F0", "edgecolor": plotting.BLUE},
+        medianprops={"color": plotting.BLUE, "linewidth": 2},
+        whiskerprops={"color": plotting.BLUE},
+        capprops={"color": plotting.BLUE},
+        flierprops={
+            "marker": ".",
+            "markersize": 4,
+            "markerfacecolor": plotting.GREY,
+            "markeredgecolor": "none",
+        },
+    )
+    ax.set_yticks(range(1, len(paths) + 1), paths)
+    ax.invert_yaxis()
+    ax.set_xscale("log")
+    plotting.plain_log(ax.xaxis)
+    plotting.level(ax, "x", 6.63, "Gaussian")
+    ax.set_xlabel("99 % quantile of the monosemantic scale (variances)")
+    return ax
+
+
+def activation_by_feature(
+    report: Report,
+    layer: str,
+    neuron: int,
+    ax: Axes | None = None,
+    most: int = 20,
+) -> Axes:
+    """What one neuron does on each feature: the papers' Figure 1.
+
+    A row a feature, those with the highest mean scale first: the share of its
+    values in each bin of activation. The neuron's own feature is in colour.
+
+    Args:
+        report: A report, with or without labels.
+        layer: Path of the layer.
+        neuron: Number of the neuron.
+        ax: Axes to draw into.
+        most: Features to show; the title says how many there are in all.
+
+    Returns:
+        The Axes.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> x = np.random.default_rng(0).normal(size=(100, 4))
+    >>> report = analyze(model, x, x[:, 0] > 1, verbose=0)
+    >>> path = list(report.layers)[0]
+    >>> ax = activation_by_feature(report, path, neuron=3)
+    >>> len(ax.get_yticklabels())
+    2
+    """
+    found = report.layer(layer)
+    found.check(neuron)
+    counts = found.histogram[neuron].astype("float64")
+    names = list(report.features) or ["all inputs"]
+    order = np.arange(len(names))
+    if found.feature_ms is not None:
+        ms = found.feature_ms[neuron]
+        order = np.argsort(-np.where(np.isnan(ms), -1.0, ms), kind="stable")
+        order = order[:most]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    # Without a value the rows are empty, wherever they stand.
+    low, high = np.nan_to_num([found.minimum[neuron], found.maximum[neuron]])
+    edges = np.linspace(low, high, counts.shape[1] + 1)
+    ax = plotting.new(ax, max(1.8, 0.28 * len(order) + 1.2))
+    for row, feature in enumerate(order):
+        own = row == 0
+        # Each row to its own height, and a little into the next, as ridges.
+        height = 0.85 * shares[feature] / max(shares[feature].max(), 1e-12)
+        ax.stairs(
+            row - height,
+            edges,
+            baseline=row,
+            fill=True,
+            color=plotting.ORANGE if own else plotting.GREY,
+            alpha=0.9 if own else 0.6,
+        )
+        ax.axhline(row, color="#dddddd", linewidth=0.6, zorder=0)
+    ax.set_yticks(range(len(order)), [names[i] for i in order])
+    ax.set_ylim(len(order) - 0.5, -1)
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("activation")
+    cut = len(names) - len(order)
+    more = f" ({cut} more features)" if cut else ""
+    ax.set_title(
+        f"{layer}, neuron {found.name(neuron)}{more}", fontsize=10, loc="left"
+    )
+    return ax
+
+
+def feature_map(
+    report: Report, layer: str, ax: Axes | None = None, most: int = 60
+) -> Axes:
+    """Neurons by features: the mean scale of each on each.
+
+    The neurons that tell their feature best (`roc_auc`), ordered by it: a
+    monosemantic layer shows a bright staircase.
+
+    Args:
+        report: A report with labels.
+        layer: Path of the layer.
+        ax: Axes to draw into.
+        most: Neurons to show.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: Without labels.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> x = np.random.default_rng(0).normal(size=(100, 4))
+    >>> report = analyze(model, x, x[:, 0] > 1, verbose=0)
+    >>> ax = feature_map(report, list(report.layers)[0])
+    >>> ax.images[0].get_array().shape
+    (2, 8)
+    """
+    found = report.layer(layer)
+    if found.feature_ms is None or found.feature is None:
+        raise layer_report.unlabelled("A map of features")
+    ms = np.where(np.isnan(found.feature_ms), 0.0, found.feature_ms)
+    sure = np.nan_to_num(found.roc_auc, nan=0.0)
+    chosen = np.argsort(-sure, kind="stable")[:most]
+    chosen = chosen[np.lexsort((-ms.max(1)[chosen], found.feature[chosen]))]
+    ax = plotting.new(ax, min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4)))
+    # 1 is the mean over all features; the rest fades into it.
+    high = max(2.0, float(np.quantile(ms[chosen], 0.99)))
+    image = ax.imshow(
+        ms[chosen].T,
+        aspect="auto",
+        cmap="viridis",
+        vmin=0,
+        vmax=high,
+        interpolation="nearest",
+    )
+    ax.spines[:].set_visible(False)
+    if len(report.features) <= _MOST_NAMES:
+        ax.set_yticks(range(len(report.features)), report.features)
+    ax.set_ylabel("feature")
+    if len(chosen) <= _MOST_NAMES:
+        ax.set_xticks(
+            range(len(chosen)),
+            [found.name(i) for i in chosen],
+            rotation=90,
+            fontsize=7,
+        )
+        ax.set_xlabel("neuron")
+    else:
+        ax.set_xticks([])
+        ax.set_xlabel(f"{len(chosen)} of {len(found)} neurons, by feature")
+    ax.figure.colorbar(
+        image, ax=ax, label="mean scale (variances)", extend="max"
+    )
+    ax.set_title(layer, fontsize=10, loc="left")
+    return ax
+
+
+def ms_over_training(
+    logs: Mapping[str, Sequence[float]],
+    quantile: str = "ms_99",
+    ax: Axes | None = None,
+) -> Axes:
+    """The scale of each watched layer while a model was trained.
+
+    Args:
+        logs: What a `fit` with `MonosemanticityMonitor` returned, its
+            `history`, or a table that CSVLogger wrote.
+        quantile: Which of the logs to draw: `"ms_50"`, `"ms_99"`,
+            `"inhibited_rate"`, `"threshold"`.
+        ax: Axes to draw into.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If there is no such log; those that there are are named.
+
+    Example:
+
+    >>> ax = ms_over_training({"hidden/ms_99": [6.0, 9.0, 12.0]})
+    >>> ax.get_xlabel()
+    'epoch'
+    """
+    logs = getattr(logs, "history", logs)
+    names = [name for name in logs if name.endswith(f"/{quantile}")]
+    if not names:
+        raise ValueError(
+            f"There is no log that ends in '/{quantile}'; quantiles of the "
+            "scale are there if the monitor has inputs `x`. "
+            f"Received: logs of {sorted(logs)}"
+        )
+    import matplotlib
+
+    ax = plotting.new(ax)
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(names)))
+    ends = []
+    for name, shade in zip(names, shades):
+        values = np.asarray(logs[name], "float64")
+        steps = np.arange(1, len(values) + 1)
+        ax.plot(steps, values, color=shade, marker=".", linewidth=1.5)
+        ends.append((values[-1], name.rsplit("/", 1)[0], shade))
+    if quantile.startswith("ms"):
+        ax.set_yscale("log")
+        plotting.plain_log(ax.yaxis)
+    plotting.name_lines(ax, steps[-1], ends)
+    ax.set_xlabel("epoch")
+    label = {
+        "inhibited_rate": "inhibited share",
+        "threshold": "threshold (variances)",
+    }
+    ax.set_ylabel(
+        label.get(quantile, f"scale, {quantile[3:]} % quantile (variances)")
+    )
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def false_killing_rate(
+    report: Report, ax: Axes | None = None, rates: Array = None
+) -> Axes:
+    """The False Killing Rate against the rate, [Wang et al. 2025] Eq. 4.
+
+    For each layer the median over its neurons; the band holds the middle half
+    of the neurons of the first layer. What a blind choice would kill falsely
+    is the dashed line.
+
+    Args:
+        report: A report with labels.
+        ax: Axes to draw into.
+        rates: Rates, increasing; 0.1 % to 50 % if `None`.
+
+    Returns:
+        The Axes.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    >>> x = np.random.default_rng(0).normal(size=(100, 4))
+    >>> ax = false_killing_rate(analyze(model, x, x[:, 0] > 1, verbose=0))
+    >>> ax.get_ylabel()
+    'False Killing Rate (median neuron)'
+    """
+    import matplotlib
+
+    ax = plotting.new(ax)
+    rates = np.geomspace(1e-3, 0.5, 40) if rates is None else np.asarray(rates)
+    layers = list(report.layers.values())
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(layers)))
+    ends, blind = [], []
+    for number, (layer, shade) in enumerate(zip(layers, shades)):
+        moved = ~layer.dead & (layer.ranked > 0)
+        found = np.stack([layer.false_killing_rate(r)[moved] for r in rates])
+        assert layer.feature is not None
+        assert layer.feature_count is not None
+        own = np.take_along_axis(
+            layer.feature_count, layer.feature[:, None].clip(0), 1
+        )[:, 0]
+        blind.append(1 - (own / np.maximum(layer.count, 1))[moved])
+        if not moved.any():
+            continue
+        low, middle, high = np.quantile(found, [0.25, 0.5, 0.75], axis=1)
+        if not number:
+            ax.fill_between(
+                rates, low, high, color=shade, alpha=0.15, linewidth=0
+            )
+        ax.plot(rates, middle, color=shade, linewidth=1.8)
+        ends.append((middle[-1], layer.path, shade))
+    every = np.concatenate(blind)
+    if len(every):
+        plotting.level(ax, "y", float(np.median(every)), "blind choice")
+    ax.set_xscale("log")
+    plotting.percent(ax.xaxis)
+    ax.set_xlim(rates[0], rates[-1])  # Names stand outside
+    ax.set_ylim(0.0, 1.0)
+    plotting.name_lines(ax, rates[-1], ends)
+    ax.set_xlabel("share of values inhibited")
+    ax.set_ylabel("False Killing Rate (median neuron)")
+    return ax
+
+
+def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
+    """What one training step did to the scale, [Wang et al. 2024] Table 4.
+
+    Args:
+        found: The table of `decrease_ratio`.
+        ax: Axes to draw into.
+
+    Returns:
+        The Axes.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"decrease_ratio": {"original": 0.1, "RD": 0.3}})
+    >>> ax = decrease_ratios(table)
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['original', 'RD']
+    """
+    ax = plotting.new(ax, 0.45 * len(found) + 1.0)
+    values = 100 * np.asarray(found["decrease_ratio"], "float64")
+    rows = np.arange(len(found))
+    ax.hlines(rows, 0, values, color=plotting.BLUE, linewidth=2)
+    ax.plot(values, rows, "o", color=plotting.BLUE)
+    for row, value in zip(rows, values):
+        ax.annotate(
+            f"{value:+.3g} %",
+            (value, row),
+            xytext=(6 if value >= 0 else -6, 0),
+            textcoords="offset points",
+            ha="left" if value >= 0 else "right",
+            va="center",
+            fontsize=9,
+        )
+    ax.axvline(0, color=plotting.GREY, linewidth=1, zorder=0)
+    ax.set_yticks(rows, list(found.index))
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.margins(x=0.25)
+    ax.set_xlabel("Decrease Ratio of the monosemantic scale (%)")
+    return ax

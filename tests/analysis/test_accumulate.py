@@ -1,0 +1,80 @@
+"""Sums of a stream in float32 parts, against float64 on all of it."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from keras_memel.analysis import accumulate
+from keras_memel.analysis.accumulate import Accumulator
+from keras_memel.analysis.value_store import Spool
+from keras_memel.reports import ranking
+
+pytestmark = pytest.mark.once
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_moments_hold_far_from_one_and_in_any_order(rng, monkeypatch, ordered):
+    monkeypatch.setattr(accumulate, "CHUNK", 700 * 5)
+    monkeypatch.setattr(accumulate, "_SLAB", 700 * 2)
+    labels = rng.integers(0, 3, 5000)
+    if ordered:  # Chunks that have nothing in common
+        labels = np.sort(labels)
+    rows = len(labels)
+    values = np.column_stack(
+        [
+            1e-20 * rng.normal(size=rows),
+            1e18 * rng.normal(size=rows),
+            1e4 + rng.normal(size=rows) + labels,
+            1.0 * (np.arange(rows) % 1000 == 999),  # On in few, off in most
+            np.full(rows, 7.0),
+        ]
+    ).astype("float32")
+    spool = partial(Spool, budget=1 << 30, memory=1 << 30)
+    found = Accumulator((5,), 3, 2, spool)
+    where = np.column_stack([np.arange(rows), np.zeros(rows, int)])
+    for part in np.array_split(np.arange(rows), 7):
+        found.add(values[part], None, where[part], labels[part])
+    found.flush()
+
+    wide = values.astype("float64")
+    moments, count = found.moments, rows
+    scale = wide.std(0) + (wide.std(0) == 0)
+    np.testing.assert_allclose(
+        moments.mean / scale, wide.mean(0) / scale, rtol=1e-6, atol=1e-6
+    )
+    moving = slice(0, 4)
+    np.testing.assert_allclose(
+        (moments.second / count)[moving], wide.var(0)[moving], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        (count * moments.fourth[moving]) / moments.second[moving] ** 2 - 3,
+        stats.kurtosis(wide[:, moving]),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    np.testing.assert_allclose(found.absolute, np.abs(wide).sum(0), rtol=1e-6)
+    assert found.by_feature is not None
+    for label in range(3):
+        own = wide[labels == label]
+        np.testing.assert_allclose(
+            found.by_feature.mean[label] / scale,
+            own.mean(0) / scale,
+            rtol=1e-6,
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(
+            found.by_feature.second[label] / scale**2,
+            len(own) * own.var(0) / scale**2,
+            rtol=1e-5,
+            atol=1e-4,
+        )
+
+
+def test_zeros_of_either_sign_tie_and_keep_their_tags():
+    values = np.float32([0.0, -1e-45, -0.0, 3.0, 0.0])
+    ordered, tags = ranking.in_order(values, np.array([4, 3, 2, 1, 0]))
+    assert list(tags) == [3, 0, 2, 4, 1]
+    assert ordered[1] == ordered[2] == ordered[3]
+    np.testing.assert_allclose(ordered[[0, 4]], [-1e-45, 3.0], rtol=1)

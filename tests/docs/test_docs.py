@@ -1,0 +1,75 @@
+"""docs/*.md: the code runs, prints what is printed there, and lacks nothing.
+
+What the site is built from is tested by building it: `nox -s docs`.
+"""
+
+import pathlib
+import re
+
+import printed
+import pytest
+
+import keras_memel
+
+pytestmark = pytest.mark.once
+
+ROOT = pathlib.Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.M | re.S)
+PAGES = {
+    path.name: BLOCK.findall(path.read_text(encoding="utf-8"))
+    for path in sorted(DOCS.glob("*.md"))
+}
+WITH_CODE = [
+    name
+    for name, blocks in PAGES.items()
+    if any(language == "python" for language, _ in blocks)
+]
+
+# keras_hub and what it stands on warn of many things that are not ours.
+HUB = {"insert.md": [pytest.mark.filterwarnings("ignore")]}
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=HUB.get(name, [])) for name in WITH_CODE],
+)
+def test_the_code_of_a_page_runs_and_prints_what_it_says(name, capsys):
+    namespace = {}
+    output = None
+    for language, text in PAGES[name]:
+        if language == "python":
+            if "import keras_hub" in text:
+                pytest.importorskip("keras_hub")
+            exec(compile(text, name, "exec"), namespace)
+            output = capsys.readouterr().out
+        elif language == "text" and output is not None:
+            assert not printed.difference(output.strip(), text.strip())
+            output = None
+
+
+def test_the_scripts_that_a_page_says_to_run_exist():
+    commands = [
+        text
+        for blocks in PAGES.values()
+        for language, text in blocks
+        if language == "sh"
+    ]
+    scripts = re.findall(r"python (\S+\.py)", "\n".join(commands))
+    assert len(scripts) >= 3
+    for script in scripts:
+        assert (ROOT / script).exists(), script
+
+
+def test_the_pages_of_use_have_code():
+    assert len(WITH_CODE) >= 7
+
+
+def test_every_public_name_is_in_the_reference_once():
+    text = "\n".join(
+        path.read_text(encoding="utf-8") for path in DOCS.glob("api/*.md")
+    )
+    named = re.findall(r"^::: keras_memel\.(\w+)$", text, re.M)
+    assert len(set(named)) == len(named)
+    assert set(keras_memel.__all__) == set(named)

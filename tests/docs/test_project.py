@@ -1,0 +1,88 @@
+"""The files that describe the project agree with one another."""
+
+import ast
+import importlib
+import pathlib
+import re
+import sys
+import tomllib
+
+import pytest
+
+import keras_memel
+
+ROOT = pathlib.Path(__file__).parents[2]
+BACKENDS = {"jax", "tensorflow", "torch"}
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def project():
+    return tomllib.loads(read("pyproject.toml"))["project"]
+
+
+def test_the_version_is_the_same_everywhere():
+    version = re.escape(keras_memel.__version__)
+    assert re.search(rf"^version: {version}$", read("CITATION.cff"), re.M)
+    assert re.search(rf"^## \[{version}\]", read("CHANGELOG.md"), re.M)
+    assert project()["dynamic"] == ["version"]
+
+
+def test_the_core_depends_on_no_backend():
+    assert not any(
+        requirement.startswith(tuple(BACKENDS))
+        for requirement in project()["dependencies"]
+    )
+    assert project()["optional-dependencies"].keys() > BACKENDS
+
+
+def test_every_public_name_exists():
+    assert keras_memel.__all__ == sorted(keras_memel.__all__)
+    for name in keras_memel.__all__:
+        assert hasattr(keras_memel, name)
+
+
+@pytest.mark.parametrize("folder", ["examples", "benchmarks"])
+def test_what_scripts_import_of_the_package_is_there(folder):
+    """Some of them take minutes, and no test runs them."""
+    nodes = [
+        node
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and node.module.split(".")[0] == "keras_memel"
+    ]
+    assert nodes
+    for node in nodes:
+        module = importlib.import_module(node.module)
+        for alias in node.names:
+            if not hasattr(module, alias.name):  # a module of it, or nothing
+                importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def outside_imports(path):
+    """What a module imports when it is imported, by its first name."""
+    todo = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # Of a class or a condition: it runs at once.
+            todo += ast.iter_child_nodes(node)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    """pandas, SciPy, matplotlib and others come with what needs them."""
+    light = {"keras", "keras_memel", "numpy", *sys.stdlib_module_names}
+    for path in (ROOT / "keras_memel").rglob("*.py"):
+        allowed = set(light)
+        if path.name == "sync.py":
+            allowed |= BACKENDS
+        if path.parent.name == "kernels":
+            allowed.add(path.stem)
+        assert set(outside_imports(path)) <= allowed, path.name

@@ -1,0 +1,187 @@
+"""compare: each run is made once, kept, and survives what may happen.
+
+What a store is, `test_runs.py` tests.
+"""
+
+import concurrent.futures
+import functools
+import pathlib
+import subprocess
+
+import keras
+import pytest
+from recorder import Recorder
+from recorder import quiet
+from recorder import score
+from scripts import HELPERS
+
+import keras_memel
+from keras_memel import RunStore
+from keras_memel.evaluation import compare
+
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("frozen_garbage")]
+
+
+def test_a_second_call_runs_nothing_and_finds_the_same(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    first = quiet(score, ["a", "good"], store=store)
+    before = store.read_bytes()
+    train = Recorder()
+    second = quiet(train, ["a", "good"], store=store)
+    assert train.asked == []
+    assert store.read_bytes() == before
+    assert second.runs == first.runs
+    assert second.to_markdown() == first.to_markdown()
+
+
+def test_more_arms_and_seeds_run_only_what_is_new(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    quiet(score, ["a", "good"], 2, store=store)
+    train = Recorder()
+    found = quiet(train, ["a", "good", "b"], 3, store=store)
+    assert train.asked == [("b", 0), ("b", 1), ("a", 2), ("good", 2), ("b", 2)]
+    assert len(found.runs) == 9
+    # Fewer arms leave the others out, and in the store.
+    fewer = quiet(train, ["b", "good"], 1, store=store)
+    assert fewer.arms == ("b", "good")
+    assert len(fewer.runs) == 2
+    assert len(RunStore(store).read()) == 9
+
+
+def fails_at_one(arm, seed):
+    if (arm, seed) == ("good", 1):
+        raise RuntimeError("out of memory, it seems")
+    return score(arm, seed)
+
+
+def test_a_run_that_raises_is_stored_and_the_study_goes_on(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    with pytest.warns(UserWarning, match=r"1 of 6 runs failed.*good.*seed 1"):
+        found = quiet(fails_at_one, ["a", "good"], 3, store=store)
+    stored = RunStore(store).read()
+    assert len(stored) == 6
+    (failed,) = (run for run in stored if "error" in run)
+    assert (failed["arm"], failed["seed"]) == ("good", 1)
+    assert "fails_at_one" in failed["error"]
+    assert "out of memory, it seems" in found.summary()
+    assert found.failed == (failed,)
+
+
+def test_what_failed_is_run_again_only_if_asked(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    with pytest.warns(UserWarning, match="failed"):
+        quiet(fails_at_one, ["a", "good"], 3, store=store)
+    train = Recorder()
+    with pytest.warns(UserWarning, match="failed"):
+        quiet(train, ["a", "good"], 3, store=store)
+    assert train.asked == []
+    found = quiet(train, ["a", "good"], 3, store=store, retry_failed=True)
+    assert train.asked == [("good", 1)]
+    assert found.failed == ()
+    # From now on the good one counts, though the failed one stays.
+    assert quiet(train, ["a", "good"], 3, store=store).failed == ()
+    assert len(RunStore(store).read()) == 7
+
+
+def test_of_two_runs_of_a_seed_the_first_counts(tmp_path):
+    # As two processes on one store leave them.
+    store = RunStore(tmp_path / "runs.jsonl")
+    for value in (1.0, 2.0):
+        for arm in ("a", "b"):
+            scores = {"score": value}
+            store.append({"arm": arm, "seed": 0, "scores": scores})
+    found = quiet(score, ["a", "b"], 1, store=store.path)
+    assert {run["scores"]["score"] for run in found.runs} == {1.0}
+
+
+def test_an_arm_that_means_something_else_now_is_refused(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    quiet(lambda rate, seed: rate, {"a": 0.1, "b": 0.2}, 1, store=store)
+    with pytest.raises(ValueError, match=r"'b'.*made with 0.2.*Received: 0.3"):
+        quiet(lambda rate, seed: rate, {"a": 0.1, "b": 0.3}, 2, store=store)
+    # An object that shows its address cannot be told from another.
+    for _ in range(2):
+        arms = {"c": object(), "d": object()}
+        quiet(lambda arm, seed: 0.0, arms, 1, store=store)
+
+
+def test_each_run_says_where_it_was_made(tmp_path):
+    found = quiet(score, ["a", "b"], 1, store=tmp_path / "runs.jsonl")
+    run = found.runs[0]
+    where = run["environment"]
+    backend = keras.backend.backend()
+    assert where["backend"] == backend
+    assert where["versions"]["keras"] == keras.__version__
+    assert where["versions"]["keras_memel"] == keras_memel.__version__
+    assert where["versions"].keys() == {
+        "python", "keras", "keras_memel", "numpy", backend,
+    }  # fmt: skip
+    assert "cpu" in where["device"].lower()
+    assert run["seconds"] >= 0
+
+
+def test_the_revision_is_that_of_the_folder_of_train(tmp_path, monkeypatch):
+    # Where nox puts temporary files, a repository may be around them.
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    (tmp_path / "plain").mkdir()
+    assert "revision" not in compare._environment(str(tmp_path / "plain"))
+    git = functools.partial(
+        subprocess.run, cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    git(["git", "init"])
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "file").write_text("")
+    git(["git", "add", "file"])
+    git(["git", *author, "commit", "-m", "first", "--no-gpg-sign"])
+    revision = git(["git", "rev-parse", "HEAD"]).stdout.strip()
+    assert compare._environment(str(tmp_path))["revision"] == revision
+    compare._environment.cache_clear()
+    (tmp_path / "file").write_text("changed")
+    changed = compare._environment(str(tmp_path))["revision"]
+    assert changed == f"{revision}-dirty"
+    assert compare._folder(score) == str(HELPERS)
+    partial = functools.partial(score, "a")
+    assert compare._folder(partial) == str(HELPERS)
+    assert compare._folder(Recorder()) == str(HELPERS)
+
+
+def test_a_broken_executor_stops_the_study_and_keeps_what_is_done(tmp_path):
+    store = tmp_path / "runs.jsonl"
+
+    class Breaks(concurrent.futures.Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            future = concurrent.futures.Future()
+            if args[2] < 2:
+                future.set_result(fn(*args, **kwargs))
+            else:
+                error = concurrent.futures.BrokenExecutor("a worker died")
+                future.set_exception(error)
+            return future
+
+    with pytest.raises(concurrent.futures.BrokenExecutor, match="died"):
+        quiet(score, ["a", "b"], 3, store=store, executor=Breaks())
+    # What a worker did not live to tell is no result of its run.
+    assert all("error" not in run for run in RunStore(store).read())
+
+
+def test_a_half_written_line_is_survived_and_its_run_made_again(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    whole = quiet(score, ["a", "good"], store=store)
+    store.write_bytes(store.read_bytes()[:-50])
+    train = Recorder()
+    with pytest.warns(UserWarning, match="hold no run"):
+        resumed = quiet(train, ["a", "good"], store=store)
+    assert train.asked == [("good", 9)]
+    assert resumed.summary() == whole.summary()
+
+
+def test_an_unwritable_store_stops_before_the_first_run(tmp_path):
+    train = Recorder()
+    with pytest.raises(OSError, match="no run was started"):
+        quiet(train, ["a", "b"], store=tmp_path)
+    full = pathlib.Path("/dev/full")
+    if full.exists():
+        (tmp_path / "runs.jsonl").symlink_to(full)
+        with pytest.raises(OSError, match=r"No space left.*no run"):
+            quiet(train, ["a", "b"], store=tmp_path / "runs.jsonl")
+    assert train.asked == []

@@ -1,0 +1,392 @@
+"""Comparison: the numbers are SciPy's, the verdicts follow the rules."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from hypothesis import example
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from keras_memel import Comparison
+from keras_memel.evaluation import contrasts
+
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("frozen_garbage")]
+
+SIGNS = 1 - 2 * ((np.arange(2**10)[:, None] >> np.arange(10)) & 1)
+
+
+def runs_of(scores, metric="score"):
+    """Runs from a dictionary of scores by arm."""
+    return [
+        {"arm": arm, "seed": seed, "scores": {metric: float(score)}}
+        for arm, values in scores.items()
+        for seed, score in enumerate(values)
+    ]
+
+
+def noisy(effects, seeds=10, sd=1.0):
+    """Scores with a noise of the seed, that all arms share, and of the arm."""
+    rng = np.random.default_rng(2)
+    shared = 20 * rng.normal(size=seeds)
+    return {
+        arm: 80 + shared + effect + sd * rng.normal(size=seeds)
+        for arm, effect in effects.items()
+    }
+
+
+EFFECTS = {"plain": 0.0, "good": 4.0, "same": 0.0, "bad": -4.0}
+
+
+def holm(p):
+    """Holm (1979), written out."""
+    p = np.asarray(p)
+    order = np.argsort(p, kind="stable")
+    factors = len(p) - np.arange(len(p))
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(p[order] * factors)
+    return np.minimum(corrected, 1.0)
+
+
+def test_deltas_are_paired_by_seed():
+    scores = noisy(EFFECTS)
+    runs = runs_of(scores)
+    shuffled = [runs[i] for i in np.random.default_rng(1).permutation(40)]
+    for contrast in Comparison(shuffled, list(EFFECTS)).contrasts:
+        places = list(contrast.seeds)
+        expected = scores[contrast.arm][places] - scores["plain"][places]
+        np.testing.assert_array_equal(contrast.deltas, expected)
+        assert sorted(places) == list(range(10))
+        assert contrast.mean == pytest.approx(expected.mean())
+
+
+def test_the_interval_is_that_of_scipy():
+    scores = noisy(EFFECTS)
+    # 98.29 %: sqrt(10 / 9) * 2.262, as a Gaussian quantile on either side.
+    tail = scipy.stats.norm.cdf(
+        -math.sqrt(10 / 9) * scipy.stats.t.ppf(0.975, df=9)
+    )
+    for contrast in Comparison(runs_of(scores)).contrasts:
+        interval = scipy.stats.bootstrap(
+            (scores[contrast.arm] - scores["plain"],),
+            np.mean,
+            confidence_level=1 - 2 * tail,
+            method="BCa",
+            rng=0,
+        ).confidence_interval
+        assert (contrast.low, contrast.high) == (interval.low, interval.high)
+        assert contrast.low < contrast.mean < contrast.high
+
+
+def test_p_is_the_share_of_all_flips_of_signs_and_holm_over_the_arms():
+    scores = noisy(EFFECTS)
+    found = Comparison(runs_of(scores), contrasts=[("good", "bad")]).contrasts
+    assert len(found) == 4
+    raw = []
+    for contrast in found:
+        flipped = np.abs(SIGNS @ contrast.deltas)
+        seen = abs(contrast.deltas.sum())
+        raw.append(np.mean(flipped >= seen - 1e-9))
+        assert contrast.p == pytest.approx(raw[-1])
+        scipys = scipy.stats.permutation_test(
+            (contrast.deltas,), np.mean, permutation_type="samples",
+            n_resamples=np.inf,
+        ).pvalue  # fmt: skip
+        assert contrast.p == pytest.approx(scipys)
+    np.testing.assert_allclose([c.p_holm for c in found], holm(raw))
+
+
+@example([0] * 6 + [2, 2, -2, -2])
+@settings(max_examples=25)
+@given(st.lists(st.integers(-3, 3), min_size=10, max_size=10))
+def test_ties_and_zeros_are_counted_exactly(whole):
+    # As shares, ties are equal but for rounding.
+    deltas = (0.7 + 0.1 * np.array(whole)) - 0.7
+    flipped = np.abs(SIGNS @ np.array(whole))
+    assert contrasts._sign_flip_p(deltas, 1.0) == pytest.approx(
+        np.mean(flipped >= abs(sum(whole)))
+    )
+
+
+def test_beyond_16_seeds_flips_are_drawn_and_the_same_each_time():
+    scores = noisy({"plain": 0.0, "arm": 0.6}, seeds=20)
+    first, second = (Comparison(runs_of(scores)).contrasts[0] for _ in range(2))
+    assert first.p == second.p
+    deltas = scores["arm"] - scores["plain"]
+    # Student's p is close to that of the flips at 20 Gaussian deltas.
+    student = scipy.stats.ttest_1samp(deltas, 0.0).pvalue
+    assert first.p == pytest.approx(student, rel=0.25)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_verdicts_follow_the_deltas_and_the_direction(higher):
+    found = Comparison(runs_of(noisy(EFFECTS)), higher_is_better=higher)
+    verdicts = {c.arm: c.verdict for c in found.contrasts}
+    good, bad = ("better", "worse") if higher else ("worse", "better")
+    assert verdicts == {"good": good, "same": "not shown", "bad": bad}
+
+
+def test_directions_may_differ_by_metric():
+    runs = [
+        {"arm": arm, "seed": seed, "scores": {"up": x, "down": x, "rest": x}}
+        for arm, values in noisy(EFFECTS).items()
+        for seed, x in enumerate(values)
+    ]
+    found = Comparison(runs, higher_is_better={"down": False})
+    assert found.metrics == ("up", "down", "rest")
+    verdicts = {c.metric: c.verdict for c in found.contrasts if c.arm == "good"}
+    assert verdicts == {"up": "better", "down": "worse", "rest": "better"}
+
+
+def test_directions_are_those_of_metrics_that_there_are():
+    runs = runs_of(noisy({"a": 0.0, "b": 4.0}), "loss")
+    wrong = {"loss": False, "Loss": False}
+    with pytest.raises(
+        ValueError, match=r"metrics of \('loss',\)\. Received: \['Loss'\]"
+    ):
+        Comparison(runs, higher_is_better=wrong)
+    failed = [
+        {"arm": run["arm"], "seed": run["seed"], "error": "Ow"} for run in runs
+    ]
+    for nothing in ([], failed):
+        Comparison(nothing, ["a", "b"], higher_is_better=wrong)
+
+
+def test_both_tests_must_agree():
+    # An interval above 0, and a p that Holm's correction over 40 arms lifts.
+    rng = np.random.default_rng(5)
+    scores = {"plain": np.zeros(10), "arm": 0.8 + rng.normal(size=10)}
+    alone = Comparison(runs_of(scores)).contrasts[0]
+    assert alone.verdict == "better"
+    for number in range(39):
+        scores[f"noise {number}"] = rng.normal(size=10)
+    crowd = Comparison(runs_of(scores)).contrasts[0]
+    assert crowd.low == alone.low > 0
+    assert crowd.p_holm > 0.05
+    assert crowd.verdict == "not shown"
+
+
+def test_a_p_alone_is_not_enough():
+    # Two deltas far off, one of them low: the interval reaches below 0.
+    deltas = 0.8 + np.random.default_rng(6).normal(size=10)
+    runs = runs_of({"plain": np.zeros(10), "arm": deltas})
+    contrast = Comparison(runs).contrasts[0]
+    assert contrast.p_holm < 0.05
+    assert contrast.low < 0
+    assert contrast.why == ""
+    assert contrast.verdict == "not shown"
+
+
+def test_nine_seeds_are_too_few_for_any_effect():
+    found = Comparison(runs_of(noisy({"plain": 0.0, "arm": 50.0}, seeds=9)))
+    contrast = found.contrasts[0]
+    assert contrast.p == 2 / 2**9
+    assert contrast.verdict == "not shown"
+    assert contrast.why == "a verdict takes 10 seeds"
+    assert math.isnan(contrast.low)
+    assert math.isinf(contrast.detectable)
+    assert "a verdict takes 10 seeds: any pair" in found.summary()
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [{"error": "Traceback ...\nValueError: diverged"},
+     {"scores": {"score": math.nan}}, {"scores": {"score": math.inf}},
+     {"scores": {"other": 1.0}}, None],
+)  # fmt: skip
+def test_a_seed_without_a_pair_takes_the_verdict_away(lost):
+    runs = runs_of(noisy({"plain": 0.0, "arm": 50.0, "other": 50.0}, seeds=11))
+    gone = {"arm": "arm", "seed": 4}
+    runs = [r for r in runs if (r["arm"], r["seed"]) != ("arm", 4)]
+    runs += [{**gone, **lost}] if lost else []
+    found = Comparison(runs, ["plain", "arm", "other"])
+    contrast = next(c for c in found.contrasts if c.arm == "arm")
+    assert sorted(contrast.seeds) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+    assert contrast.verdict == "not shown"
+    assert contrast.why.startswith("1 of 11 seeds lack")
+    assert "1 of 11 seeds lack" in found.summary()
+    rest = next(c for c in found.contrasts if c.arm == "other")
+    assert rest.verdict == "better"
+    if lost and "error" in lost:
+        assert "arm, seed 4, failed: ValueError: diverged" in found.summary()
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-16])
+def test_equal_deltas_show_nothing_but_a_forgotten_seed(noise):
+    rng = np.random.default_rng(0)
+    plain = rng.uniform(0.5, 0.9, size=10)
+    arm = plain + 0.1 + noise * rng.normal(size=10)
+    contrast = Comparison(runs_of({"plain": plain, "arm": arm})).contrasts[0]
+    assert contrast.p < 0.05
+    assert contrast.verdict == "not shown"
+    assert contrast.why == "the deltas of all seeds are equal"
+    assert math.isnan(contrast.low)
+
+
+def test_deltas_that_are_equal_but_for_one_have_an_interval():
+    arm = np.array([0.0] * 9 + [1.0])
+    contrast = Comparison(
+        runs_of({"plain": np.zeros(10), "arm": arm})
+    ).contrasts[0]
+    assert contrast.low <= 0 < contrast.high
+    assert contrast.p == 1.0
+
+
+@pytest.mark.parametrize("arms", [1, 5, 9])
+def test_detectable_is_what_80_percent_of_studies_would_find(arms):
+    names = ["plain", *map(str, range(arms))]
+    contrast = Comparison(runs_of(noisy(dict.fromkeys(names, 0.0)))).contrasts[
+        0
+    ]
+    n, sd = 10, np.std(contrast.deltas, ddof=1)
+    # The highest p of 2^n sign flips that Holm's first step lets through.
+    level = max(p for p in np.arange(1, 512) / 512 if arms * p < 0.05)
+    # Power of the two-sided paired t-test, from the noncentral t law.
+    critical = scipy.stats.t.isf(level / 2, n - 1)
+    shift = contrast.detectable / sd * math.sqrt(n)
+    power = scipy.stats.nct.sf(critical, n - 1, shift)
+    power += scipy.stats.nct.cdf(-critical, n - 1, shift)
+    assert power == pytest.approx(0.8, abs=1e-4)
+
+
+def test_more_arms_make_less_detectable():
+    scores = noisy({"a": 0.0, "b": 0.0})
+    alone = Comparison(runs_of(scores)).contrasts[0].detectable
+    crowd = runs_of(scores | {f"{i}": np.zeros(10) for i in range(4)})
+    assert Comparison(crowd).contrasts[0].detectable > 1.2 * alone
+    # 2 / 1024, times 40, is above 0.05: no effect could ever be shown.
+    crowd = runs_of(scores | {f"{i}": np.zeros(10) for i in range(39)})
+    assert math.isinf(Comparison(crowd).contrasts[0].detectable)
+
+
+def test_the_data_frame_has_a_row_a_contrast():
+    found = Comparison(runs_of(noisy(EFFECTS)))
+    frame = found.to_dataframe()
+    assert list(frame["arm"]) == ["good", "same", "bad"]
+    assert set(frame["other"]) == {"plain"}
+    for row, contrast in zip(frame.itertuples(), found.contrasts, strict=True):
+        assert row.low == contrast.low
+        assert row.verdict == contrast.verdict
+        np.testing.assert_array_equal(row.deltas, contrast.deltas)
+
+
+def test_the_scores_stand_in_a_table_of_seeds_and_arms():
+    scores = noisy(EFFECTS)
+    frame = Comparison(runs_of(scores)).scores()
+    expected = pd.DataFrame(scores).rename_axis("seed")
+    pd.testing.assert_frame_equal(frame, expected)
+
+
+def test_the_table_says_what_the_contrasts_say():
+    found = Comparison(runs_of(noisy(EFFECTS)))
+    header, rule, *rows = found.to_markdown(scale=10).splitlines()
+    assert header.startswith("| score | mean |")
+    assert header.count("|") == rule.count("|")
+    for row, c in zip(rows, found.contrasts, strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells == [
+            f"{c.arm} less plain",
+            f"{10 * c.mean:+.0f}",
+            f"{10 * c.deltas.min():+.0f} to {10 * c.deltas.max():+.0f}",
+            f"{10 * c.low:+.0f} to {10 * c.high:+.0f}",
+            f"{c.p_holm:.3f}",
+            f"{10 * c.detectable:.0f}",
+            c.verdict,
+        ]
+
+
+@pytest.mark.parametrize(
+    ("sd", "digits"), [(0.0005, 5), (0.05, 3), (0.5, 2), (5, 1), (5000, 0)]
+)
+def test_tables_give_the_deviation_two_digits(sd, digits):
+    table = Comparison(
+        runs_of(noisy({"a": 0.0, "b": 0.0}, sd=sd))
+    ).to_markdown()
+    mean = table.splitlines()[2].split("|")[2].strip()
+    assert len(mean.partition(".")[2]) == digits
+
+
+def test_the_summary_shows_every_metric():
+    runs = [
+        {"arm": arm, "seed": seed, "scores": {"accuracy": 1.0 * seed * len(arm),
+                                              "loss": 2.0 * seed + len(arm)}}
+        for arm in ("a", "bb") for seed in range(10)
+    ]  # fmt: skip
+    text = str(Comparison(runs, higher_is_better={"loss": False}))
+    assert "10 paired seeds; higher is better." in text
+    assert "10 paired seeds; lower is better." in text
+    assert text.index("accuracy") < text.index("loss")
+
+
+def test_runs_of_different_environments_are_pointed_out():
+    runs = runs_of(noisy(EFFECTS))
+    for number, run in enumerate(runs):
+        version = "1.0" if number % 2 else "1.1"
+        run["environment"] = {"device": "cpu", "versions": {"jax": version}}
+    assert "2 different environments" in Comparison(runs).summary()
+    for run in runs:
+        run["environment"]["versions"] = {"jax": "1.0"}
+    assert "environments" not in Comparison(runs).summary()
+
+
+def test_no_runs_make_no_contrasts():
+    found = Comparison([], ["a", "b"])
+    assert found.contrasts == ()
+    assert found.summary() == ""
+    failed = [
+        {"arm": arm, "seed": 0, "error": "ValueError: no"} for arm in "ab"
+    ]
+    lost = Comparison(failed)
+    for nothing, received in [
+        (found, "Received: 0 runs, 0 of them"),
+        (lost, "Received: 2 runs, 2 of them failed"),
+    ]:
+        for ask in (nothing.to_markdown, nothing.plot, nothing.scores):
+            with pytest.raises(ValueError, match=received):
+                ask()
+            with pytest.raises(ValueError, match="once a run has scores"):
+                ask("loss")
+    assert lost.notes() == [
+        f"{arm}, seed 0, failed: ValueError: no" for arm in "ab"
+    ]
+
+
+def test_the_plot_shows_every_delta_and_interval():
+    found = Comparison(runs_of(noisy(EFFECTS)))
+    axes = found.plot(scale=2)
+    drawn = {tuple(line.get_xdata()) for line in axes.get_lines()}
+    for contrast in found.contrasts:
+        assert tuple(2 * contrast.deltas) in drawn
+        assert (2 * contrast.low, 2 * contrast.high) in drawn
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == [f"{c.arm} less plain" for c in found.contrasts]
+    assert found.plot(ax=axes) is axes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"baseline": "x"}, "Argument `baseline`.*Received: 'x'"),
+        ({"contrasts": [("a", "x")]}, "Argument `contrasts`.*Received: 'x'"),
+        ({"contrasts": ["ba"]}, r"pairs `\(arm, other\)`.*'ba' \(str\)"),
+        ({"contrasts": "ba"}, r"pairs `\(arm, other\)`.*'ba' \(str\)"),
+        ({"contrasts": ("b", "a")}, r"pairs `\(arm, other\)`.*'b' \(str\)"),
+        ({"contrasts": [("b", "a", "a")]}, r"pairs `\(arm, other\)`"),
+        ({"contrasts": [("b", "a")]}, "none twice"),
+        ({"contrasts": [("b", "b")]}, "different arms"),
+        ({"arms": ["a"]}, "two arms"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    runs = runs_of({"a": [1.0], "b": [2.0]})
+    with pytest.raises(ValueError, match=message):
+        Comparison(runs, **arguments)
+
+
+def test_two_runs_of_a_seed_are_no_pair():
+    runs = runs_of({"a": [1.0], "b": [2.0]})
+    with pytest.raises(ValueError, match=r"more than one of \('b', 0\)"):
+        Comparison([*runs, runs[-1]])
