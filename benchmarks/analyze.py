@@ -91,7 +91,7 @@ def throughput(shape, rounds):
             "targets",
             "block_*",
             sample=sample,
-            feature_names=range(10),
+            label_names=range(10),
             verbose=0,
         )
 
@@ -139,7 +139,7 @@ def memory(inputs, width=32, batch=1000):
             model,
             stream(number),
             "targets",
-            feature_names=range(10),
+            label_names=range(10),
             verbose=0,
         )
 

@@ -114,10 +114,10 @@ def cell(kind, activation, frequency, noise, seed):
         "roc_auc": np.mean(
             [roc_auc_score(positive[:, j], phi[:, j]) for j in own]
         ),
-        "found": np.mean(layer.feature[:PLANTED] == own),
+        "found": np.mean(layer.label[:PLANTED] == own),
         "sensitivity": (over & positive).sum() / positive.sum(),
         "specificity": (~over & ~positive).sum() / (~positive).sum(),
-        "unit_auc": roc_auc_score(planted, np.nanmax(layer.feature_ms, 1)),
+        "unit_auc": roc_auc_score(planted, np.nanmax(layer.label_ms, 1)),
     }
 
 

@@ -164,7 +164,7 @@ def look(arm, model, history, sentences, names, out):
         labels,
         "neurons_*",
         axis=-1,
-        feature_names=names,
+        label_names=names,
         verbose=0,
     )
     report.save(out / f"{arm}.npz")
@@ -193,10 +193,10 @@ def draw(report, history, out, arm):
     best = frame.loc[frame["roc_auc"].idxmax()]
     figures = {
         "distribution": report.plot(),
-        "best_neuron": plots.activation_by_feature(
+        "best_neuron": plots.activation_by_label(
             report, best["layer"], int(best["neuron"])
         ),
-        "features": plots.feature_map(report, best["layer"]),
+        "labels": plots.label_map(report, best["layer"]),
         "false_killing_rate": plots.false_killing_rate(report),
     }
     if any(name.endswith("/ms_99") for name in history):

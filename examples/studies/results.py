@@ -299,7 +299,7 @@ LOOKING = [
     "- phi says that a value is far from its history, not what for. Units that "
     "are decorrelated have a higher phi, and their loud values are *less* "
     "often of their class ([inhibit or encourage](studies/encourage.md)). "
-    "Take labels along: `analyze(model, x, features=labels)`.",
+    "Take labels along: `analyze(model, x, labels=labels)`.",
     "- In wider networks the extreme values are slightly more extreme and "
     "tell the classes less apart ([scale](studies/scale.md)).",
 ]

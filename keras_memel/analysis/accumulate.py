@@ -1,6 +1,6 @@
 """What a stream of values says of its neurons, in one pass and bounded memory.
 
-    moments, extremes, means by feature     exact, merged chunk by chunk in
+    moments, extremes, means by label     exact, merged chunk by chunk in
                                             float64
     the values that lie farthest out        exact, a few a neuron
     all values                              aside (`Spool`), for what needs
@@ -155,7 +155,7 @@ class Accumulator:
 
     Args:
         shape: Shape of the neurons.
-        features: Number of features, or `None`.
+        n_labels: Number of labels, or `None`.
         top: How many of the farthest values to keep, on either side.
         spool: From the number of neurons to a `Spool`.
     """
@@ -163,7 +163,7 @@ class Accumulator:
     def __init__(
         self,
         shape: tuple[int, ...],
-        features: int | None,
+        n_labels: int | None,
         top: int,
         spool: Callable[[int], Spool],
     ):
@@ -175,10 +175,10 @@ class Accumulator:
         self.absolute = zero  # Sum of |z|
         self.nonfinite = np.zeros(neurons, "int64")
         self.low, self.high = np.full((2, neurons), np.inf) * [[1], [-1]]
-        self.by_feature: Central | None = None
-        if features is not None:
-            none = np.zeros((features, neurons))
-            self.by_feature = Central(none, none, none)
+        self.by_label: Central | None = None
+        if n_labels is not None:
+            none = np.zeros((n_labels, neurons))
+            self.by_label = Central(none, none, none)
         # The highest values and, negated, the lowest: (2, top, neurons).
         self.top = np.full((2, top, neurons), -np.inf, "float32")
         self.top_row = np.full((2, top, neurons, 2), -1)
@@ -199,7 +199,7 @@ class Accumulator:
             values: float32, `(rows, neurons)`.
             missing: Where a mask leaves nothing, of the same shape; or `None`.
             where: Number of the input, and position in it, `(rows, 2)`.
-            labels: Feature of each row, `(rows,)`; or `None`.
+            labels: Label of each row, `(rows,)`; or `None`.
         """
         start = 0
         while start < len(values):
@@ -241,7 +241,7 @@ class Accumulator:
         labels: Array | None,
     ) -> None:
         if labels is not None:
-            # What is of one feature lies side by side from here on.
+            # What is of one label lies side by side from here on.
             order = np.argsort(labels, kind="stable")
             values, where, labels = values[order], where[order], labels[order]
             missing = None if missing is None else missing[order]
@@ -323,10 +323,10 @@ class Accumulator:
         )
         self.moments = self.moments.merge(every)
         self.absolute = self.absolute + magnitude
-        if self.by_feature is not None:
-            whole = np.zeros((3, *self.by_feature.count.shape))
+        if self.by_label is not None:
+            whole = np.zeros((3, *self.by_label.count.shape))
             whole[:, present] = parts.count, parts.mean, parts.second
-            self.by_feature = self.by_feature.merge(Central(*whole))
+            self.by_label = self.by_label.merge(Central(*whole))
 
     def farthest(self) -> tuple[Array, Array]:
         """The values farthest from the mean of their neuron, farthest first.

@@ -26,6 +26,7 @@ from keras_memel.layers.memel import MEmeL
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.report import Report
 from keras_memel.utils import arguments
+from keras_memel.utils import renamed
 
 # Bytes of values that stay in memory, over all layers.
 MEMORY = 1 << 27
@@ -33,10 +34,11 @@ MEMORY = 1 << 27
 _AHEAD = 2
 
 
+@renamed.arguments(features="labels", feature_names="label_names")
 def analyze(
     model: keras.Layer,
     x: Any,
-    features: Any = None,
+    labels: Any = None,
     layers: Where | None = None,
     *,
     axis: int | tuple[int, ...] | str | None = "auto",
@@ -44,7 +46,7 @@ def analyze(
     epsilon: float = 0.0,
     threshold: float = 9.0,
     top: int = 8,
-    feature_names: Iterable[Any] | None = None,
+    label_names: Iterable[Any] | None = None,
     batch_size: int = 32,
     sample: int | None = None,
     disk_limit: int = 8 << 30,
@@ -58,7 +60,7 @@ def analyze(
     inputs; with labels, for which of them it stands and how surely.
 
     The model runs once, at inference, and is not changed. Moments, extremes
-    and means by feature are gathered on the way, while the model runs on. What
+    and means by label are gathered on the way, while the model runs on. What
     needs values in order (quantiles, ROC, F1, ...) has to wait for the mean of
     the whole stream; the values are kept until then, at 4 bytes each, 128 MB
     of them in memory and what is beyond on disk, and read back neuron by
@@ -78,7 +80,7 @@ def analyze(
             `DataLoader`, a `keras.utils.PyDataset`, or an iterable of batches,
             `inputs` or `(inputs, targets)`. A list of arrays is one of inputs,
             as for `predict`; of batches, pass `iter(batches)`.
-        features: `None`, or integer labels from 0 up: one an input, `(n,)`, or
+        labels: `None`, or integer labels from 0 up: one an input, `(n,)`, or
             one a position, `(n, length)`; or "targets", the targets of `x`.
         layers: Which layers, as in `find`. `None`: those with a MEmeL; if
             there is none, the layers with weights of the model and of models
@@ -92,7 +94,7 @@ def analyze(
         threshold: Counted is the share of values with `phi` of at least this,
             in variances.
         top: Number of values with the highest `phi` to keep of each neuron.
-        feature_names: A name for each label; their numbers if `None`.
+        label_names: A name for each label; their numbers if `None`.
         batch_size: Of arrays; other sources have their own.
         sample: Number of values of a neuron to put in order at most; `None`:
             all, up to 4 million.
@@ -114,10 +116,10 @@ def analyze(
     ...     [keras.Input((4,)), keras.layers.Dense(3, name="hidden")]
     ... )
     >>> x = np.random.default_rng(0).normal(size=(100, 4))
-    >>> report = analyze(model, x, features=x[:, 0] > 1, verbose=0)
+    >>> report = analyze(model, x, labels=x[:, 0] > 1, verbose=0)
     >>> report
     <Report of 100 inputs, neurons {'hidden': 3}>
-    >>> report.features
+    >>> report.labels
     ('0', '1')
     """
     epsilon = arguments.number("epsilon", epsilon, "at least 0", 0.0)
@@ -134,7 +136,7 @@ def analyze(
         )
     source = Source(x, batch_size)
     _check_number(model, source)
-    labels = Labels(features, feature_names, source)
+    given = Labels(labels, label_names, source)
     found = capture.chosen(model, layers)
     if not found:
         raise ValueError(
@@ -160,7 +162,7 @@ def analyze(
         # else keep the taps in the model.
         seen = files.enter_context(
             contextlib.closing(
-                capture.outputs(model, found, source.inputs(labels), output)
+                capture.outputs(model, found, source.inputs(given), output)
             )
         )
         worker = files.enter_context(ThreadPoolExecutor(1))
@@ -169,10 +171,10 @@ def analyze(
         def take(start: int, targets: Any, batch: Any) -> None:
             for stream, calls in zip(streams, batch):
                 for call in calls:
-                    stream.add(call, start, targets, labels.number)
+                    stream.add(call, start, targets, given.number)
 
         for number, batch in enumerate(seen):
-            size, targets = labels.take()
+            size, targets = given.take()
             waiting.append(
                 worker.submit(take, source.seen - size, targets, batch)
             )
@@ -181,7 +183,7 @@ def analyze(
             bar.update(number + 1)
         while waiting:
             waiting.popleft().result()
-        labels.finish()
+        given.finish()
         if not source.seen:
             raise ValueError(
                 "Argument `x` must hold at least one input; a generator can "
@@ -193,13 +195,13 @@ def analyze(
         bar, done = _bar(verbose, total, "neuron"), 0
         reports = {}
         for stream in streams:
-            for part in stream.finish(epsilon, threshold, labels.number):
+            for part in stream.finish(epsilon, threshold, given.number):
                 if isinstance(part, LayerReport):
                     reports[part.path] = part
                 else:
                     done += part
                     bar.update(done)
-    return Report(reports, source.seen, threshold, labels.names)
+    return Report(reports, source.seen, threshold, given.names)
 
 
 def _bar(verbose: int | str, target: int | None, unit: str) -> Any:
@@ -233,6 +235,6 @@ def _check_number(model: keras.Layer, source: Source) -> None:
         raise ValueError(
             "Argument `x` must hold one array for each input of the model, "
             f"{len(inputs)} of them. A list of batches is passed as "
-            "`iter(batches)`, labels as `features`. "
+            "`iter(batches)`, labels as `labels`. "
             f"Received: {number} arrays"
         )

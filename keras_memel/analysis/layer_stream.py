@@ -48,7 +48,7 @@ class Stream:
         call: dict[str, Array],
         start: int,
         labels: Array | None,
-        features: int | None,
+        n_labels: int | None,
     ) -> None:
         """Takes the values of a batch.
 
@@ -56,7 +56,7 @@ class Stream:
             call: `values`, `(batch, ...)`, and `mask` if there is one.
             start: Number of the first input.
             labels: Labels of the batch, or `None`.
-            features: Number of features, or `None`.
+            n_labels: Number of labels, or `None`.
         """
         values, mask = call["values"], call.get("mask")
         rank = values.ndim
@@ -68,7 +68,7 @@ class Stream:
         neurons = axes.of_neurons(self.axis, rank)
         shape = tuple(values.shape[a] for a in neurons)
         if self.rows is None:
-            self.rows = Accumulator(shape, features, self._top, self._spool)
+            self.rows = Accumulator(shape, n_labels, self._top, self._spool)
         elif self.rows.shape != shape:
             raise ValueError(
                 f"The values of layer {self.site.path!r} change their shape, "
@@ -111,7 +111,7 @@ class Stream:
     def _spread(self, labels: Array, sizes: tuple[int, ...]) -> Array:
         if labels.shape != sizes[: labels.ndim]:
             raise ValueError(
-                "Argument `features` must have one label an input, or one a "
+                "Argument `labels` must have one label an input, or one a "
                 f"position. Received: labels of shape {labels.shape} for "
                 f"layer {self.site.path!r}, whose samples are {sizes}"
             )
@@ -130,7 +130,7 @@ class Stream:
             self.rows.spool.close()
 
     def finish(
-        self, epsilon: float, threshold: float, features: int | None
+        self, epsilon: float, threshold: float, n_labels: int | None
     ) -> Iterator[int | LayerReport]:
         """How many neurons are done, again and again; at last the report."""
         assert self.rows is not None
@@ -153,16 +153,16 @@ class Stream:
 
         by: dict[str, Array] = {}
         best = np.zeros(rows.neurons, int)
-        if rows.by_feature is not None:
-            b = rows.by_feature
+        if rows.by_label is not None:
+            b = rows.by_label
             with np.errstate(invalid="ignore", divide="ignore"):
                 known = b.count > 0
                 ms = (b.second / b.count + (b.mean - mean) ** 2) / scale
-                by["feature_count"] = b.count.T.astype("int64")
-                by["feature_mean"] = np.where(known, b.mean, np.nan).T
-                by["feature_ms"] = np.where(known, ms, np.nan).T
+                by["label_count"] = b.count.T.astype("int64")
+                by["label_mean"] = np.where(known, b.mean, np.nan).T
+                by["label_ms"] = np.where(known, ms, np.nan).T
             best = np.where(known, ms, -1.0).argmax(0)
-        figures = Figures(rows.neurons, features, mean, scale, best, threshold)
+        figures = Figures(rows.neurons, n_labels, mean, scale, best, threshold)
         yield from figures.take(rows.spool)
         far, places = rows.farthest()
         yield LayerReport(
@@ -187,5 +187,5 @@ class Stream:
             top_value=far,
             top_ms=(far - mean[:, None]) ** 2 / scale[:, None],
             **by,
-            **figures.by_feature,
+            **figures.by_label,
         )

@@ -26,22 +26,22 @@ class Figures:
 
     Args:
         neurons: Number of neurons.
-        features: Number of features; `None` without labels.
+        n_labels: Number of labels; `None` without labels.
         mean, scale: Of `phi`, `(neurons,)`.
-        best: Most monosemantic feature of each neuron.
+        best: Most monosemantic label of each neuron.
         threshold: Of `over_threshold`.
     """
 
     def __init__(
         self,
         neurons: int,
-        features: int | None,
+        n_labels: int | None,
         mean: Array,
         scale: Array,
         best: Array,
         threshold: float,
     ):
-        self._features, self._threshold = features, threshold
+        self._n_labels, self._threshold = n_labels, threshold
         self._mean, self._scale, self._best = mean, scale, best
         self.ranked = np.zeros(neurons, "int64")
         self.over_threshold = np.full(neurons, np.nan)
@@ -49,11 +49,11 @@ class Figures:
             np.full((neurons, RANKS), np.nan),
             *np.zeros((2, neurons, RANKS), "int64"),
         )
-        self.histogram = np.zeros((neurons, features or 1, BINS), "int64")
-        self.by_feature: dict[str, Array] = {}
-        if features is not None:
-            self.by_feature = {
-                "feature_f1": np.full((neurons, features), np.nan),
+        self.histogram = np.zeros((neurons, n_labels or 1, BINS), "int64")
+        self.by_label: dict[str, Array] = {}
+        if n_labels is not None:
+            self.by_label = {
+                "label_f1": np.full((neurons, n_labels), np.nan),
                 "roc_auc": np.full(neurons, np.nan),
                 "average_precision": np.full(neurons, np.nan),
                 "ks_statistic": np.full(neurons, np.nan),
@@ -78,7 +78,7 @@ class Figures:
     def _groups(self, labels: Array | None) -> Groups | None:
         if labels is None:
             return None
-        return Groups(labels, self._features or 0)
+        return Groups(labels, self._n_labels or 0)
 
     def _block(
         self,
@@ -122,15 +122,15 @@ class Figures:
             mine[j] = its
         if groups is not None:
             its_f1 = ranking.best_f1(values, places, groups)
-            self.by_feature["feature_f1"][j] = its_f1
+            self.by_label["label_f1"][j] = its_f1
             for name in ("roc_auc", "average_precision", "ks_statistic"):
-                self.by_feature[name][j] = getattr(found, name)
+                self.by_label[name][j] = getattr(found, name)
 
 
 def _histogram(
     ordered: Array, places: Array | None, groups: Groups | None
 ) -> Array:
-    """Values by feature and bin, from low to high."""
+    """Values by label and bin, from low to high."""
     low, high = ordered[0], ordered[-1]
     inner = np.searchsorted(ordered, low + (high - low) * _INNER)
     if low == high:

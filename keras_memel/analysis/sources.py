@@ -126,26 +126,26 @@ class Labels:
     """The labels of the stream, checked as they are used.
 
     Attributes:
-        number: Number of features; `None` without labels.
+        number: Number of labels; `None` without any.
         names: Name of each.
     """
 
-    def __init__(self, features: Any, names: Any, source: Source):
-        self._targets = isinstance(features, str)
-        if self._targets and features != "targets":
+    def __init__(self, labels: Any, names: Any, source: Source):
+        self._targets = isinstance(labels, str)
+        if self._targets and labels != "targets":
             raise ValueError(
-                "Argument `features` must be None, integer labels, or "
-                f"'targets'. Received: features={features!r}"
+                "Argument `labels` must be None, integer labels, or "
+                f"'targets'. Received: labels={labels!r}"
             )
         self._all: Array | None = None
         self._at = 0
         self._given: list[tuple[int, Any]] = []
         self.number: int | None = None
-        if features is not None and not self._targets:
-            self._all = _flat(self._checked(np.asarray(_numpy(features))))
+        if labels is not None and not self._targets:
+            self._all = _flat(self._checked(np.asarray(_numpy(labels))))
             if source.size not in (None, len(self._all)):
                 raise ValueError(
-                    "Argument `features` must have a label for each of the "
+                    "Argument `labels` must have a label for each of the "
                     f"{source.size} inputs. Received: {len(self._all)} labels"
                 )
             self.number = int(self._all.max(initial=0)) + 1
@@ -153,9 +153,9 @@ class Labels:
         if self._targets:
             if names is None:
                 raise ValueError(
-                    "With features='targets' the number of features is not "
-                    "known before the stream ends: pass `feature_names`. "
-                    "Received: feature_names=None"
+                    "With labels='targets' the number of labels is not "
+                    "known before the stream ends: pass `label_names`. "
+                    "Received: label_names=None"
                 )
             self.number = len(names)
         if self.number is None:
@@ -164,7 +164,7 @@ class Labels:
             names = tuple(map(str, range(self.number)))
         elif len(names) < self.number:
             raise ValueError(
-                "Argument `feature_names` must have a name for each label up "
+                "Argument `label_names` must have a name for each label up "
                 f"to {self.number - 1}. Received: {len(names)} names"
             )
         self.names: tuple[str, ...] = names
@@ -176,7 +176,7 @@ class Labels:
         )
         if labels.ndim < 1 or not whole or (labels.size and labels.min() < 0):
             raise ValueError(
-                "Argument `features` must be whole numbers from 0 up, one an "
+                "Argument `labels` must be whole numbers from 0 up, one an "
                 "input or one a position. "
                 f"Received: an array of shape {labels.shape}, dtype "
                 f"{labels.dtype}"
@@ -190,13 +190,13 @@ class Labels:
         if self._targets:
             if targets is None:
                 raise ValueError(
-                    "With features='targets', `x` must yield (inputs, "
+                    "With labels='targets', `x` must yield (inputs, "
                     "targets). Received: a batch without targets"
                 )
             labels = _flat(self._checked(np.asarray(_numpy(targets))))
             if labels.max(initial=0) >= len(self.names):
                 raise ValueError(
-                    "Argument `feature_names` must have a name for each "
+                    "Argument `label_names` must have a name for each "
                     f"label. Received: {len(self.names)} names, and label "
                     f"{labels.max()}"
                 )
@@ -204,7 +204,7 @@ class Labels:
             labels = self._all[self._at : self._at + size]
         if labels is not None and len(labels) < size:
             raise ValueError(
-                "Argument `features` must have a label for each input. "
+                "Argument `labels` must have a label for each input. "
                 f"Received: {self._at + len(labels)} labels, and more inputs"
             )
         self._at += size
@@ -218,6 +218,6 @@ class Labels:
         """Raises if there are more labels than inputs."""
         if self._all is not None and self._at < len(self._all):
             raise ValueError(
-                "Argument `features` must have a label for each input. "
+                "Argument `labels` must have a label for each input. "
                 f"Received: {len(self._all)} labels for {self._at} inputs"
             )

@@ -17,6 +17,7 @@ import numpy as np
 from keras_memel.reports import ranking
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
+from keras_memel.utils import renamed
 
 Array = Any
 
@@ -47,9 +48,9 @@ class LayerReport:
             of detection rest on: `count`, or that of a uniform sample where
             the values did not fit the disk limit.
         curve: `phi` at some ranks, and how many values are selected there,
-            and of the most monosemantic feature (`ranking.Curve`).
-        histogram: Values by feature and bin, `(neurons, features, bins)`, bins
-            of equal width from minimum to maximum; one feature without labels.
+            and of the most monosemantic label (`ranking.Curve`).
+        histogram: Values by label and bin, `(neurons, labels, bins)`, bins
+            of equal width from minimum to maximum; one label without labels.
         top_input: Number of the input of each of the values with the highest
             `phi`, highest first, `(neurons, top)`; -1 where there are fewer.
         top_position: Where in the input, as a flat index into the axes that
@@ -58,12 +59,12 @@ class LayerReport:
         sizes: Sizes of the axes that `top_position` counts.
 
     With labels, else `None`:
-        feature_count: Values of each feature, `(neurons, features)`.
-        feature_mean: Mean value on each feature.
-        feature_ms: Mean `phi` on each feature.
-        feature_f1: F1 of the best threshold for each (`ranking.best_f1`).
+        label_count: Values of each label, `(neurons, labels)`.
+        label_mean: Mean value on each label.
+        label_ms: Mean `phi` on each label.
+        label_f1: F1 of the best threshold for each (`ranking.best_f1`).
         roc_auc, average_precision, ks_statistic: How well `phi` tells the
-            values of the most monosemantic feature (`ranking.Detection`).
+            values of the most monosemantic label (`ranking.Detection`).
 
     Example:
 
@@ -94,13 +95,20 @@ class LayerReport:
     top_position: Array
     top_value: Array
     top_ms: Array
-    feature_count: Array | None = None
-    feature_mean: Array | None = None
-    feature_ms: Array | None = None
-    feature_f1: Array | None = None
+    label_count: Array | None = None
+    label_mean: Array | None = None
+    label_ms: Array | None = None
+    label_f1: Array | None = None
     roc_auc: Array | None = None
     average_precision: Array | None = None
     ks_statistic: Array | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        names = {"feature": "label"} | {
+            f"feature_{what}": f"label_{what}"
+            for what in ("count", "f1", "mean", "ms")
+        }
+        renamed.attribute("`LayerReport`", name, names)
 
     def __len__(self) -> int:
         return len(self.count)
@@ -126,15 +134,15 @@ class LayerReport:
         return seen & (self.magnitude <= tau * mean)
 
     @property
-    def feature(self) -> Array | None:
-        """The relatively monosemantic feature of each neuron.
+    def label(self) -> Array | None:
+        """The most monosemantic label of each neuron.
 
         That with the highest mean `phi` [Wang et al. 2025, Eq. 3]; -1 for a
         neuron without values.
         """
-        if self.feature_ms is None:
+        if self.label_ms is None:
             return None
-        known = np.where(np.isnan(self.feature_ms), -1.0, self.feature_ms)
+        known = np.where(np.isnan(self.label_ms), -1.0, self.label_ms)
         best = known.argmax(1)
         return np.where(self.count > 0, best, -1)
 
@@ -142,13 +150,13 @@ class LayerReport:
     def class_selectivity(self) -> Array | None:
         """Selectivity index of [Morcos et al. 2018] of each neuron.
 
-        `(m - r) / (m + r)` with `m` the highest mean value on a feature and
-        `r` the mean of the other features' means: 0 to 1. It is defined for
+        `(m - r) / (m + r)` with `m` the highest mean value on a label and
+        `r` the mean of the other labels' means: 0 to 1. It is defined for
         values that are never negative, such as those after a ReLU; NaN else.
         """
-        if self.feature_mean is None:
+        if self.label_mean is None:
             return None
-        means = self.feature_mean
+        means = self.label_mean
         highest = along_last(np.nanmax, means)
         seen = np.isfinite(means).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -171,7 +179,7 @@ class LayerReport:
         self, rate: float | None = 0.02, threshold: float | None = None
     ) -> Array:
         """As `Report.false_killing_rate`, of this layer, `(neurons,)`."""
-        if self.feature_ms is None:
+        if self.label_ms is None:
             raise unlabelled("The False Killing Rate")
         if (rate is None) == (threshold is None):
             raise ValueError(
@@ -214,8 +222,8 @@ class LayerReport:
 def unlabelled(what: str) -> ValueError:
     """The error of asking for what needs labels."""
     return ValueError(
-        f"{what} needs labels: pass `features` to `analyze`. "
-        "Received: a report without features"
+        f"{what} needs labels: pass `labels` to `analyze`. "
+        "Received: a report without labels"
     )
 
 

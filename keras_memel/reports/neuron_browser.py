@@ -52,13 +52,13 @@ def write(
     if inputs is not None and len(inputs) and kind == "auto":
         kind = _kind(inputs[0])
     data = {
-        "features": report.features,
+        "labels": report.labels,
         "rates": _RATES,
         "kind": kind if inputs is not None else None,
         "layers": [_layer(layer) for layer in report.layers.values()],
         "inputs": _inputs(report, inputs, kind, tokenize),
         "table": _table(report),
-        "charts": _charts(bool(report.features)),
+        "charts": _charts(bool(report.labels)),
     }
     page = importlib.resources.files(__package__) / "neuron_browser.html"
     packed = gzip.compress(
@@ -125,8 +125,8 @@ def _table(report: Report) -> dict[str, Any]:
     names = {
         "layer": "layer",
         "neuron": "neuron",
-        "feature": "feature",
-        "ms_on_feature": "MS on it",
+        "label": "label",
+        "ms_on_label": "MS on it",
         "roc_auc": "ROC-AUC",
         "f1": "F1",
         "false_killing_rate": "FKR 2 %",
@@ -160,7 +160,7 @@ def _layer(layer: LayerReport) -> dict[str, Any]:
         "count": layer.count.tolist(),
         "mean": _plain(layer.mean),
         "variance": _plain(layer.variance),
-        # Counts, a row a neuron: features by bins, one after the other.
+        # Counts, a row a neuron: labels by bins, one after the other.
         "histogram": layer.histogram.reshape(len(layer), -1).tolist(),
         "bins": layer.histogram.shape[2],
         "topInput": layer.top_input.tolist(),
@@ -168,11 +168,11 @@ def _layer(layer: LayerReport) -> dict[str, Any]:
         "topValue": _plain(layer.top_value, 3),
         "topMs": _plain(layer.top_ms, 3),
     }
-    if layer.feature_ms is not None:
+    if layer.label_ms is not None:
         rates = [layer.false_killing_rate(rate) for rate in _RATES]
         found["fkr"] = _plain(np.stack(rates, axis=1), 3)
-        found["featureMs"] = _plain(layer.feature_ms, 3)
-        found["featureCount"] = layer.feature_count.tolist()  # type: ignore[union-attr]
+        found["labelMs"] = _plain(layer.label_ms, 3)
+        found["labelCount"] = layer.label_count.tolist()  # type: ignore[union-attr]
     return found
 
 
@@ -225,9 +225,9 @@ def _charts(labelled: bool) -> dict[str, Any]:
     activation = alt.X("low:Q", title="activation", scale=alt.Scale(zero=False))
     if labelled:
         order = alt.EncodingSortField(field="order", op="min")
-        rows = alt.Y("feature:N", title=None, sort=order)
+        rows = alt.Y("label:N", title=None, sort=order)
         bare = alt.Y(
-            "feature:N", title=None, sort=order, axis=alt.Axis(labels=False)
+            "label:N", title=None, sort=order, axis=alt.Axis(labels=False)
         )
         spread = (
             alt.Chart(alt.NamedData("bins"))
@@ -238,11 +238,11 @@ def _charts(labelled: bool) -> dict[str, Any]:
                 y=rows,
                 color=alt.Color(
                     "share:Q",
-                    title="share of feature",
+                    title="share of label",
                     scale=alt.Scale(scheme="blues"),
                     legend=alt.Legend(format="%", orient="top"),
                 ),
-                tooltip=["feature:N", "low:Q", "high:Q", "count:Q"],
+                tooltip=["label:N", "low:Q", "high:Q", "count:Q"],
             )
             .properties(width=300, height=alt.Step(15))
         )
@@ -253,7 +253,7 @@ def _charts(labelled: bool) -> dict[str, Any]:
                 x=alt.X("ms:Q", title="mean MS (variances)"),
                 y=bare,
                 color=own,
-                tooltip=["feature:N", "ms:Q", "count:Q"],
+                tooltip=["label:N", "ms:Q", "count:Q"],
             )
             .properties(width=120, height=alt.Step(15))
         )

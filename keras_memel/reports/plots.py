@@ -13,6 +13,7 @@ import numpy as np
 from keras_memel.reports import layer_report
 from keras_memel.reports.report import Report
 from keras_memel.utils import plotting
+from keras_memel.utils import renamed
 
 Axes = Any
 Array = Any
@@ -76,24 +77,24 @@ def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def activation_by_feature(
+def activation_by_label(
     report: Report,
     layer: str,
     neuron: int,
     ax: Axes | None = None,
     most: int = 20,
 ) -> Axes:
-    """What one neuron does on each feature: the papers' Figure 1.
+    """What one neuron does on each label: the papers' Figure 1.
 
-    A row a feature, those with the highest mean scale first: the share of its
-    values in each bin of activation. The neuron's own feature is in colour.
+    A row a label, those with the highest mean scale first: the share of its
+    values in each bin of activation. The neuron's own label is in colour.
 
     Args:
         report: A report, with or without labels.
         layer: Path of the layer.
         neuron: Number of the neuron.
         ax: Axes to draw into.
-        most: Features to show; the title says how many there are in all.
+        most: Labels to show; the title says how many there are in all.
 
     Returns:
         The Axes.
@@ -104,17 +105,17 @@ def activation_by_feature(
     >>> x = np.random.default_rng(0).normal(size=(100, 4))
     >>> report = analyze(model, x, x[:, 0] > 1, verbose=0)
     >>> path = list(report.layers)[0]
-    >>> ax = activation_by_feature(report, path, neuron=3)
+    >>> ax = activation_by_label(report, path, neuron=3)
     >>> len(ax.get_yticklabels())
     2
     """
     found = report.layer(layer)
     found.check(neuron)
     counts = found.histogram[neuron].astype("float64")
-    names = list(report.features) or ["all inputs"]
+    names = list(report.labels) or ["all inputs"]
     order = np.arange(len(names))
-    if found.feature_ms is not None:
-        ms = found.feature_ms[neuron]
+    if found.label_ms is not None:
+        ms = found.label_ms[neuron]
         order = np.argsort(-np.where(np.isnan(ms), -1.0, ms), kind="stable")
         order = order[:most]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -122,10 +123,10 @@ def activation_by_feature(
     low, high = np.nan_to_num([found.minimum[neuron], found.maximum[neuron]])
     edges = np.linspace(low, high, counts.shape[1] + 1)
     ax = plotting.new(ax, max(1.8, 0.28 * len(order) + 1.2))
-    for row, feature in enumerate(order):
+    for row, label in enumerate(order):
         own = row == 0
         # Each row to its own height, and a little into the next, as ridges.
-        height = 0.85 * shares[feature] / max(shares[feature].max(), 1e-12)
+        height = 0.85 * shares[label] / max(shares[label].max(), 1e-12)
         ax.stairs(
             row - height,
             edges,
@@ -141,19 +142,19 @@ def activation_by_feature(
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("activation")
     cut = len(names) - len(order)
-    more = f" ({cut} more features)" if cut else ""
+    more = f" ({cut} more labels)" if cut else ""
     ax.set_title(
         f"{layer}, neuron {found.name(neuron)}{more}", fontsize=10, loc="left"
     )
     return ax
 
 
-def feature_map(
+def label_map(
     report: Report, layer: str, ax: Axes | None = None, most: int = 60
 ) -> Axes:
-    """Neurons by features: the mean scale of each on each.
+    """Neurons by labels: the mean scale of each on each.
 
-    The neurons that tell their feature best (`roc_auc`), ordered by it: a
+    The neurons that tell their label best (`roc_auc`), ordered by it: a
     monosemantic layer shows a bright staircase.
 
     Args:
@@ -173,19 +174,19 @@ def feature_map(
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
     >>> x = np.random.default_rng(0).normal(size=(100, 4))
     >>> report = analyze(model, x, x[:, 0] > 1, verbose=0)
-    >>> ax = feature_map(report, list(report.layers)[0])
+    >>> ax = label_map(report, list(report.layers)[0])
     >>> ax.images[0].get_array().shape
     (2, 8)
     """
     found = report.layer(layer)
-    if found.feature_ms is None or found.feature is None:
-        raise layer_report.unlabelled("A map of features")
-    ms = np.where(np.isnan(found.feature_ms), 0.0, found.feature_ms)
+    if found.label_ms is None or found.label is None:
+        raise layer_report.unlabelled("A map of labels")
+    ms = np.where(np.isnan(found.label_ms), 0.0, found.label_ms)
     sure = np.nan_to_num(found.roc_auc, nan=0.0)
     chosen = np.argsort(-sure, kind="stable")[:most]
-    chosen = chosen[np.lexsort((-ms.max(1)[chosen], found.feature[chosen]))]
+    chosen = chosen[np.lexsort((-ms.max(1)[chosen], found.label[chosen]))]
     ax = plotting.new(ax, min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4)))
-    # 1 is the mean over all features; the rest fades into it.
+    # 1 is the mean over all labels; the rest fades into it.
     high = max(2.0, float(np.quantile(ms[chosen], 0.99)))
     image = ax.imshow(
         ms[chosen].T,
@@ -196,9 +197,9 @@ def feature_map(
         interpolation="nearest",
     )
     ax.spines[:].set_visible(False)
-    if len(report.features) <= _MOST_NAMES:
-        ax.set_yticks(range(len(report.features)), report.features)
-    ax.set_ylabel("feature")
+    if len(report.labels) <= _MOST_NAMES:
+        ax.set_yticks(range(len(report.labels)), report.labels)
+    ax.set_ylabel("label")
     if len(chosen) <= _MOST_NAMES:
         ax.set_xticks(
             range(len(chosen)),
@@ -209,7 +210,7 @@ def feature_map(
         ax.set_xlabel("neuron")
     else:
         ax.set_xticks([])
-        ax.set_xlabel(f"{len(chosen)} of {len(found)} neurons, by feature")
+        ax.set_xlabel(f"{len(chosen)} of {len(found)} neurons, by label")
     ax.figure.colorbar(
         image, ax=ax, label="mean scale (variances)", extend="max"
     )
@@ -312,10 +313,10 @@ def false_killing_rate(
     for number, (layer, shade) in enumerate(zip(layers, shades)):
         moved = ~layer.dead & (layer.ranked > 0)
         found = np.stack([layer.false_killing_rate(r)[moved] for r in rates])
-        assert layer.feature is not None
-        assert layer.feature_count is not None
+        assert layer.label is not None
+        assert layer.label_count is not None
         own = np.take_along_axis(
-            layer.feature_count, layer.feature[:, None].clip(0), 1
+            layer.label_count, layer.label[:, None].clip(0), 1
         )[:, 0]
         blind.append(1 - (own / np.maximum(layer.count, 1))[moved])
         if not moved.any():
@@ -379,3 +380,11 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
     ax.margins(x=0.25)
     ax.set_xlabel("Decrease Ratio of the monosemantic scale (%)")
     return ax
+
+
+def __getattr__(name: str) -> Any:
+    names = {
+        "activation_by_feature": "activation_by_label",
+        "feature_map": "label_map",
+    }
+    renamed.attribute(f"module `{__name__}`", name, names)

@@ -1,8 +1,8 @@
-"""How well one number, a monosemantic scale or an activation, tells a feature.
+"""How well one number, a monosemantic scale or an activation, tells a label.
 
 All that is asked of a detector follows from its values in order: for each
 threshold, how many of them reach it (`selected`) and how many of those belong
-to the feature (`hits`). Values that tie are selected together.
+to the label (`hits`). Values that tie are selected together.
 
 Pure functions on the values of one neuron.
 
@@ -37,7 +37,7 @@ class Curve(NamedTuple):
     Attributes:
         threshold: Values that are thresholds, `(..., ranks)`.
         selected: How many values reach each, with ties.
-        hits: How many of those are of the feature.
+        hits: How many of those are of the label.
     """
 
     threshold: Array
@@ -46,14 +46,14 @@ class Curve(NamedTuple):
 
 
 class Detection(NamedTuple):
-    """How well the values of a neuron tell a feature.
+    """How well the values of a neuron tell a label.
 
     Attributes:
         roc_auc: Area under the receiver operating characteristic; NaN if all
-            values are of the feature, or none.
-        average_precision: Mean precision over the values of the feature.
+            values are of the label, or none.
+        average_precision: Mean precision over the values of the label.
         ks_statistic: Kolmogorov-Smirnov distance between the values of the
-            feature and all values.
+            label and all values.
         curve: The thresholds that are kept.
     """
 
@@ -124,13 +124,13 @@ def _ties(ordered: Array, at: Array) -> tuple[Array, Array]:
 
 
 def detection(values: Array, positive: Array) -> Detection:
-    """How well high values tell a feature.
+    """How well high values tell a label.
 
     Args:
         values: Values, not negative, `(n,)`. They are compared to 22 bits, a
             part in four million: one bit of a float32 says whose a value is
             while they are sorted.
-        positive: Whether each is of the feature, `(n,)`.
+        positive: Whether each is of the label, `(n,)`.
 
     Returns:
         `Detection`.
@@ -150,7 +150,7 @@ def detection(values: Array, positive: Array) -> Detection:
     bits |= positive
     bits.sort()
     # What is asked of the whole curve changes only where there is a value of
-    # the feature.
+    # the label.
     where = np.flatnonzero((bits & 1).astype(bool))
     bits &= ~1
     ordered = bits.view("float32")
@@ -187,52 +187,52 @@ class Groups:
     """What `best_f1` asks of labels, and not of the neuron.
 
     Args:
-        labels: Feature of each value, in any order, `(n,)`.
-        features: Number of features.
+        labels: Label of each value, in any order, `(n,)`.
+        n_labels: Number of labels.
     """
 
-    def __init__(self, labels: Array, features: int):
-        self.features = features
-        counts = np.bincount(labels, minlength=features)
+    def __init__(self, labels: Array, n_labels: int):
+        self.n_labels = n_labels
+        counts = np.bincount(labels, minlength=n_labels)
         (self.present,) = np.nonzero(counts)
         counts = counts[self.present]
         self.start = np.cumsum(counts) - counts
         # Whole numbers up to 2^24, which float32 has; it is faster.
         self.size = np.repeat(counts.astype("float32"), counts)
-        # Of the values of a feature, how many are up to one, and from it on.
+        # Of the values of a label, how many are up to one, and from it on.
         up_to = np.arange(1, len(labels) + 1) - np.repeat(self.start, counts)
         self.up_to = up_to.astype("float32")
         self.from_on = self.size + 1 - self.up_to
         self._shift = np.repeat(len(labels) * np.arange(len(counts)), counts)
 
     def places(self, labels: Array) -> Array:
-        """Where the values of each feature are, feature by feature.
+        """Where the values of each label are, label by label.
 
         Args:
             labels: Those labels, in the order of some values, `(n,)`.
 
         Returns:
-            Whole numbers, `(n,)`, that rise within each feature.
+            Whole numbers, `(n,)`, that rise within each label.
         """
         # Below 2^15 a radix sort: faster.
-        small = self.features < 1 << 15
+        small = self.n_labels < 1 << 15
         return np.argsort(
             labels.astype("int16" if small else "int32"), kind="stable"
         )
 
     def between(self, places: Array, edges: Array) -> Array:
-        """How many of each feature lie between edges, `(features, ...)`."""
+        """How many of each label lie between edges, `(labels, ...)`."""
         number = len(places)
         rows = number * np.arange(len(self.present))[:, None]
-        # With a shift for each, the places of all features rise.
+        # With a shift for each, the places of all labels rise.
         found = np.searchsorted(places + self._shift, rows + edges)
-        counts = np.zeros((self.features, len(edges) - 1), "int64")
+        counts = np.zeros((self.n_labels, len(edges) - 1), "int64")
         counts[self.present] = np.diff(found, axis=1)
         return counts
 
 
 def best_f1(ordered: Array, places: Array, groups: Groups) -> Array:
-    """F1 of the best threshold on a neuron, for each feature.
+    """F1 of the best threshold on a neuron, for each label.
 
     The measure of sparse probing with one neuron [Gurnee et al. 2023]: of all
     rules "the value is at least t" and "at most t", the one whose F1 (harmonic
@@ -240,11 +240,11 @@ def best_f1(ordered: Array, places: Array, groups: Groups) -> Array:
 
     Args:
         ordered: Activations, lowest first, `(n,)`.
-        places: Where those of each feature are: `groups.places`.
+        places: Where those of each label are: `groups.places`.
         groups: Of the labels of these values.
 
     Returns:
-        `(features,)`, in [0, 1]; NaN for a feature without values.
+        `(labels,)`, in [0, 1]; NaN for a label without values.
 
     Example:
 
@@ -262,7 +262,7 @@ def best_f1(ordered: Array, places: Array, groups: Groups) -> Array:
     np.subtract(np.float32(len(ordered)), begin, out=begin)
     begin += groups.size
     above = np.divide(groups.from_on, begin, out=begin)
-    best = np.full(groups.features, np.nan)
+    best = np.full(groups.n_labels, np.nan)
     best[groups.present] = 2 * np.maximum(
         np.maximum.reduceat(below, groups.start),
         np.maximum.reduceat(above, groups.start),

@@ -19,6 +19,7 @@ from keras_memel.reports import report_file
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.layer_report import along_last
 from keras_memel.reports.layer_report import unlabelled
+from keras_memel.utils import renamed
 
 Array = Any
 Pandas = Any  # pandas and matplotlib are loaded when they are used
@@ -32,7 +33,7 @@ class Report:
         layers: From path to `LayerReport`, in the order of the model.
         inputs: Number of inputs that were seen.
         threshold: Of `over_threshold`, in variances.
-        features: Names of the features; empty without labels.
+        labels: Names of the labels; empty without labels.
 
     Example:
 
@@ -41,7 +42,7 @@ class Report:
     >>> report = analyze(
     ...     model, x, [0, 1, 2, 3], layers="re_lu*", verbose=0
     ... )
-    >>> report.layers["re_lu"].feature
+    >>> report.layers["re_lu"].label
     array([0, 1, 2])
     >>> report.to_dataframe()["roc_auc"].tolist()
     [1.0, 1.0, 1.0]
@@ -50,7 +51,7 @@ class Report:
     layers: dict[str, LayerReport]
     inputs: int
     threshold: float
-    features: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def to_dataframe(self, rate: float = 0.02) -> Pandas:
         """One row a neuron, in a `pandas.DataFrame`.
@@ -60,8 +61,8 @@ class Report:
 
         Returns:
             Columns as the attributes of `LayerReport`; `ms_50`, `ms_90` and
-            `ms_99` are quantiles. With labels also `feature` (that of the
-            highest mean scale) and `ms_on_feature`, `f1` and `f1_feature`
+            `ms_99` are quantiles. With labels also `label` (that of the
+            highest mean scale) and `ms_on_label`, `f1` and `f1_label`
             (that which one threshold on the neuron tells best), and the
             figures of detection. A neuron with `nonfinite` above 0 had values
             that could not be counted.
@@ -88,23 +89,23 @@ class Report:
                 "ms_max": layer.ms_max,
                 "over_threshold": layer.over_threshold,
             }
-            if layer.feature_ms is not None:
+            if layer.label_ms is not None:
                 columns.update(self._detection(layer, rate))
             tables.append(pd.DataFrame(columns))
         return pd.concat(tables, ignore_index=True)
 
     def _detection(self, layer: LayerReport, rate: float) -> dict[str, Any]:
-        assert layer.feature is not None
-        assert layer.feature_ms is not None
-        assert layer.feature_f1 is not None
-        names = np.array([*self.features, ""], dtype=object)
-        f1 = np.where(np.isnan(layer.feature_f1), -1.0, layer.feature_f1)
+        assert layer.label is not None
+        assert layer.label_ms is not None
+        assert layer.label_f1 is not None
+        names = np.array([*self.labels, ""], dtype=object)
+        f1 = np.where(np.isnan(layer.label_f1), -1.0, layer.label_f1)
         best = np.where(layer.count > 0, f1.argmax(1), -1)
         return {
-            "feature": names[layer.feature],
-            "ms_on_feature": along_last(np.nanmax, layer.feature_ms),
-            "f1": along_last(np.nanmax, layer.feature_f1),
-            "f1_feature": names[best],
+            "label": names[layer.label],
+            "ms_on_label": along_last(np.nanmax, layer.label_ms),
+            "f1": along_last(np.nanmax, layer.label_f1),
+            "f1_label": names[best],
             "class_selectivity": layer.class_selectivity,
             "false_killing_rate": layer.false_killing_rate(rate),
             "roc_auc": layer.roc_auc,
@@ -119,7 +120,7 @@ class Report:
 
         [Wang et al. 2025] Eq. 4: of all values of a neuron with `phi` of at
         least `tau`, the share whose input is not of its relatively
-        monosemantic feature.
+        monosemantic label.
 
         Args:
             rate: `tau` is where so large a share of the neuron's own values
@@ -153,7 +154,7 @@ class Report:
     def ks_statistic(self) -> Pandas:
         """Kolmogorov-Smirnov distance, `pandas.Series` by layer and neuron.
 
-        Between `phi` on the relatively monosemantic feature of a neuron and
+        Between `phi` on the most monosemantic label of a neuron and
         `phi` on all inputs: the trend that [Wang et al. 2025] follow over
         scale. As `scipy.stats.ks_2samp(...).statistic`.
         """
@@ -162,7 +163,7 @@ class Report:
     def roc_auc(self) -> Pandas:
         """Area under the ROC curve, `pandas.Series` by layer and neuron.
 
-        Of `phi` as a detector of the relatively monosemantic feature: the
+        Of `phi` as a detector of the most monosemantic label: the
         probability that an input of it scores higher than another; 0.5 says
         nothing.
         """
@@ -179,7 +180,7 @@ class Report:
             Precision and recall at the kept ranks, `(256,)` each.
         """
         found = self.layer(layer)
-        if found.feature_ms is None:
+        if found.label_ms is None:
             raise unlabelled("Precision and recall")
         found.check(neuron)
         hits = found.curve.hits[neuron]
@@ -224,7 +225,7 @@ class Report:
         """Prints what stands out, layer by layer.
 
         Args:
-            top: Neurons to show of each layer: those that tell their feature
+            top: Neurons to show of each layer: those that tell their label
                 best (`roc_auc`), or without labels have the highest scale.
             print_fn: What to print with.
         """
@@ -251,9 +252,9 @@ class Report:
                 )
             shown = ["neuron", "ms_50", "ms_99", "ms_max", "over_threshold"]
             by = "ms_max"
-            if self.features:
+            if self.labels:
                 by = "roc_auc"
-                shown += ["feature", "ms_on_feature", by]
+                shown += ["label", "ms_on_label", by]
                 shown += ["f1", "false_killing_rate"]
             best = rows.sort_values(by, ascending=False)[shown].head(top)
             print_fn(best.to_string(index=False, float_format="{:.3g}".format))
@@ -275,7 +276,7 @@ class Report:
         """Writes a page to look through the neurons, which stands alone.
 
         A table of all neurons, to sort, search and filter by layer; for each
-        its distribution by feature, its mean scale on each, its False Killing
+        its distribution by label, its mean scale on each, its False Killing
         Rate, and the inputs that move it most. It needs no network, and is
         usable with 10,000 neurons. Needs `pip install keras-memel[plot]`.
 
@@ -331,6 +332,9 @@ class Report:
             ValueError: If the file holds no report of this version.
         """
         return cls(**report_file.read(path))
+
+    def __getattr__(self, name: str) -> Any:
+        renamed.attribute("`Report`", name, {"features": "labels"})
 
     def __repr__(self) -> str:
         layers = {path: len(layer) for path, layer in self.layers.items()}

@@ -12,7 +12,8 @@ import numpy as np
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.ranking import Curve
 
-_VERSION = 1
+# Version 1 called a label a feature.
+_VERSION = 2
 
 
 def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -48,11 +49,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields of a report, as `Report.load`."""
     with np.load(_npz(path), allow_pickle=False) as file:
         told = json.loads(str(file["report"])) if "report" in file else {}
-        if told.get("version") != _VERSION:
+        version = told.get("version")
+        if version not in (1, _VERSION):
             raise ValueError(
-                f"The file must hold a report of version {_VERSION}. "
+                f"The file must hold a report of version {_VERSION} or 1. "
                 f"Received: path={str(path)!r}, of version "
-                f"{told.get('version')}"
+                f"{version}"
             )
         layers = {}
         for number, plain in enumerate(told["layers"]):
@@ -62,7 +64,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             start = f"{number}/"
             for key in file.files:
                 if key.startswith(start) and "curve." not in key:
-                    found[key.removeprefix(start)] = file[key]
+                    name = key.removeprefix(start)
+                    if version == 1:
+                        name = name.replace("feature_", "label_")
+                    found[name] = file[key]
             found["curve"] = Curve(
                 *(file[f"{start}curve.{part}"] for part in Curve._fields)
             )
@@ -71,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         "layers": layers,
         "inputs": told["inputs"],
         "threshold": told["threshold"],
-        "features": tuple(told["features"]),
+        "labels": tuple(told["features" if version == 1 else "labels"]),
     }
 
 

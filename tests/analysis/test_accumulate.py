@@ -55,17 +55,17 @@ def test_moments_hold_far_from_one_and_in_any_order(rng, monkeypatch, ordered):
         atol=1e-5,
     )
     np.testing.assert_allclose(found.absolute, np.abs(wide).sum(0), rtol=1e-6)
-    assert found.by_feature is not None
+    assert found.by_label is not None
     for label in range(3):
         own = wide[labels == label]
         np.testing.assert_allclose(
-            found.by_feature.mean[label] / scale,
+            found.by_label.mean[label] / scale,
             own.mean(0) / scale,
             rtol=1e-6,
             atol=1e-6,
         )
         np.testing.assert_allclose(
-            found.by_feature.second[label] / scale**2,
+            found.by_label.second[label] / scale**2,
             len(own) * own.var(0) / scale**2,
             rtol=1e-5,
             atol=1e-4,

@@ -48,8 +48,8 @@ def oracle(z, labels, epsilon=0.0, threshold=9.0, features=FEATURES):
                 "maximum": v.max(),
                 "over_threshold": np.mean(phi >= threshold),
                 "ms_max": phi.max(),
-                "feature_ms": means,
-                "feature": best,
+                "label_ms": means,
+                "label": best,
                 "roc_auc": metrics.roc_auc_score(positive, phi),
                 "average_precision": metrics.average_precision_score(
                     positive, phi
@@ -61,7 +61,7 @@ def oracle(z, labels, epsilon=0.0, threshold=9.0, features=FEATURES):
                 if v.min() >= 0
                 else np.nan,
                 "top_ms": np.sort(phi)[::-1][:8],
-                "feature_f1": [f1(v, labels == f) for f in range(features)],
+                "label_f1": [f1(v, labels == f) for f in range(features)],
                 "dead": v.min() == v.max(),
                 "ms_quantile": np.sort(phi)[::-1][
                     int(np.ceil(0.01 * len(v))) - 1
@@ -121,7 +121,7 @@ def test_the_size_of_batches_changes_nothing():
     for path in ("hidden", "out"):
         first, *others = (report.layers[path] for report in reports)
         for other in others:
-            for name in ("variance", "feature_ms", "roc_auc", "top_ms"):
+            for name in ("variance", "label_ms", "roc_auc", "top_ms"):
                 np.testing.assert_allclose(
                     getattr(other, name), getattr(first, name), rtol=1e-4
                 )
@@ -157,7 +157,7 @@ def test_beyond_a_limit_curves_come_from_a_sample(monkeypatch, limit):
         "roc_auc",
         "average_precision",
         "ks_statistic",
-        "feature_f1",
+        "label_f1",
         "ms_quantile",
         "fkr",
         "over_threshold",
@@ -204,10 +204,10 @@ def test_every_source_gives_the_same():
             source,
             "targets",
             "hidden",
-            feature_names="abcd",
+            label_names="abcd",
             verbose=0,
         )
-        assert found.features == ("a", "b", "c", "d"), name
+        assert found.labels == ("a", "b", "c", "d"), name
         np.testing.assert_allclose(
             found.to_dataframe()["roc_auc"], expected["roc_auc"], rtol=1e-6
         )
@@ -266,7 +266,7 @@ def test_a_label_a_token_follows_the_token():
     report = analyze(
         model, tokens, (tokens == 1).astype(int), "embedding", verbose=0
     )
-    counts = report.layers["embedding"].feature_count
+    counts = report.layers["embedding"].label_count
     np.testing.assert_array_equal(counts, [[5, 3]] * 3)
 
 
@@ -280,14 +280,14 @@ def test_values_that_are_not_finite_are_flagged_and_left_out():
     kept = np.isfinite(x[:, 0])
     column = np.abs(x[kept])
     expected = oracle(column, LABELS[kept])
-    for name in ("mean", "variance", "roc_auc", "feature_ms"):
+    for name in ("mean", "variance", "roc_auc", "label_ms"):
         np.testing.assert_allclose(
             getattr(layer, name)[0], expected[name][0], rtol=1e-5
         )
     assert report.to_dataframe()["nonfinite"][0] == 2
 
 
-def test_the_feature_and_the_false_killing_rate_by_hand():
+def test_the_label_and_the_false_killing_rate_by_hand():
     # mean 3, deviations 6, 1, 0, 3, 3, 1 (2 twice), 3: by hand
     z = np.array([9, 4, 3, 0, 0, 2, 3], "float32")[:, None]
     # squares  36  1  0  9  9  1  0   ; their mean by label:
@@ -296,9 +296,9 @@ def test_the_feature_and_the_false_killing_rate_by_hand():
     layer = report.layers["z"]
     variance = (36 + 1 + 0 + 9 + 9 + 1 + 0) / 6
     np.testing.assert_allclose(
-        layer.feature_ms, [[18 / variance, 10 / 3 / variance, 5 / variance]]
+        layer.label_ms, [[18 / variance, 10 / 3 / variance, 5 / variance]]
     )
-    assert report.to_dataframe()["feature"][0] == "0"
+    assert report.to_dataframe()["label"][0] == "0"
     # 1 of 7: {9}; 2 of 7: {9, 0, 0}, which tie; all 7.
     for rate, killed in ((1 / 7, 0.0), (2 / 7, 2 / 3), (3 / 7, 2 / 3)):
         found = report.false_killing_rate(rate)["z", "0"]
@@ -335,11 +335,11 @@ def test_a_planted_neuron_is_found_and_its_scale_is_known(p):
     z = np.column_stack([on, noise]).astype("float32")
     report = analyze(identity(6), z, on.astype(int), "z", verbose=0)
     layer = report.layers["z"]
-    assert layer.feature[0] == 1
+    assert layer.label[0] == 1
     assert layer.roc_auc[0] == 1
-    assert layer.feature_f1[0, 1] == 1
+    assert layer.label_f1[0, 1] == 1
     expected = np.array([p / (1 - p), (1 - p) / p]) * (n - 1) / n
-    np.testing.assert_allclose(layer.feature_ms[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(layer.label_ms[0], expected, rtol=1e-4)
     assert (layer.roc_auc[1:] < 0.75).all()
 
 

@@ -74,7 +74,7 @@ def test_batches_of_many_kinds_are_read_in_full():
         (pandas.DataFrame(X[:50]), LABELS[:50]),
         *((X[:50], labels[:50]) for labels in columns),
     ):
-        found = analyze(model, x, features, feature_names=names, verbose=0)
+        found = analyze(model, x, features, label_names=names, verbose=0)
         pandas.testing.assert_frame_equal(found.to_dataframe(), wanted)
 
 
@@ -122,13 +122,13 @@ def test_bad_input_is_told_what_was_expected():
         ((X, None, "hiden"), "`layers`.*'hidden'"),
         (([X[:32], X[32:50]],), r"same length.*`iter\(batches\)`"),
         (([X[:32], X[32:64]],), r"`iter\(batches\)`.*2 arrays"),
-        (((X, LABELS),), "`features`.*2 arrays"),
+        (((X, LABELS),), "`labels`.*2 arrays"),
         ((Endless(),), "must end"),
         ((iter([]),), "read only once"),
         ((iter([X[:8]]), LABELS), "1203 labels for 8 inputs"),
         ((iter([X, X]), LABELS), "more inputs"),
         ((X, "labels"), "'targets'"),
-        ((X, "targets"), "feature_names"),
+        ((X, "targets"), "label_names"),
         ((X, np.zeros((N, 3), int)), "one a position"),
         ((7,), "arrays"),
     ):
@@ -138,7 +138,7 @@ def test_bad_input_is_told_what_was_expected():
         ({"top": 0}, "top=0"),
         ({"sample": 0}, "sample=0"),
         ({"epsilon": -1}, "epsilon=-1"),
-        ({"features": LABELS, "feature_names": "ab"}, "2 names"),
+        ({"labels": LABELS, "label_names": "ab"}, "2 names"),
         ({"axis": 3}, "axis=3"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -149,9 +149,9 @@ def test_bad_input_is_told_what_was_expected():
 
 def test_a_report_without_labels_says_that_it_needs_them():
     report = analyze(dense(), X[:50], verbose=0)
-    with pytest.raises(ValueError, match="pass `features`"):
+    with pytest.raises(ValueError, match="pass `labels`"):
         report.roc_auc()
-    with pytest.raises(ValueError, match="pass `features`"):
+    with pytest.raises(ValueError, match="pass `labels`"):
         report.false_killing_rate(0.02)
     assert "roc_auc" not in report.to_dataframe()
     assert report.layers["hidden"].histogram.shape == (5, 1, 24)
@@ -162,7 +162,7 @@ def test_save_and_load(tmp_path):
     report.save(tmp_path / "r.npz")
     loaded = Report.load(tmp_path / "r.npz")
     assert loaded.to_dataframe().equals(report.to_dataframe())
-    assert loaded.features == report.features
+    assert loaded.labels == report.labels
     assert repr(loaded) == repr(report)
     (tmp_path / "any").touch()  # As readable as any other file
     mode = (tmp_path / "any").stat().st_mode

@@ -52,9 +52,9 @@ def test_it_finds_neurons_of_languages_and_shows_them(
     told = capsys.readouterr().out
     report = language_neurons.keras_memel.Report.load(out / "memel.npz")
     _, labels, names = language_neurons.read(tmp_path / "data.tsv", 2, 60)
-    assert report.features == tuple(names) == ("ab", "xy")
+    assert report.labels == tuple(names) == ("ab", "xy")
     # Each character of each sentence that is looked at has its language.
-    counts = report.layers["neurons_0"].feature_count
+    counts = report.layers["neurons_0"].label_count
     np.testing.assert_array_equal(counts[0], 8 * np.bincount(labels[:40]))
     assert "memel  held-out loss" in told
     assert (out / "memel.html").stat().st_size > 100_000
@@ -62,7 +62,7 @@ def test_it_finds_neurons_of_languages_and_shows_them(
         "memel_best_neuron",
         "memel_distribution",
         "memel_false_killing_rate",
-        "memel_features",
+        "memel_labels",
         "memel_training",
     }
 

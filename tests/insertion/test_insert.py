@@ -173,6 +173,20 @@ def test_strip_after_fit_leaves_the_trained_plain_model(model_and_where):
         assert not {"call", "get_config", "save"} & set(vars(layer))
 
 
+def test_strip_leaves_every_layer_as_it_was(model_and_where):
+    """Down to the last one, which holds a MEmeL as all others do."""
+    model, _ = model_and_where
+    layers = [model, *(site.layer for site in paths.walk(model))]
+    before = [set(vars(layer)) for layer in layers]
+
+    insert(model, lambda layer: hasattr(layer, "units"), MEmeL())
+    assert set(vars(layers[-1])) > before[-1]
+    strip(model)
+
+    for layer, names in zip(layers, before, strict=True):
+        assert set(vars(layer)) == names, layer.name
+
+
 def test_training_differs_from_plain_only_once_inhibition_starts():
     def train(late_start):
         keras.utils.set_random_seed(1)

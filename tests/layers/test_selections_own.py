@@ -12,6 +12,7 @@ from steps import step
 
 from keras_memel import Inhibition
 from keras_memel import MEmeL
+from keras_memel import Rate
 from keras_memel import Selection
 from keras_memel import insert
 from keras_memel import inserted
@@ -103,6 +104,30 @@ def test_a_selection_of_ones_own_keeps_state(rng):
     now = state(layer)
     assert now["limit_now"] == pytest.approx(limit + sum(shares))
     assert now["updates"] == 3  # none in the late start: nothing could be
+
+
+@pytest.mark.parametrize("selection", [Rate(0.3), Rising()])
+def test_the_share_is_that_of_the_values_that_could_be_selected(selection, rng):
+    """A neuron without a history, here for want of a finite batch, has no
+    score: its values count neither as selected nor as passed over."""
+    layer = MEmeL(selection, late_start=1)
+    x = rng.normal(size=(2, 8, 4)).astype("float32")
+    x[0, :, 0] = np.inf
+    step(layer, x[0], np.ones_like(x[0]))
+    before = {
+        key: ops.convert_to_tensor(np.copy(state(layer)[key]))
+        for key in selection.initial_state()
+    }
+    y, _ = step(layer, x[1], np.ones_like(x[1]))
+    chosen = y != x[1]
+    assert not chosen[:, 0].any()
+    assert 0 < chosen[:, 1:].mean() < 1
+    share = np.float32(chosen[:, 1:].mean())
+    for key, expected in selection.update(share, **before).items():
+        found = state(layer)[key]
+        np.testing.assert_allclose(
+            found, ops.convert_to_numpy(expected), rtol=1e-5
+        )
 
 
 def test_a_selection_of_ones_own_cannot_select_what_has_no_score(rng):

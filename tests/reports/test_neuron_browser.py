@@ -27,7 +27,7 @@ def report():
     )
     x = np.random.default_rng(1).normal(size=(90, 4, 4))
     x += LABELS[:, None, None]
-    return analyze(model, x, LABELS, feature_names=["<a>", "b", "c"], verbose=0)
+    return analyze(model, x, LABELS, label_names=["<a>", "b", "c"], verbose=0)
 
 
 def data(path):
@@ -42,10 +42,8 @@ def test_the_page_holds_the_numbers_of_the_report(report, tmp_path):
     report.to_html(path)
     found = data(path)
     layer, expected = found["layers"][0], report.layers["hidden"]
-    assert found["features"] == ["<a>", "b", "c"]
-    np.testing.assert_allclose(
-        layer["featureMs"], expected.feature_ms, rtol=1e-2
-    )
+    assert found["labels"] == ["<a>", "b", "c"]
+    np.testing.assert_allclose(layer["labelMs"], expected.label_ms, rtol=1e-2)
     np.testing.assert_array_equal(
         np.reshape(layer["histogram"], expected.histogram.shape),
         expected.histogram,

@@ -28,7 +28,7 @@ def report():
     model = keras.Sequential([keras.Input((3,)), keras.layers.ReLU(name="z")])
     noise = np.random.default_rng(1).normal(size=(300, 3))
     z = np.abs(noise) + 3 * np.eye(3)[LABELS]
-    return analyze(model, z, LABELS, "z", feature_names=NAMES, verbose=0)
+    return analyze(model, z, LABELS, "z", label_names=NAMES, verbose=0)
 
 
 def ticks(axis):
@@ -44,20 +44,20 @@ def test_distribution_of_the_scale(report):
 
 
 def test_activation_by_feature_puts_its_own_first(report):
-    ax = plots.activation_by_feature(report, "z", 1)
+    ax = plots.activation_by_label(report, "z", 1)
     assert ticks(ax.yaxis)[0] == "birch"
     first = ax.patches[0]
     counts = report.layers["z"].histogram[1, 1]
     drawn = -first.get_data().values
     np.testing.assert_allclose(drawn / drawn.max(), counts / counts.max())
-    few = plots.activation_by_feature(report, "z", 1, most=2)
+    few = plots.activation_by_label(report, "z", 1, most=2)
     assert "1 more" in few.get_title(loc="left")
 
 
-def test_feature_map_is_ordered_by_feature(report):
-    ax = plots.feature_map(report, "z")
+def test_label_map_is_ordered_by_label(report):
+    ax = plots.label_map(report, "z")
     np.testing.assert_allclose(
-        ax.images[0].get_array(), report.layers["z"].feature_ms.T
+        ax.images[0].get_array(), report.layers["z"].label_ms.T
     )
     assert ticks(ax.yaxis) == NAMES
 
@@ -81,21 +81,21 @@ def test_scale_over_training():
 def test_axes_can_be_given(report):
     _, (first, second) = plt.subplots(2)
     assert plots.ms_distribution(report, first) is first
-    assert plots.feature_map(report, "z", second) is second
+    assert plots.label_map(report, "z", second) is second
 
 
 def test_bad_arguments_name_what_there_is(report):
     with pytest.raises(ValueError, match=r"\['z'\]"):
-        plots.feature_map(report, "y")
+        plots.label_map(report, "y")
     with pytest.raises(ValueError, match="from 0 to 2"):
-        plots.activation_by_feature(report, "z", 3)
+        plots.activation_by_label(report, "z", 3)
 
 
 def test_a_neuron_without_a_value_is_drawn_as_empty_rows():
     z = np.full((20, 1), np.nan)
     model = keras.Sequential([keras.Input((1,)), keras.layers.ReLU(name="z")])
     report = analyze(model, z, np.arange(20) % 2, "z", verbose=0)
-    ax = plots.activation_by_feature(report, "z", 0)
+    ax = plots.activation_by_label(report, "z", 0)
     assert len(ticks(ax.yaxis)) == 2
 
 
