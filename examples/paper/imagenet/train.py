@@ -1,7 +1,7 @@
 """Swin Transformers on ImageNet, with and without inserted MEmeLs.
 
     python examples/paper/imagenet/train.py --data FOLDER  # train/ and val/
-    python examples/paper/imagenet/train.py --preset swin_base_patch4_window7_224
+    python examples/paper/imagenet/train.py --preset NAME  # another Swin
     python examples/paper/imagenet/train.py --small  # CIFAR-10, minutes
 
 FOLDER has a folder of images for each class in train/ and in val/; without
