@@ -93,6 +93,15 @@ def score(
     return ops.where(scored, phi, -1.0)
 
 
+def after(x: Tensor, values: Tensor) -> Tensor:
+    """`x`, which is not computed before `values` are there.
+
+    Where what has an effect may run although its inputs fail.
+    """
+    del values
+    return x
+
+
 def by_sample(
     select: Callable[[Tensor, Tensor | None], Tensor],
     values: Tensor,
