@@ -10,6 +10,7 @@ host and on the layers around it, up to the model (`hooks.py`):
     get_config             raises, where a config would lose insertions
     save, to_json, pickle  carry the insertions; `Inserted` repeats them
     export, quantize, ...  work on the plain model
+    summary                lists the MEmeLs
     quantize of a MEmeL    quantizes its host, which a model around has left out
 """
 
@@ -26,7 +27,9 @@ import keras
 from keras.src.backend import get_keras_mask  # As in `forward.py`
 
 from keras_memel.insertion import method_patches
+from keras_memel.insertion import models_around
 from keras_memel.insertion import paths
+from keras_memel.insertion import summary
 from keras_memel.insertion.forward import Insertion
 from keras_memel.insertion.forward import Output
 from keras_memel.insertion.forward import insertion_of
@@ -84,6 +87,19 @@ def attach(site: Site, memel: MEmeL, output: Output) -> None:
         _refresh(layer)
 
 
+def hook_around(
+    found: list[Site], around: list[keras.Model] | None = None
+) -> None:
+    """Hooks the models around some hosts, and their layers on the way down."""
+    hosts = [site.layer for site in found]
+    if around is None:
+        around = models_around.models_around(hosts)
+    for model in around:
+        for layer in models_around.containing(model, hosts):
+            method_patches.hook(layer, _wrappers(layer))
+            _refresh(layer)
+
+
 def _keep_mask(inputs: Any, previous_mask: Any = None) -> Any:
     return get_keras_mask(inputs)
 
@@ -116,13 +132,27 @@ def _refresh(layer: keras.Layer) -> None:
 def detach(model: keras.Layer) -> list[tuple[Site, Insertion]]:
     """Takes all inserted MEmeLs out of a model, and returns what was there.
 
+    The models around it lose the hooks that they had for those alone.
+
     Raises:
         RuntimeError: If something else has replaced a hook meanwhile.
     """
     held = insertions(model)
     if (own := insertion_of(model)) is not None:  # a part of a model, a host
         held.append((Site("", (model,), ()), own))
-    layers = [model, *(site.layer for site in paths.walk(model))]
+    hosts = [site.layer for site, _ in held]
+    layers = {
+        id(layer): layer
+        for layer in (
+            model,
+            *(site.layer for site in paths.walk(model)),
+            *(
+                layer
+                for whole in models_around.models_around(hosts)
+                for layer in models_around.containing(whole, hosts)
+            ),
+        )
+    }.values()
     for layer in layers:
         method_patches.check(layer)
     for site, insertion in held:
@@ -130,7 +160,8 @@ def detach(model: keras.Layer) -> list[tuple[Site, Insertion]]:
         _untrack(site.layer, insertion.memel)
         del vars(site.layer)["_memel_insertion"]
     for layer in layers:
-        method_patches.unhook(layer)
+        if not any(map(insertion_of, layer._flatten_layers())):
+            method_patches.unhook(layer)
         if held:
             _refresh(layer)
     return held
@@ -144,6 +175,7 @@ def _plain(model: keras.Layer) -> Iterator[None]:
     finally:
         for site, insertion in held:
             attach(site, insertion.memel, insertion.output)
+        hook_around([site for site, _ in held])
 
 
 # ---------------------------------------------------------------------------
@@ -162,6 +194,7 @@ def _wrappers(layer: keras.Layer) -> method_patches.Wrappers:
     if isinstance(layer, keras.Model):
         wrappers.update(dict.fromkeys(_PLAIN, _on_plain_model))
         wrappers["save"] = lambda layer, method: functools.partial(save, layer)
+        wrappers["summary"] = summary.with_insertions
         wrappers["to_json"] = _by_proxy
         wrappers["__reduce__"] = _by_proxy
         if "training" not in inspect.signature(layer.call).parameters:

@@ -237,7 +237,11 @@ def select(
     """
     sites = walk(model, memels)
     if isinstance(where, str):
+        # What `find` has returned names its layer, whatever is in it.
+        found = [site for site in sites if site.path == where]
         middle = _MIDDLE.fullmatch(where)
+        if found:
+            return found
         if middle:
             return _middle(sites, int(middle[1]), argument)
         found = [site for site in sites if matches(site.path, where)]
@@ -338,11 +342,48 @@ def _middle(sites: list[Site], number: int, argument: str) -> list[Site]:
         )
         raise ValueError(
             f"Argument `{argument}` asks for the middle of the longest run of "
-            f"equal layers; its length is {longest}. "
+            f"equal layers; its length is {longest}. {_suggestion(sites)}"
             f"Received: {argument}='middle:{number}'"
         )
     start = (len(best) - number) // 2
     return best[start : start + number]
+
+
+def _suggestion(sites: list[Site]) -> str:
+    """A pattern for blocks that do not follow one another as layers.
+
+    In a flat model, a block is a sequence of layers, and its parts recur under
+    names that differ in numbers: `..._block_0_pointwise_conv_1`. The layer
+    that ends a block is likely the one whose name recurs most and latest.
+    """
+    groups: dict[tuple[str, type, tuple[Any, ...]], list[Site]] = {}
+    for site in sites:
+        pattern = re.sub(r"\d+", "*", site.path.rsplit("/", 1)[-1])
+        kind, shapes = _kind(site.layer)
+        if "*" in pattern and shapes:
+            groups.setdefault((pattern, kind, shapes), []).append(site)
+    if not groups:
+        return ""
+    group = max(groups.values(), key=lambda group: (len(group), sites.index(group[-1])))
+    if len(group) < 2:
+        return ""
+    paths = [site.path for site in group]
+    pattern = _common_pattern(paths)
+    return (
+        "A model without blocks of its own takes a pattern of names, or a "
+        f"list of paths, such as where={pattern!r}, which fits "
+        f"{len(paths)} layers or more ({paths[0]} to {paths[-1]}). "
+    )
+
+
+def _common_pattern(paths: list[str]) -> str:
+    """The path with a `*` in place of each number that differs."""
+    split = [re.split(r"(\d+)", path) for path in paths]
+    if len({len(parts) for parts in split}) > 1:
+        split = [re.split(r"(\d+)", paths[0])]
+    return "".join(
+        parts[0] if len(set(parts)) == 1 else "*" for parts in zip(*split)
+    )
 
 
 def _kind(layer: keras.Layer) -> tuple[type, tuple[Any, ...]]:
