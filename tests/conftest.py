@@ -4,7 +4,6 @@ import gc
 import importlib
 import os
 import pathlib
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import radar_frames
 from hypothesis import settings
-from scripts import EXAMPLES
 
 BACKEND = keras.backend.backend()
 
@@ -83,11 +81,8 @@ def frozen_garbage():
 
 @pytest.fixture(scope="module")
 def study(frozen_garbage):
-    """A loader of the studies' scripts, which import one another."""
-    folder = str(EXAMPLES / "studies")
-    sys.path.insert(0, folder)
-    yield importlib.import_module
-    sys.path.remove(folder)
+    """A loader of the studies' scripts."""
+    return lambda name: importlib.import_module(f"examples.studies.{name}")
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ docs/studies/causality.md.
 
 import functools
 
-import common
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import pages
 
+from examples.studies.common import pages
+from examples.studies.common import training
 from keras_memel import Comparison
 from keras_memel import MEmeL
 from keras_memel import RunStore
@@ -64,7 +64,7 @@ class HighestOfUnits(Selection):
 
 def epochs(model, digits, start, number, target=None):
     """Train on the epochs from `start` on, in the order of the seed."""
-    steps = digits.train.size // common.BATCH
+    steps = digits.train.size // training.BATCH
     for batch in digits.batches()[start * steps : (start + number) * steps]:
         given = digits.given[batch]
         labels = given if target is None else [given, target[given]]
@@ -73,13 +73,13 @@ def epochs(model, digits, start, number, target=None):
 
 def plant(model, digits, units):
     """Teach each unit to be `HIGH` on one class and 0 on the others."""
-    values = common.dense(model)[1].output
+    values = training.dense(model)[1].output
     both = keras.Model(
         model.inputs[0],
         [model.outputs[0], keras.ops.take(values, units, axis=-1)],
     )
     both.compile(
-        keras.optimizers.Adam(common.LEARNING_RATE),
+        keras.optimizers.Adam(training.LEARNING_RATE),
         [
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             keras.losses.MeanSquaredError(),
@@ -91,17 +91,17 @@ def plant(model, digits, units):
 
 def silenced(model, digits, units):
     """Accuracy with these units held at their mean: does it rely on them?"""
-    values = common.second_layer(model, digits.images[digits.test])
+    values = training.second_layer(model, digits.images[digits.test])
     values[:, units] = values[:, units].mean(axis=0)
-    logits = common.dense(model)[2](keras.ops.relu(values))
+    logits = training.dense(model)[2](keras.ops.relu(values))
     answers = keras.ops.convert_to_numpy(logits).argmax(axis=1)
     return np.mean(answers == digits.labels[digits.test])
 
 
 def separation(model, digits, units):
     """Mean phi of a unit on the test images of its class, over that on all."""
-    values = common.second_layer(model, digits.images[digits.test])
-    phi = common.phi(values[:, units])
+    values = training.second_layer(model, digits.images[digits.test])
+    phi = training.phi(values[:, units])
     labels = digits.labels[digits.test]
     mine = [phi[labels == unit % 10, unit].mean() for unit in range(UNITS)]
     return np.mean(mine / phi.mean(axis=0))
@@ -110,17 +110,17 @@ def separation(model, digits, units):
 def run(share, arm, seed):
     """Train, plant, go on with some units inhibited; test at each moment."""
     planted, inhibited = arm
-    digits = common.Digits(seed, share)
-    shuffled = np.random.default_rng([seed, 1]).permutation(common.WIDTH)
+    digits = training.Digits(seed, share)
+    shuffled = np.random.default_rng([seed, 1]).permutation(training.WIDTH)
     units, others = shuffled[:UNITS], shuffled[UNITS : 2 * UNITS]
-    model = common.build_with(None, seed)
+    model = training.build_with(None, seed)
     epochs(model, digits, 0, TRAINING)
-    scores = {"accuracy before": common.accuracy(model, digits)}
+    scores = {"accuracy before": training.accuracy(model, digits)}
     if planted:
         plant(model, digits, units)
     else:
         epochs(model, digits, TRAINING, PLANTING)
-    scores["accuracy planted"] = common.accuracy(model, digits)
+    scores["accuracy planted"] = training.accuracy(model, digits)
     scores["separation planted"] = separation(model, digits, units)
     layer = None
     if inhibited == "dropout":
@@ -129,10 +129,10 @@ def run(share, arm, seed):
         chosen = units if inhibited == "planted" else others
         layer = MEmeL(HighestOfUnits(map(int, chosen)))
     # A fresh optimizer for all arms.
-    after = common.build_with(layer, seed)
-    common.copy_dense(model, after)
+    after = training.build_with(layer, seed)
+    training.copy_dense(model, after)
     epochs(after, digits, TRAINING + PLANTING, AFTER)
-    scores["accuracy"] = common.accuracy(after, digits)
+    scores["accuracy"] = training.accuracy(after, digits)
     scores["separation"] = separation(after, digits, units)
     lost = scores["accuracy"] - silenced(after, digits, units)
     scores["lost when silenced"] = lost
@@ -140,7 +140,7 @@ def run(share, arm, seed):
 
 
 def store(share):
-    return common.store("causality", share)
+    return training.store("causality", share)
 
 
 def stored():
@@ -198,7 +198,8 @@ def page(comparisons):
         "",
         "<!-- Written by examples/studies/causality.py. -->",
         "",
-        f"Digits, a network of 2 x {common.WIDTH}. After {TRAINING} epochs of "
+        f"Digits, a network of 2 x {training.WIDTH}. After {TRAINING} epochs "
+        "of "
         f"plain training, {UNITS} units of the second layer, chosen by lot, "
         f"are taught for {PLANTING} epochs to say {HIGH:.0f} on one class and "
         f"0 on all others, by a squared loss beside the usual one. Then "
@@ -286,7 +287,7 @@ def write():
 
 
 def main():
-    options = common.parser(__doc__).parse_args()
+    options = training.parser(__doc__).parse_args()
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))

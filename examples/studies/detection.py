@@ -8,14 +8,14 @@ curve in trained and in fresh networks, and after training with Reverse
 Deactivation (RD) or its placebo. Writes docs/studies/detection.md.
 """
 
-import common
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import pages
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve
 
+from examples.studies.common import pages
+from examples.studies.common import training
 from keras_memel import Comparison
 from keras_memel import ConvGRU2D
 from keras_memel import MEmeL
@@ -34,7 +34,7 @@ STATES = {
 }
 # Shares of false alarms at which the ROC curves are kept.
 ALARMS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-STORE = common.store("detection")
+STORE = training.store("detection")
 
 
 def mlp(images):
@@ -103,7 +103,7 @@ def build(arm, seed):
     model = keras.Model(images, keras.layers.Dense(10)(values))
     model.hidden = keras.Model(images, hidden)
     model.compile(
-        keras.optimizers.Adam(common.LEARNING_RATE),
+        keras.optimizers.Adam(training.LEARNING_RATE),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     return model
@@ -122,7 +122,7 @@ def detection(values, other, labels, other_labels):
         other: Of those that test.
         labels, other_labels: Their digits.
     """
-    known, tested = common.phi(values), common.phi(other)
+    known, tested = training.phi(values), training.phi(other)
 
     def areas(scores, features):
         return [
@@ -130,8 +130,8 @@ def detection(values, other, labels, other_labels):
             for unit, digit in enumerate(features)
         ]
 
-    features = common.features(known, labels, 10)
-    loudest = common.features(values, labels, 10)
+    features = training.features(known, labels, 10)
+    loudest = training.features(values, labels, 10)
     found = np.array(areas(tested, features))
     curves = []
     for unit, digit in enumerate(features):
@@ -149,10 +149,10 @@ def detection(values, other, labels, other_labels):
 
 def run(arm, seed):
     """Train one network; ask its hidden layer."""
-    digits = common.Digits(seed, epochs=EPOCHS)
-    model = common.recycled(arm, lambda: build(arm, seed), digits)
+    digits = training.Digits(seed, epochs=EPOCHS)
+    model = training.recycled(arm, lambda: build(arm, seed), digits)
     if STATES[arm[1]] is not None:
-        common.fit(model, digits)
+        training.fit(model, digits)
     choosing, testing = np.array_split(digits.test, 2)
 
     def values(part):
@@ -161,7 +161,7 @@ def run(arm, seed):
         # A neuron is a channel; its value of an image the mean of all places.
         return found.reshape(len(part), -1, CHANNELS).mean(axis=1)
 
-    return {"accuracy": common.accuracy(model, digits)} | detection(
+    return {"accuracy": training.accuracy(model, digits)} | detection(
         values(choosing),
         values(testing),
         digits.labels[choosing],
@@ -383,7 +383,7 @@ def write():
 
 
 def main():
-    options = common.parser(__doc__).parse_args()
+    options = training.parser(__doc__).parse_args()
     # What matters most comes first, for all seeds.
     for states in (("trained", "fresh"), ("RD", "placebo")):
         arms = {name: arm for name, arm in ARMS.items() if arm[1] in states}

@@ -10,18 +10,17 @@ makes of sentences. Writes docs/studies/domains.md.
 import functools
 import pathlib
 
-import common
-import label_noise
-import pages
-import sets
-
+from examples.studies import label_noise
+from examples.studies.common import pages
+from examples.studies.common import sets
+from examples.studies.common import training
 from keras_memel import RunStore
 from keras_memel import compare
 
 # Three trials a method, around what the five of label_noise.py chose.
 RATES = (0.1, 0.2, 0.4)
 DROPOUT_RATES = (0.2, 0.5, 0.65)
-ARMS = common.trials(RATES, DROPOUT_RATES)
+ARMS = training.trials(RATES, DROPOUT_RATES)
 # Set, and the shares of wrong labels.
 SHARES = {
     "fashion_mnist": (0.2, 0.0, 0.4),
@@ -34,8 +33,8 @@ SHARES = {
 def run(name, share, path, arm, seed):
     """Train and test one network."""
     data = sets.split(name, share, seed, path)
-    layers = common.layers_of(*arm)
-    model = common.trained(data, layers, seed, key=(name, arm))
+    layers = training.layers_of(*arm)
+    model = training.trained(data, layers, seed, key=(name, arm))
     return label_noise.scores(model, data)
 
 
@@ -43,11 +42,11 @@ def stored():
     """Sets and shares that have all runs, each with its comparison."""
     return {
         (name, share): label_noise.compared(
-            RunStore(common.store(name, share)).read(), ARMS
+            RunStore(training.store(name, share)).read(), ARMS
         )
         for name, shares in SHARES.items()
         for share in sorted(shares)
-        if common.complete(common.store(name, share), ARMS)
+        if training.complete(training.store(name, share), ARMS)
     }
 
 
@@ -183,7 +182,7 @@ def page(comparisons):
         "",
         "How often the highest rate of a grid was chosen, %:",
         "",
-        *pages.edges(columns, common.METHODS, ARMS),
+        *pages.edges(columns, training.METHODS, ARMS),
         "",
         "Small parts of the sets, one network of 2 x 256 for all, labels that "
         "are wrong at random. No medical images: a table of cell nuclei stands "
@@ -197,7 +196,7 @@ def page(comparisons):
     ]
     if missing:
         lines.append(f"Not run: {'; '.join(missing)}.")
-    stores = dict.fromkeys(common.store(*key).name for key in comparisons)
+    stores = dict.fromkeys(training.store(*key).name for key in comparisons)
     files = ", ".join(stores)
     return pages.closed(lines, files, pages.runs_of(comparisons))
 
@@ -214,7 +213,7 @@ def write():
 
 
 def main():
-    parser = common.parser(__doc__)
+    parser = training.parser(__doc__)
     parser.add_argument("--only", choices=SHARES, help="run one set only")
     parser.add_argument("--share", type=float, help="run one share only")
     parser.add_argument(
@@ -236,7 +235,7 @@ def main():
         )
     for name, share in chosen:
         train = functools.partial(run, name, share, options.data)
-        compare(train, ARMS, options.seeds, store=common.store(name, share))
+        compare(train, ARMS, options.seeds, store=training.store(name, share))
     write()
 
 

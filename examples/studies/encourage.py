@@ -13,12 +13,12 @@ docs/studies/encourage.md.
 import functools
 import pathlib
 
-import common
 import keras
-import label_noise
-import pages
-import sets
 
+from examples.studies import label_noise
+from examples.studies.common import pages
+from examples.studies.common import sets
+from examples.studies.common import training
 from keras_memel import Comparison
 from keras_memel import MEmeL
 from keras_memel import Random
@@ -109,35 +109,35 @@ def run(name, share, path, arm, seed):
     def between():
         return [METHODS[method][0](strength)] if method in METHODS else []
 
-    model = common.trained(data, between, seed, key=(name, arm))
+    model = training.trained(data, between, seed, key=(name, arm))
     return label_noise.scores(model, data) | measures(model, data)
 
 
 def measures(model, data):
     """Of the second layer before its ReLU, on the test images; phi and the
     False Killing Rate as in scale.py."""
-    values = common.second_layer(model, data.images[data.test])
-    phi, labels = common.phi(values), data.labels[data.test]
-    own = labels[:, None] == common.features(phi, labels, data.classes)
-    limit, killed = common.extremes(phi, own)
+    values = training.second_layer(model, data.images[data.test])
+    phi, labels = training.phi(values), data.labels[data.test]
+    own = labels[:, None] == training.features(phi, labels, data.classes)
+    limit, killed = training.extremes(phi, own)
     correlation = squared_correlation(keras.ops.convert_to_tensor(values))
     return {"phi": limit, "fkr": killed, "correlation": float(correlation)}
 
 
 def store(name, share):
-    return common.store(f"encourage_{name}", share)
+    return training.store(f"encourage_{name}", share)
 
 
 def stored():
     """The comparison of each task, of tuned methods."""
     return {
         (name, share): Comparison(
-            common.tuned(RunStore(store(name, share)).read(), ARMS),
+            training.tuned(RunStore(store(name, share)).read(), ARMS),
             ["plain", *METHODS],
             contrasts=CONTRASTS,
         )
         for name, share in TASKS
-        if common.complete(store(name, share), ARMS)
+        if training.complete(store(name, share), ARMS)
     }
 
 
@@ -216,7 +216,7 @@ def page(comparisons):
         "",
         "<!-- Written by examples/studies/encourage.py. -->",
         "",
-        f"Networks of 2 x {common.WIDTH}, with wrong labels in training and "
+        f"Networks of 2 x {training.WIDTH}, with wrong labels in training and "
         "validation as the columns name them. Of the "
         f"{pages.percent(RATE)} of the values before both ReLUs that stand "
         "out most, the mean takes the place, and the gradient is multiplied "
@@ -290,7 +290,7 @@ def write():
 
 
 def main():
-    parser = common.parser(__doc__)
+    parser = training.parser(__doc__)
     parser.add_argument("--data", type=pathlib.Path, help="of Fashion-MNIST")
     options = parser.parse_args()
     for name, share in TASKS:

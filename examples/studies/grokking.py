@@ -13,13 +13,13 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import common
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import pages
-from common import METHODS
 
+from examples.studies.common import pages
+from examples.studies.common import training
+from examples.studies.common.training import METHODS
 from keras_memel import Comparison
 from keras_memel import RunStore
 from keras_memel import compare
@@ -31,8 +31,8 @@ MOMENTS = range(100, STEPS + 1, 100)  # of which more is kept
 KNOWN = 0.9
 RATES = (0.02, 0.1)
 DROPOUT_RATES = (0.05, 0.2)
-ARMS = common.trials(RATES, DROPOUT_RATES)
-STORE = common.store("grokking")
+ARMS = training.trials(RATES, DROPOUT_RATES)
+STORE = training.store("grokking")
 TIME = "steps to 90 % test accuracy"
 CHOICE = "steps to 90 % validation accuracy"
 LEARNED = "steps to 90 % training accuracy"
@@ -182,7 +182,7 @@ def run(arm, seed):
         for name, some in seen.items():
             some.append(np.mean(right[getattr(sums, name)]))
         if step in MOMENTS:
-            phi = np.quantile(common.phi(hidden), 1 - common.EXTREME)
+            phi = np.quantile(training.phi(hidden), 1 - training.EXTREME)
             scores[f"test {step}"] = round(seen["test"][-1], 4)
             scores[f"phi {step}"] = round(float(phi), 3)
     return {
@@ -202,7 +202,9 @@ def stored():
 def tuned(runs):
     """Of each method and seed, the trial that knows the validation sums
     first; of those that never do, or tie, the one with the lowest rate."""
-    return common.tuned(runs, ARMS, lambda scores, rate: (scores[CHOICE], rate))
+    return training.tuned(
+        runs, ARMS, lambda scores, rate: (scores[CHOICE], rate)
+    )
 
 
 def compared(runs):
@@ -214,7 +216,7 @@ def compared(runs):
     return Comparison(
         runs,
         ["plain", *METHODS],
-        contrasts=common.CONTRASTS,
+        contrasts=training.CONTRASTS,
         higher_is_better={TIME: False, LEARNED: False},
     )
 
@@ -391,7 +393,7 @@ def write():
 
 
 def main():
-    options = common.parser(__doc__, seeds=20).parse_args()
+    options = training.parser(__doc__, seeds=20).parse_args()
     compare(run, ARMS, options.seeds, store=STORE)
     write()
 

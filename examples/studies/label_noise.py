@@ -12,13 +12,13 @@ results/ lack, then writes docs/studies/label_noise.md.
 
 import functools
 
-import common
 import matplotlib.pyplot as plt
 import numpy as np
-import pages
-from common import CONTRASTS
-from common import METHODS
 
+from examples.studies.common import pages
+from examples.studies.common import training
+from examples.studies.common.training import CONTRASTS
+from examples.studies.common.training import METHODS
 from keras_memel import Comparison
 from keras_memel import RunStore
 from keras_memel import compare
@@ -28,26 +28,26 @@ RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
 # Useful rates of dropout are higher.
 DROPOUT_RATES = (0.1, 0.2, 0.35, 0.5, 0.65)
 COLOURS = dict(zip(METHODS, ["C3", "C1", "C0", "C2", "0.3"]))
-ARMS = common.trials(RATES, DROPOUT_RATES)
+ARMS = training.trials(RATES, DROPOUT_RATES)
 
 
 def run(share, arm, seed):
     """Train and test one network."""
-    digits = common.Digits(seed, share)
-    model = common.build(common.layers_of(*arm), seed)
-    common.fit(model, digits)
+    digits = training.Digits(seed, share)
+    model = training.build(training.layers_of(*arm), seed)
+    training.fit(model, digits)
     return scores(model, digits)
 
 
 def scores(model, split):
     """Accuracy on right labels, and what the labels of the study gave."""
-    answers = common.answers(model, split.images[split.test])
+    answers = training.answers(model, split.images[split.test])
     found = {
         "accuracy": np.mean(answers == split.labels[split.test]),
-        "validation": common.agreement(model, split, split.validation),
+        "validation": training.agreement(model, split, split.validation),
     }
     if len(split.wrong):
-        found["wrong_labels_learned"] = common.agreement(
+        found["wrong_labels_learned"] = training.agreement(
             model, split, split.wrong
         )
     return found
@@ -55,12 +55,12 @@ def scores(model, split):
 
 def compared(runs, arms=ARMS):
     """Tuned methods against plain, and RD against its controls."""
-    tried = common.tuned(runs, arms)
+    tried = training.tuned(runs, arms)
     return Comparison(tried, ["plain", *METHODS], contrasts=CONTRASTS)
 
 
 def store(share):
-    return common.store("label_noise", share)
+    return training.store("label_noise", share)
 
 
 def stored():
@@ -112,9 +112,9 @@ def page(comparisons):
         "",
         "<!-- Written by examples/studies/label_noise.py. -->",
         "",
-        f"{common.TRAIN} training and {common.VALIDATION} validation images of "
-        "scikit-learn's digits, both with the share of wrong labels that the "
-        f"columns name; a network of 2 x {common.WIDTH}, {common.EPOCHS} "
+        f"{training.TRAIN} training and {training.VALIDATION} validation "
+        "images of scikit-learn's digits, both with the share of wrong labels that the "
+        f"columns name; a network of 2 x {training.WIDTH}, {training.EPOCHS} "
         "epochs; accuracy on the other images, whose labels are right. "
         f"{len(first.seeds)} seeds, each the same split, wrong labels, first "
         "weights and order of batches for all arms. Each method has five "
@@ -195,7 +195,7 @@ def write():
 
 
 def main():
-    options = common.parser(__doc__).parse_args()
+    options = training.parser(__doc__).parse_args()
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))

@@ -10,12 +10,12 @@ before. It also asks what Lemma 3.3 assumes: that the loss is lower with the
 value than with the mean in its place. Writes docs/studies/mechanism.md.
 """
 
-import common
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import pages
 
+from examples.studies.common import pages
+from examples.studies.common import training
 from keras_memel import Comparison
 from keras_memel import LogPenalty
 from keras_memel import MEmeL
@@ -30,8 +30,8 @@ STEP = 0.01  # learning rate of the one step
 # After how many epochs.
 STAGES = {
     "fresh": 0,
-    "half trained": common.EPOCHS // 2,
-    "trained": common.EPOCHS,
+    "half trained": training.EPOCHS // 2,
+    "trained": training.EPOCHS,
 }
 ARMS = {
     "plain": lambda: MEmeL(inhibition="observe"),
@@ -39,10 +39,10 @@ ARMS = {
     "naive (a)": lambda: MEmeL(TopK(1), "naive_a"),
     "naive (b)": lambda: MEmeL(TopK(1), "naive_b"),
     # As many values, chosen blindly; looked at is what stood out all the same.
-    "placebo": lambda: MEmeL(Random(1 / common.WIDTH)),
+    "placebo": lambda: MEmeL(Random(1 / training.WIDTH)),
     "penalty": lambda: MEmeL(TopK(1), LogPenalty()),
 }
-STORE = common.store("mechanism")
+STORE = training.store("mechanism")
 STATE = ("moving_mean", "moving_variance", "count", "steps")
 
 
@@ -51,7 +51,7 @@ def memel(model):
 
 
 def copy(source, target):
-    common.copy_dense(source, target)
+    training.copy_dense(source, target)
     for name in STATE:
         value = keras.ops.copy(getattr(memel(source), name).value)
         getattr(memel(target), name).assign(value)
@@ -60,7 +60,7 @@ def copy(source, target):
 def scale(model, images, layer):
     """phi of what enters the MEmeL of `model`, by the history of `layer`."""
     phi = monosemantic_scale(
-        common.second_layer(model, images),
+        training.second_layer(model, images),
         layer.moving_mean,
         layer.moving_variance,
         layer.epsilon,
@@ -79,16 +79,16 @@ def losses(model, images, labels):
 
 def run(arm, seed):
     """Decrease ratios of one arm at each stage."""
-    digits = common.Digits(seed, WRONG_SHARE)
+    digits = training.Digits(seed, WRONG_SHARE)
     batches = digits.batches()
-    source = common.build_with(ARMS["plain"](), seed)
-    changed = common.build_with(ARMS[arm](), seed)
+    source = training.build_with(ARMS["plain"](), seed)
+    changed = training.build_with(ARMS[arm](), seed)
     changed.compile(keras.optimizers.SGD(STEP), source.loss)
-    replaced = common.build_with(MEmeL(TopK(1), at_inference=True), seed)
+    replaced = training.build_with(MEmeL(TopK(1), at_inference=True), seed)
 
     scores, trained = {}, 0
     for stage, epochs in STAGES.items():
-        until = epochs * len(digits.train) // common.BATCH
+        until = epochs * len(digits.train) // training.BATCH
         for batch in batches[trained:until]:
             source.train_on_batch(digits.images[batch], digits.given[batch])
         trained = until
@@ -98,7 +98,9 @@ def run(arm, seed):
                 source(digits.images[batch], training=True)
         copy(source, replaced)
         ratios, fell, rises = [], [], []
-        for batch in np.split(digits.train, len(digits.train) // common.BATCH):
+        for batch in np.split(
+            digits.train, len(digits.train) // training.BATCH
+        ):
             images, labels = digits.images[batch], digits.given[batch]
             copy(source, changed)
             before = scale(changed, images, memel(source))
@@ -265,7 +267,7 @@ def write():
 
 
 def main():
-    options = common.parser(__doc__).parse_args()
+    options = training.parser(__doc__).parse_args()
     compare(run, list(ARMS), options.seeds, store=STORE)
     write()
 

@@ -14,14 +14,14 @@ import dataclasses
 import functools
 import typing
 
-import common
-import glue_tasks
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import pages
-from nowcasting import train as nowcasting
 
+from examples.paper.glue import tasks as glue_tasks
+from examples.paper.nowcasting import train as nowcasting
+from examples.studies.common import pages
+from examples.studies.common import training
 from keras_memel import Comparison
 from keras_memel import MEmeL
 from keras_memel import Random
@@ -98,7 +98,7 @@ def run_convgru(arm, seed):
 @functools.cache
 def sentences():
     """The most frequent words as numbers, `(n, LENGTH)`, and labels."""
-    file = common.EXAMPLES / "data" / "movie_sentences.tsv"
+    file = training.EXAMPLES / "data" / "movie_sentences.tsv"
     rows = glue_tasks.read_sentences(file)
     texts = [text.lower().split()[:LENGTH] for (text,) in rows.texts]
     counts = collections.Counter(word for text in texts for word in text)
@@ -225,7 +225,7 @@ TASKS = {
 
 
 def store(name):
-    return common.store(f"pretraining_{name}")
+    return training.store(f"pretraining_{name}")
 
 
 def stored():
@@ -233,7 +233,7 @@ def stored():
     return {
         name: task.compared(RunStore(store(name)).read())
         for name, task in TASKS.items()
-        if common.complete(store(name), ARMS)
+        if training.complete(store(name), ARMS)
     }
 
 
@@ -300,7 +300,8 @@ def page(comparisons):
         "seeds, nothing tuned.",
         "",
         "Rain: on the candidate states of the small ConvGRU network of "
-        "examples/nowcasting, on 23 hours under a hurricane (Stage IV); {} "
+        "examples/paper/nowcasting, on 23 hours under a hurricane "
+        "(Stage IV); {} "
         "epochs, then {}, on the balanced loss; the error is B-MSE on "
         "held-out hours. Persistence, the last frame for ever, has {}.".format(
             *EPOCHS.values(), persistence
@@ -375,7 +376,7 @@ def write():
 
 
 def main():
-    parser = common.parser(__doc__)
+    parser = training.parser(__doc__)
     parser.add_argument("--only", choices=TASKS)
     options = parser.parse_args()
     for name, task in TASKS.items():

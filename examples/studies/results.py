@@ -11,12 +11,11 @@ import importlib
 import itertools
 import math
 
-import common
-import pages
-
+from examples.studies.common import pages
+from examples.studies.common import training
 from keras_memel import RunStore
 
-ROOT = common.EXAMPLES.parent
+ROOT = training.EXAMPLES.parent
 # In the order of the questions: what, and the page of it.
 STUDIES = {
     "quickstart": "The first example",
@@ -35,11 +34,11 @@ OTHER_PAGES = ("validity",)
 
 def findings(name):
     """The tables of one study."""
-    study = importlib.import_module(name)
+    study = importlib.import_module(f"examples.studies.{name}")
     if name != "quickstart":
         yield from study.findings()
         return
-    folder = common.EXAMPLES / "results"
+    folder = training.EXAMPLES / "results"
     for backend, file in (
         ("JAX", folder / "quickstart.jsonl"),
         ("TensorFlow", folder / "tensorflow" / "quickstart.jsonl"),
@@ -338,7 +337,7 @@ def expect(true, what):
 def write():
     for name in [*STUDIES, *OTHER_PAGES]:
         if name != "quickstart":
-            importlib.import_module(name).write()
+            importlib.import_module(f"examples.studies.{name}").write()
     found = everything()
     for path, text in (
         ("RESULTS.md", page(found)),

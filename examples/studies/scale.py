@@ -8,12 +8,12 @@ Deactivation (RD), with its placebo, and with dropout, tuned. Writes
 docs/studies/scale.md.
 """
 
-import common
 import matplotlib.pyplot as plt
 import numpy as np
-import pages
 import scipy.stats
 
+from examples.studies.common import pages
+from examples.studies.common import training
 from keras_memel import Comparison
 from keras_memel import RunStore
 from keras_memel import compare
@@ -32,7 +32,7 @@ CONTRASTS = [("RD", "placebo"), ("RD", "dropout")]
 ARMS = {
     f"{trial}, {width}": (trial, width) for width in WIDTHS for trial in TRIALS
 }
-STORE = common.store("scale")
+STORE = training.store("scale")
 MEASURES = {
     "phi": "phi that 2 % of the values reach",
     "ks": "Kolmogorov-Smirnov statistic",
@@ -43,12 +43,12 @@ MEASURES = {
 def run(arm, seed):
     """Train one network; test it, and measure its second layer."""
     trial, width = arm
-    digits = common.Digits(seed, WRONG_SHARE)
-    layers = common.layers_of(*TRIALS[trial])
-    model = common.trained(digits, layers, seed, key=arm, width=width)
+    digits = training.Digits(seed, WRONG_SHARE)
+    layers = training.layers_of(*TRIALS[trial])
+    model = training.trained(digits, layers, seed, key=arm, width=width)
     return {
-        "accuracy": common.accuracy(model, digits),
-        "validation": common.agreement(model, digits, digits.validation),
+        "accuracy": training.accuracy(model, digits),
+        "validation": training.agreement(model, digits, digits.validation),
         **monosemanticity(model, digits),
     }
 
@@ -61,10 +61,10 @@ def monosemanticity(model, digits):
     Kolmogorov-Smirnov statistic, which tells phi on the feature from phi on
     all images, mean over the units.
     """
-    phi = common.phi(common.second_layer(model, digits.images[digits.test]))
+    phi = training.phi(training.second_layer(model, digits.images[digits.test]))
     labels = digits.labels[digits.test]
-    own = labels[:, None] == common.features(phi, labels, digits.classes)
-    limit, killed = common.extremes(phi, own)
+    own = labels[:, None] == training.features(phi, labels, digits.classes)
+    limit, killed = training.extremes(phi, own)
     ks = [
         scipy.stats.ks_2samp(phi[mine, unit], phi[:, unit]).statistic
         for unit, mine in enumerate(own.T)
@@ -82,7 +82,7 @@ def at(runs, width):
         # Methods that have but one trial may lack it.
         return -scores.get("validation", 0.0), rate
 
-    chosen = common.tuned(runs, here, order)
+    chosen = training.tuned(runs, here, order)
     for run in chosen:
         run["scores"] = {
             name: score
@@ -176,14 +176,14 @@ def page(runs):
         "<!-- Written by examples/studies/scale.py. -->",
         "",
         f"Digits with {WRONG_SHARE:.0%} wrong training labels, two hidden "
-        f"layers, {common.EPOCHS} epochs, {len(seeds)} seeds. RD and placebo "
+        f"layers, {training.EPOCHS} epochs, {len(seeds)} seeds. RD and placebo "
         f"inhibit {RATE:.0%} of the values before both ReLUs; neither was "
         "tuned to the width. Dropout was, seed by seed: of 20, 50 and 65 % "
         "the best on validation images, whose labels are wrong as often. "
         "phi, the Kolmogorov-Smirnov statistic and the False Killing Rate are "
         "of the second layer of the plain network, on test images; 2 % of the "
         "values of a Gaussian unit reach a phi of "
-        f"{scipy.stats.chi2.isf(common.EXTREME, 1):.2f}.",
+        f"{scipy.stats.chi2.isf(training.EXTREME, 1):.2f}.",
         "",
         "Seen: Reverse Deactivation (RD) harms the narrowest networks and "
         "helps the wide ones, against plain training and against its placebo; "
@@ -281,7 +281,7 @@ def write():
 
 
 def main():
-    options = common.parser(__doc__).parse_args()
+    options = training.parser(__doc__).parse_args()
     compare(run, ARMS, options.seeds, store=STORE)
     write()
 

@@ -12,12 +12,12 @@ import gc
 import json
 import typing
 
-import common
 import numpy as np
-import pages
 import scipy.stats
 from tqdm import tqdm
 
+from examples.studies.common import pages
+from examples.studies.common import training
 from keras_memel import compare
 from keras_memel.evaluation.contrasts import detectable_effect
 
@@ -54,9 +54,9 @@ SITUATIONS = {
 }
 SEEDS = (10, 20)
 COUNTS = ("wrong", "found", "covered")
-FILE = common.RESULTS / "validity.jsonl"
+FILE = training.RESULTS / "validity.jsonl"
 # What a plain BCa interval covers, in the same way.
-PLAIN = common.RESULTS / "validity_plain_bca.json"
+PLAIN = training.RESULTS / "validity_plain_bca.json"
 # More where it matters or costs little.
 REPETITIONS = {
     (10, "1 arm"): 1000,

@@ -19,10 +19,16 @@ import keras
 from keras.src.backend import get_keras_mask
 
 from keras_memel.insertion import output_specs
+from keras_memel.insertion import padding
+from keras_memel.insertion import sequences
+from keras_memel.insertion.padding import Padding
 from keras_memel.layers.memel import MEmeL
 
 Tensor = Any
 Output = int | str | None
+
+# Where an inserted MEmeL notes that padding is counted, for the monitor.
+LOST_PADDING = "_memel_lost_padding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +47,21 @@ def insertion_of(layer: keras.Layer) -> Insertion | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Context:
+    """What is known at a call.
+
+    Attributes:
+        training: As the nearest layer was told.
+        masks: A padding mask or a `Padding` per layer that knows of one, from
+            the innermost layer outwards.
+        pairs: Tensors that the layers received, and the mask of each.
+        graph: If the innermost layer is a Functional model, its graph and its
+            inputs.
+    """
+
     training: bool | None = None
-    padding_mask: Tensor = None
+    masks: tuple[Any, ...] = ()
+    pairs: tuple[tuple[Tensor, Tensor], ...] = ()
+    graph: tuple[sequences.Graph, list[Tensor]] | None = None
 
 
 _NOWHERE = _Context()
@@ -59,7 +78,8 @@ def noting_call(
 
     def call(*args: Any, **kwargs: Any) -> Any:
         arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
-        with _noted(arguments) as context:
+        context = _within(layer, arguments, list(signature.parameters))
+        with _noted(context):
             outputs = method(*args, **kwargs)
         insertion = insertion_of(layer)
         if insertion is None:
@@ -70,24 +90,56 @@ def noting_call(
 
 
 @contextlib.contextmanager
-def _noted(arguments: dict[str, Any]) -> Iterator[_Context]:
-    # Keras hands `training` down by itself, except on JAX from a model whose
-    # `call` does not forward it; and `padding_mask` it does not know.
-    outer = _CONTEXT.get()
-    training = arguments.get("training")
-    padding_mask = arguments.get("padding_mask")
-    first = next(iter(arguments.values()), None)
-    if padding_mask is None and isinstance(first, dict):
-        padding_mask = first.get("padding_mask")
-    context = _Context(
-        outer.training if training is None else training,
-        outer.padding_mask if padding_mask is None else padding_mask,
-    )
+def _noted(context: _Context) -> Iterator[None]:
     token = _CONTEXT.set(context)
     try:
-        yield context
+        yield
     finally:
         _CONTEXT.reset(token)
+
+
+def _within(
+    layer: keras.Layer, arguments: dict[str, Any], names: list[str]
+) -> _Context:
+    """Add what the call of a layer says to what is known."""
+    # Keras passes `training` on by itself, except on JAX from a model whose
+    # `call` does not forward it. It does not pass padding masks on.
+    outer = _CONTEXT.get()
+    training = arguments.get("training")
+    first = next(iter(arguments.values()), None)
+    pairs = padding.pairs(arguments)
+    own = padding.own_mask(arguments, names)
+    if own is None:
+        own = next((m for one, m in outer.pairs if one is first), None)
+    masks: tuple[Any, ...] = (own,)
+    if outer.graph is not None:
+        above, inputs = outer.graph
+        masks = _of_both(own, above.mask_of(layer, inputs), inputs)
+        pairs += above.argument_pairs(layer, arguments, inputs)
+    graph = sequences.graph_of(layer)
+    inner = None
+    if graph is not None:
+        inner = graph, graph.runtime_inputs(first)
+        pairs += graph.input_pairs(inner[1])
+    elif isinstance(first, dict):
+        pairs += padding.pairs(first)
+    return _Context(
+        outer.training if training is None else training,
+        (*(mask for mask in masks if mask is not None), *outer.masks),
+        (*pairs, *outer.pairs),
+        inner,
+    )
+
+
+def _of_both(own: Any, traced: Any, inputs: list[Any]) -> tuple[Any, ...]:
+    """The masks of a layer: an argument, and one that the graph knows."""
+    if own is None or own is Padding.UNKNOWN:
+        return (own if traced is None else traced,)
+    if traced is None or isinstance(traced, Padding):
+        return (own,)
+    # If the argument is an input of the model, the graph knows in addition
+    # what the model puts before the text.
+    return (traced,) if any(own is one for one in inputs) else (own, traced)
 
 
 def training_step(
@@ -96,7 +148,8 @@ def training_step(
     """The `train_step` of a model whose `call` does not take `training`."""
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
-        with _noted({"training": True}):
+        context = dataclasses.replace(_CONTEXT.get(), training=True)
+        with _noted(context):
             return method(*args, **kwargs)
 
     return train_step
@@ -114,7 +167,7 @@ def _apply(
     values = flat[index]
     flat[index] = insertion.memel(
         values,
-        mask=_mask(host, values, index, arguments, context),
+        mask=_mask(host, insertion.memel, values, index, arguments, context),
         training=context.training,
     )
     return keras.tree.pack_sequence_as(outputs, flat)
@@ -122,6 +175,7 @@ def _apply(
 
 def _mask(
     host: keras.Layer,
+    memel: MEmeL,
     values: Tensor,
     index: int,
     arguments: dict[str, Any],
@@ -135,14 +189,20 @@ def _mask(
             before = keras.tree.map_structure(get_keras_mask, first)
         after = keras.tree.flatten(host.compute_mask(first, before))
         mask = after[index] if index < len(after) else None
+    lost = False
     first = next(iter(arguments.values()), None)
-    for padding_mask in (
-        arguments.get("padding_mask"),
-        arguments.get("decoder_padding_mask"),
-        context.padding_mask,
-    ):
-        if mask is None and _covers(padding_mask, values, first):
-            mask = padding_mask
+    for known in context.masks if mask is None else ():
+        if known is Padding.NONE:
+            break
+        if known is Padding.UNKNOWN:
+            lost = True
+            break
+        if _covers(known, values, first):
+            mask, lost = known, False
+            break
+        lost = True
+    if context.training:
+        memel.__dict__[LOST_PADDING] = lost and len(values.shape) > 2
     return mask
 
 
@@ -157,7 +217,7 @@ def _covers(padding_mask: Tensor, values: Tensor, inputs: Any) -> bool:
             for size, time in zip(shape, padding_mask.shape)
         )
 
-    if padding_mask is None or not begins(values):
+    if not begins(values):
         return False
     rank = len(padding_mask.shape) + 1
     if len(values.shape) == rank:

@@ -106,6 +106,8 @@ def _inputs(model: keras.Layer) -> Iterator[tuple[list[Any], bool]]:
         return
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or config.get("input_shape")
+    if isinstance(shapes, dict):
+        shapes = dict(shapes)  # JAX knows no other class of mappings.
     by_name = "shapes_dict" in config
     # Which dtype the inputs had is not recorded.
     for dtype in (model.input_dtype, "int32"):

@@ -9,13 +9,13 @@ from scripts import load
 
 pytestmark = pytest.mark.once
 
-cost = load(ROOT / "benchmarks" / "cost.py")
+cost = load(ROOT / "docs" / "generate" / "cost.py")
 
 
 def test_the_page_is_that_of_the_stored_measurements():
     stored = (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
     wrong = printed.difference(cost.page(), stored)
-    assert not wrong, f"{wrong}\nrun: python benchmarks/cost.py"
+    assert not wrong, f"{wrong}\nrun: python docs/generate/cost.py"
 
 
 def test_a_table_has_a_row_a_setting_and_a_column_a_backend(tmp_path):

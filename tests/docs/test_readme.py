@@ -18,7 +18,7 @@ EMPTY = "".join(
 )
 
 
-readme = load(ROOT / "benchmarks" / "readme.py")
+readme = load(ROOT / "docs" / "generate" / "readme.py")
 
 
 def blocks(language):
@@ -135,7 +135,7 @@ def test_what_it_says_of_the_studies_is_what_their_pages_say():
 @pytest.mark.once
 def test_the_results_are_those_of_the_stored_runs():
     wrong = printed.difference(readme.render(README), README)
-    assert not wrong, f"{wrong}\nrun: python benchmarks/readme.py"
+    assert not wrong, f"{wrong}\nrun: python docs/generate/readme.py"
 
 
 @pytest.mark.parametrize(

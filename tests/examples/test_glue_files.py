@@ -1,4 +1,4 @@
-"""examples/glue.py: each file of GLUE is read as it is, or its row named."""
+"""The GLUE example: each file of GLUE is read as it is, or its row named."""
 
 import sys
 import types
@@ -9,7 +9,7 @@ from glue_rows import TASKS
 from glue_rows import write
 from scripts import example
 
-glue_tasks = example("glue_tasks")
+glue_tasks = example("paper.glue.tasks")
 
 pytestmark = pytest.mark.once
 

@@ -1,4 +1,4 @@
-"""examples/glue.py: the metrics of GLUE."""
+"""The GLUE example: the metrics of GLUE."""
 
 import math
 
@@ -9,7 +9,7 @@ import sklearn.metrics
 from glue_rows import TASKS
 from scripts import example
 
-glue_tasks = example("glue_tasks")
+glue_tasks = example("paper.glue.tasks")
 
 pytestmark = pytest.mark.once
 

@@ -1,4 +1,4 @@
-"""examples/glue.py: arms are built, trained, resumed, scored, handed in."""
+"""The GLUE example: arms are built, trained, resumed, scored, handed in."""
 
 import csv
 import json
@@ -17,9 +17,9 @@ from keras_memel import find
 from keras_memel import inserted
 from keras_memel import paper
 
-glue = example("glue")
-glue_data = example("glue_data")
-glue_model = example("glue_model")
+glue = example("paper.glue.train")
+glue_data = example("paper.glue.data")
+glue_model = example("paper.glue.model")
 
 pytestmark = [
     pytest.mark.once,

@@ -1,4 +1,4 @@
-"""examples/imagenet.py on a few images, and what it says of broken ones."""
+"""The ImageNet example on a few images, and what it says of broken ones."""
 
 import pickle
 import sys
@@ -13,7 +13,10 @@ from keras_memel import find
 from keras_memel import inserted
 from keras_memel import paper
 
-images, longrun = example("images"), example("longrun")
+images, longrun = (
+    example("paper.imagenet.images"),
+    example("paper.common.longrun"),
+)
 
 pytestmark = [
     pytest.mark.once,
@@ -26,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def imagenet():
     pytest.importorskip("keras_hub")
-    return example("imagenet")
+    return example("paper.imagenet.train")
 
 
 @pytest.fixture(scope="module")

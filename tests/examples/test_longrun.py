@@ -1,4 +1,4 @@
-"""examples/longrun.py: what a killed run comes back to, logs, and the plan."""
+"""longrun.py: what a killed run comes back to, logs, and the plan."""
 
 import argparse
 import csv
@@ -17,7 +17,7 @@ from keras_memel import insert
 
 pytestmark = pytest.mark.once
 
-longrun = example("longrun")
+longrun = example("paper.common.longrun")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""examples/nowcasting: the small data, of the package, a file or made up."""
+"""The nowcasting example: the small data, of the package, a file or made up."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from scripts import example
 
 pytest.importorskip("sklearn")
 
-data = example("nowcasting.data")
-hko7 = example("nowcasting.hko7")
+data = example("paper.nowcasting.data")
+hko7 = example("paper.nowcasting.hko7")
 
 pytestmark = pytest.mark.once
 

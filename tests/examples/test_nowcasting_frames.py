@@ -1,4 +1,4 @@
-"""examples/nowcasting: frames of HKO-7, and what is wrong with them."""
+"""The nowcasting example: frames of HKO-7, and what is wrong with them."""
 
 import datetime
 import zlib
@@ -14,7 +14,7 @@ from scripts import example
 
 pytest.importorskip("PIL")
 
-hko7 = example("nowcasting.hko7")
+hko7 = example("paper.nowcasting.hko7")
 
 pytestmark = pytest.mark.once
 

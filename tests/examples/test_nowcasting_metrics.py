@@ -1,4 +1,4 @@
-"""examples/nowcasting: what a pixel means, and the scores of a forecast."""
+"""The nowcasting example: what a pixel means, and the scores of a forecast."""
 
 import math
 
@@ -10,8 +10,8 @@ from scripts import example
 
 pytest.importorskip("sklearn")
 
-hko7 = example("nowcasting.hko7")
-metrics = example("nowcasting.metrics")
+hko7 = example("paper.nowcasting.hko7")
+metrics = example("paper.nowcasting.metrics")
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("quick_compilation")]
 

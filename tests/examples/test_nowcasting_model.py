@@ -1,4 +1,4 @@
-"""examples/nowcasting: the networks, of the papers and small ones."""
+"""The nowcasting example: the networks, of the papers and small ones."""
 
 import keras
 import numpy as np
@@ -11,8 +11,8 @@ from small_networks import TINY
 import keras_memel
 import keras_memel.paper
 
-networks = example("nowcasting.model")
-train = example("nowcasting.train")
+networks = example("paper.nowcasting.model")
+train = example("paper.nowcasting.train")
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("quick_compilation")]
 

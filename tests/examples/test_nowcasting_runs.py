@@ -1,4 +1,4 @@
-"""examples/nowcasting: runs, from data to scores, in small."""
+"""The nowcasting example: runs, from data to scores, in small."""
 
 import keras
 import numpy as np
@@ -15,9 +15,9 @@ import keras_memel.paper
 pytest.importorskip("sklearn")
 pytest.importorskip("PIL")
 
-longrun = example("longrun")
-networks = example("nowcasting.model")
-train = example("nowcasting.train")
+longrun = example("paper.common.longrun")
+networks = example("paper.nowcasting.model")
+train = example("paper.nowcasting.train")
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("quick_compilation")]
 

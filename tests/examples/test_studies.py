@@ -51,7 +51,7 @@ def test_all_results_are_what_the_stored_runs_say(study):
 
 
 def test_a_claim_that_the_runs_do_not_bear_out_raises(study):
-    pages = study("pages")
+    pages = study("common.pages")
     runs = [
         {"arm": arm, "seed": seed, "scores": {"%": seed % 3 + 9 * (arm == "b")}}
         for arm in "ab"
@@ -70,7 +70,7 @@ def test_the_stores_stay_small():
 
 
 def test_sets_are_read_from_files(study, tmp_path):
-    sets = study("sets")
+    sets = study("common.sets")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (5, 28, 28), "uint8")
     np.savez(tmp_path / "f.npz", x_train=images, y_train=np.arange(5))
@@ -102,7 +102,7 @@ def test_a_share_that_no_set_has_is_refused(study, monkeypatch, capsys):
 
 
 def test_tuning_looks_at_validation_alone_and_breaks_ties_downwards(study):
-    common = study("common")
+    common = study("common.training")
     arms = {"plain": ("plain", 0), "a": ("RD", 0.1), "b": ("RD", 0.2)}
     scores = {"plain": (0.5, 0.5), "a": (0.7, 0.1), "b": (0.7, 0.9)}
     runs = [
@@ -167,7 +167,7 @@ def test_the_loop_of_grokking_is_that_of_fit(
 
 def test_an_input_that_never_changes_is_0(study):
     examples = np.column_stack([np.arange(4.0), np.full(4, np.float32(0.1))])
-    found = study("sets")._standardized(examples.astype("float32"))
+    found = study("common.sets")._standardized(examples.astype("float32"))
     np.testing.assert_array_equal(found[:, 1], 0.0)
     assert found[:, 0].std() == pytest.approx(1.0)
 

@@ -14,7 +14,7 @@ def tiny(common, seed, **settings):
 
 
 def test_a_split_has_the_share_of_wrong_labels_that_it_says(study):
-    split = tiny(study("common"), 1, wrong_share=0.3)
+    split = tiny(study("common.training"), 1, wrong_share=0.3)
     wrong = split.given != split.labels
     assert wrong[split.train].mean() == 0.3
     assert wrong[split.validation].mean() == 0.3
@@ -27,7 +27,7 @@ def test_a_split_has_the_share_of_wrong_labels_that_it_says(study):
 
 def test_no_person_is_in_two_parts_of_a_split(study):
     groups = np.arange(300) % 10
-    split = tiny(study("common"), 0, groups=groups)
+    split = tiny(study("common.training"), 0, groups=groups)
     parts = (split.train, split.validation, split.test)
     people = [set(groups[part]) for part in parts]
     assert [len(some) for some in people] == [5, 2, 3]
@@ -39,7 +39,7 @@ def test_a_recycled_network_learns_what_a_new_one_does(
     study, quick_compilation, method
 ):
     """Whatever was trained before, a run is that of its arm and seed."""
-    common = study("common")
+    common = study("common.training")
     common._COMPILED.clear()
     layers = common.layers_of(method, 0.2)
 

@@ -1,4 +1,4 @@
-"""examples/paper_tables.py: which number stands where, and what is run."""
+"""tables.py: which number stands where, and what is run."""
 
 import sys
 import types
@@ -9,7 +9,8 @@ from scripts import example
 from keras_memel import MEmeL
 from keras_memel import paper
 
-paper_tables = example("paper_tables")
+paper_tables = example("paper.tables")
+GLUE = "examples.paper.glue.train"
 
 # Few seeds, and no more: `compare` says so.
 pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore")]
@@ -31,7 +32,7 @@ def calls(monkeypatch):
         return {"validation": score / 2, "test": score}
 
     module = types.SimpleNamespace(parse=lambda command: command, run=run)
-    monkeypatch.setitem(sys.modules, "glue", module)
+    monkeypatch.setitem(sys.modules, GLUE, module)
     return seen
 
 

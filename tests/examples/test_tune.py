@@ -1,4 +1,4 @@
-"""examples/tune.py: which settings are tried, resumed, shared and chosen."""
+"""tune.py: which settings are tried, resumed, shared and chosen."""
 
 import json
 import socket
@@ -15,7 +15,8 @@ from scripts import example
 
 from keras_memel import MEmeL
 
-glue, tune = example("glue"), example("tune")
+GLUE = "examples.paper.glue.train"
+glue, tune = example("paper.glue.train"), example("paper.tune")
 
 pytestmark = [
     pytest.mark.once,
@@ -54,7 +55,7 @@ class Family(types.ModuleType):
 @pytest.fixture
 def family(monkeypatch):
     made = Family()
-    monkeypatch.setitem(sys.modules, "glue", made)
+    monkeypatch.setitem(sys.modules, GLUE, made)
     return made
 
 
@@ -228,7 +229,7 @@ def test_a_real_training_without_a_look_at_the_test_set(
     # What is printed is a command of glue.py.
     *_, line = capsys.readouterr().out.strip().splitlines()
     program, *rest = line.split()[1:]
-    assert program == "examples/glue.py"
+    assert program == "examples/paper/glue/train.py"
     options = glue.parse(rest)
     assert (options.k, options.where) == (best["k"], "transformer_layer_0")
     assert "MEmeL-Tune" in options.arms

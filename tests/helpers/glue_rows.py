@@ -3,7 +3,7 @@
 import pytest
 from scripts import example
 
-TASKS = example("glue_tasks").TASKS
+TASKS = example("paper.glue.tasks").TASKS
 WORDS = ["a", "and", "dull", "film", "fine", "long", "the", "was"]
 
 # Two rows of each file as GLUE has it: header, rows, and what they say.

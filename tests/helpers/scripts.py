@@ -2,7 +2,6 @@
 
 import importlib.util
 import pathlib
-import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -10,10 +9,8 @@ HELPERS = pathlib.Path(__file__).parent
 
 
 def example(name):
-    """A module of the examples, which import one another by their names."""
-    if str(EXAMPLES) not in sys.path:
-        sys.path.insert(0, str(EXAMPLES))
-    return importlib.import_module(name)
+    """A module of the package of examples, by its name below `examples`."""
+    return importlib.import_module(f"examples.{name}")
 
 
 def load(path):

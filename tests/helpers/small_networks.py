@@ -1,10 +1,10 @@
-"""Networks of examples/nowcasting, as small as there can be."""
+"""Networks of examples/paper/nowcasting, as small as there can be."""
 
 import dataclasses
 
 from scripts import example
 
-networks = example("nowcasting.model")
+networks = example("paper.nowcasting.model")
 
 TINY = networks.Network(
     down=((2, 4, 2), (3, 4, 2), (4, 3, 2)),

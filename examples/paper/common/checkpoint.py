@@ -7,7 +7,8 @@ import time
 
 import keras
 import numpy as np
-from parallel import rank_and_ranks
+
+from examples.paper.common.parallel import rank_and_ranks
 
 TORCH = keras.config.backend() == "torch"
 if TORCH:

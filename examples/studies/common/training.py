@@ -7,7 +7,6 @@ what is seen here is seen on small sets.
 import argparse
 import os
 import pathlib
-import sys
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # The matrices are so small that a second thread costs more than it gives.
@@ -22,11 +21,9 @@ from keras_memel import Random
 from keras_memel import Rate
 from keras_memel import monosemantic_scale
 
-FOLDER = pathlib.Path(__file__).parent
+FOLDER = pathlib.Path(__file__).parents[1]
 RESULTS = FOLDER / "results"
 EXAMPLES = FOLDER.parent
-# For the studies of what other examples train.
-sys.path.append(str(EXAMPLES))
 
 # The network and its training are those of examples/quickstart.py.
 WIDTH, BATCH, LEARNING_RATE, EPOCHS = 256, 100, 3e-3, 50

@@ -25,10 +25,10 @@ import pathlib
 
 import numpy as np
 
-from nowcasting import hko7
-from nowcasting import windows
+from examples.paper.nowcasting import hko7
+from examples.paper.nowcasting import windows
 
-STAGE_IV = pathlib.Path(__file__).parents[1] / "data" / "stage_iv.npz"
+STAGE_IV = pathlib.Path(__file__).parents[2] / "data" / "stage_iv.npz"
 PARTS = ("train", "validation", "test")
 
 

@@ -1,6 +1,6 @@
 """Write the results into README.md, from the files that hold the runs.
 
-    python benchmarks/readme.py
+    python docs/generate/readme.py
 
 No number of the README is typed in: what stands between a pair of comments
 `<!-- name: begin -->` and `<!-- name: end -->` is made here, from
@@ -13,7 +13,7 @@ import pathlib
 
 from keras_memel import RunStore
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Of each setting of the benchmark: what the table is of, and a cell. Its
 # memory is in docs/cost.md.

@@ -4,9 +4,9 @@ import pathlib
 
 import numpy as np
 
-from nowcasting import data
-from nowcasting import hko7
-from nowcasting import windows
+from examples.paper.nowcasting import data
+from examples.paper.nowcasting import hko7
+from examples.paper.nowcasting import windows
 
 
 def sources(options):

@@ -28,7 +28,7 @@ import zlib
 
 import numpy as np
 
-from nowcasting import windows
+from examples.paper.nowcasting import windows
 
 MINUTES = 6
 SIZE = (480, 480)

@@ -1,9 +1,10 @@
 """MEmeL-Tune: which values and how strongly, and after which layers.
 
-    python examples/tune.py --small                         # minutes, a laptop
-    python examples/tune.py glue --task RTE --data FOLDER   # the paper's grid
-    python examples/tune.py glue --task RTE --where middle:2 middle:4 middle:6
-    python examples/tune.py nowcasting --data FOLDER --trials 10
+    python examples/paper/tune.py --small  # minutes, a laptop
+    # the paper's grid
+    python examples/paper/tune.py glue --task RTE --data FOLDER
+    python examples/paper/tune.py glue --task RTE --where middle:2 middle:4
+    python examples/paper/tune.py nowcasting --data FOLDER --trials 10
 
 The family is glue, imagenet or nowcasting; all that is not named below goes
 to its program, whose `--help` tells. Each setting is trained by its `run` and
@@ -48,9 +49,8 @@ except ImportError as error:
 from keras_memel import paper
 
 FAMILIES = {
-    "glue": "glue",
-    "imagenet": "imagenet",
-    "nowcasting": "nowcasting.train",
+    family: f"examples.paper.{family}.train"
+    for family in ("glue", "imagenet", "nowcasting")
 }
 PAPER = {
     "k": paper.tune_grid["k"],
@@ -178,13 +178,12 @@ def space(options, own):
 def main(arguments=None):
     """Searches, and returns the best setting, with its "validation"."""
     options, words = parse(arguments)
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     family = importlib.import_module(FAMILIES[options.family])
     own = family.parse(words)
     if hasattr(own, "test_it"):
         own.test_it = own.submit = False  # a test set is not even read
     values, settings = space(options, own)
-    program = f"examples/{FAMILIES[options.family].replace('.', '/')}.py"
+    program = f"{FAMILIES[options.family].replace('.', '/')}.py"
     print(
         f"{len(settings)} settings of {options.family}, {options.seeds} "
         f"run(s) each, from "

@@ -1,8 +1,9 @@
 """Nowcasts precipitation with ConvGRUs, with and without MEmeL.
 
-    python examples/nowcasting/train.py --small
-    python examples/nowcasting/train.py --data FOLDER        HKO-7, full size
-    python examples/nowcasting/train.py --data FILE.npz      fields of your own
+    python examples/paper/nowcasting/train.py --small
+    python examples/paper/nowcasting/train.py --data FOLDER  # HKO-7, full size
+    # fields of your own
+    python examples/paper/nowcasting/train.py --data FILE.npz
 
 Trains the encoder-forecaster of Shi et al. (2017) on the balanced loss, each
 arm from the same first weights on the same batches in two stages, as in Table
@@ -29,23 +30,21 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
 # The examples import one another.
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import keras
-import longrun
 import numpy as np
-from longrun import arms
 
+from examples.paper.common import longrun
+from examples.paper.common.longrun import arms
+from examples.paper.nowcasting import hko7
+from examples.paper.nowcasting import metrics
+from examples.paper.nowcasting import model as networks
+from examples.paper.nowcasting.sources import sources
 from keras_memel import MEmeL
 from keras_memel import paper
-from nowcasting import hko7
-from nowcasting import metrics
-from nowcasting import model as networks
-from nowcasting.sources import sources
 
 # What is not given on the command line.
 FULL = {
@@ -323,7 +322,7 @@ def main(arguments=None):
             f"verdict:\n{table(results)}"
         )
         if options.gif:
-            from nowcasting import animation
+            from examples.paper.nowcasting import animation
 
             animation.animate(model, parts["test"], options.batch, options.gif)
             print(f"wrote {options.gif}")

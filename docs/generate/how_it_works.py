@@ -1,6 +1,6 @@
 """Draw docs/how_it_works_*.png: one training step, on real activations.
 
-    python benchmarks/how_it_works.py
+    python docs/generate/how_it_works.py
 
 A network learns scikit-learn's digits while a MEmeL in it only watches. What
 the pictures show are the values, statistics and gradients of one more step: a
@@ -27,7 +27,7 @@ from keras_memel.utils.plotting import BLUE
 from keras_memel.utils.plotting import GREY
 from keras_memel.utils.plotting import ORANGE
 
-FOLDER = pathlib.Path(__file__).parents[1] / "docs"
+FOLDER = pathlib.Path(__file__).parents[1]
 NEURONS, SAMPLES = 48, 24
 
 

@@ -1,7 +1,8 @@
 """Windows of a sequence of maps: what was seen, and what came next."""
 
-import longrun
 import numpy as np
+
+from examples.paper.common import longrun
 
 
 class Windows:

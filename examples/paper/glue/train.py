@@ -1,9 +1,10 @@
 """BERT on GLUE, as in Wang et al. (2024), Table 1.
 
-    python examples/glue.py --task RTE --data FOLDER        # the paper's run
-    python examples/glue.py --task RTE --dry-run            # what it would be
-    python examples/glue.py --small                         # minutes, a laptop
-    python examples/glue.py --data FILE                     # your sentences
+    # the paper's run
+    python examples/paper/glue/train.py --task RTE --data FOLDER
+    python examples/paper/glue/train.py --task RTE --dry-run  # what it would be
+    python examples/paper/glue/train.py --small  # minutes, a laptop
+    python examples/paper/glue/train.py --data FILE  # your sentences
 
 FOLDER holds the official tsv files; without it, tensorflow-datasets loads the
 task. FILE has a sentence, a tab and its label (0 or 1), or a score whose sign
@@ -16,7 +17,7 @@ the draws of dropout. Each arm is trained with each learning rate; the best on
 the validation set counts, and only it is tested where a test set has labels.
 The labels of GLUE's own test sets are secret: `--submit` writes the answers
 as gluebenchmark.com takes them. MEmeL-Tune is MEmeL with `--k` and `--delta`,
-which `python examples/tune.py glue` finds.
+which `python examples/paper/tune.py glue` finds.
 
 A killed run goes on when it is started again. The small run shows that it
 works, not whether MEmeL helps.
@@ -34,16 +35,16 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
 
-import glue_tasks
 import keras
-import longrun
 import numpy as np
-from glue_data import load_data
-from glue_model import build
-from glue_model import compile_model
-from glue_tasks import SENTENCES
-from glue_tasks import TASKS
 
+from examples.paper.common import longrun
+from examples.paper.glue import tasks as glue_tasks
+from examples.paper.glue.data import load_data
+from examples.paper.glue.model import build
+from examples.paper.glue.model import compile_model
+from examples.paper.glue.tasks import SENTENCES
+from examples.paper.glue.tasks import TASKS
 from keras_memel import MEmeL
 from keras_memel import compare
 from keras_memel import inserted
@@ -74,7 +75,7 @@ SMALL = {
     "test": 500,
 }
 LONGER = "--train or --epochs"
-MOVIES = pathlib.Path(__file__).parent / "data" / "movie_sentences.tsv"
+MOVIES = pathlib.Path(__file__).parents[2] / "data" / "movie_sentences.tsv"
 # What the scores of a training do not depend on.
 NOT_OF_A_TRAINING = {
     *("arms", "data", "delta", "devices", "dry_run", "k", "learning_rates"),
@@ -130,7 +131,7 @@ def parse(arguments=None):
     if any(value != wanted for value in given):
         parser.error(
             "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
-            "python examples/tune.py glue finds the best ones"
+            "python examples/paper/tune.py glue finds the best ones"
         )
     options.test_it = True  # the search for settings sets False
     return options

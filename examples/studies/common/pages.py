@@ -3,14 +3,14 @@
 import dataclasses
 import math
 
-import common
 import matplotlib.pyplot as plt
 import numpy as np
 
+from examples.studies.common import training
 from keras_memel import Comparison
 from keras_memel.evaluation.tables import COLOURS
 
-PAGES = common.EXAMPLES.parent / "docs" / "studies"
+PAGES = training.EXAMPLES.parent / "docs" / "studies"
 
 
 def environments(runs):

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib import animation
 from matplotlib import colors
 
-from nowcasting import hko7
-from nowcasting import model as networks
+from examples.paper.nowcasting import hko7
+from examples.paper.nowcasting import model as networks
 
 # Light to dark, for all eyes: dry is white, and grey what nobody measured.
 LEVELS = (0.1, 0.5, 2, 5, 10, 30, 100)

@@ -1,8 +1,8 @@
 """Swin Transformers on ImageNet, with and without inserted MEmeLs.
 
-    python examples/imagenet.py --data FOLDER            # train/ and val/
-    python examples/imagenet.py --preset swin_base_patch4_window7_224 ...
-    python examples/imagenet.py --small                  # CIFAR-10, minutes
+    python examples/paper/imagenet/train.py --data FOLDER  # train/ and val/
+    python examples/paper/imagenet/train.py --preset NAME  # another Swin
+    python examples/paper/imagenet/train.py --small  # CIFAR-10, minutes
 
 FOLDER has a folder of images for each class in train/ and in val/; without
 it, imagenet2012 of tensorflow-datasets is read. The paper [Wang et al. 2024,
@@ -30,13 +30,13 @@ import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
 
-import hub
-import images
 import keras
-import longrun
 import numpy as np
-from longrun import arms
 
+from examples.paper.common import hub
+from examples.paper.common import longrun
+from examples.paper.common.longrun import arms
+from examples.paper.imagenet import images
 from keras_memel import MEmeL
 from keras_memel import insert
 from keras_memel import inserted

@@ -11,12 +11,13 @@ import importlib.util
 import pathlib
 import typing
 
-import common
-import glue_tasks
 import keras
 import numpy as np
-import pages
 import sklearn.datasets
+
+from examples.paper.glue import tasks as glue_tasks
+from examples.studies.common import pages
+from examples.studies.common import training
 
 
 def breast_cancer(path=None):
@@ -92,7 +93,7 @@ def _standardized(examples):
 def digits(path=None):
     """8 x 8 images of handwritten digits. Part of scikit-learn."""
     del path
-    return *common.digits(), None
+    return *training.digits(), None
 
 
 SENTENCES, TOKENS = 2000, 32
@@ -105,7 +106,7 @@ def sentences(path=None):
     if path is None:
         raise SystemExit(
             "No sentences. Pass --data FILE, made by: python "
-            "examples/studies/sets.py --model PRESET --out FILE"
+            "examples/studies/common/sets.py --model PRESET --out FILE"
         )
     with np.load(path) as file:
         return _standardized(file["examples"]), file["labels"], None
@@ -120,7 +121,7 @@ def embed(preset):
     """
     import keras_hub
 
-    file = common.EXAMPLES / "data" / "movie_sentences.tsv"
+    file = training.EXAMPLES / "data" / "movie_sentences.tsv"
     rows = glue_tasks.read_sentences(file)
     chosen = np.random.default_rng(0).permutation(len(rows))[:SENTENCES]
     texts = [rows.texts[i][0] for i in chosen]
@@ -183,7 +184,7 @@ def split(name, share, seed, path=None):
     """A split of a set with this share of wrong labels, made from a seed."""
     examples, labels, groups = load(name, path)
     made = SETS[name]
-    return common.Split(
+    return training.Split(
         examples, labels, seed, share, made.epochs, groups=groups, **made.sizes
     )
 

@@ -28,7 +28,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from nowcasting import hko7
+from examples.paper.nowcasting import hko7
 
 RATES = (0.5, 2.0, 5.0, 10.0, 30.0)
 WEIGHTS = {2.0: 2.0, 5.0: 5.0, 10.0: 10.0, 30.0: 30.0}

@@ -28,10 +28,10 @@ have had: call it again with the same arguments. For that,
 Callbacks that remember something, such as EarlyStopping, begin anew.
 
 On many devices (`--devices all`) JAX and TensorFlow divide each batch by
-themselves. On PyTorch, start one process a device: `torchrun --standalone
---nproc-per-node 2 examples/imagenet.py ...`. Each gets its rows of a batch,
-the gradients are averaged before the optimizer sees them, and the first
-process writes and prints; its training loss is that of its rows.
+themselves. On PyTorch, start one process per device: `torchrun --standalone
+--nproc-per-node 2 examples/paper/imagenet/train.py ...`. Each gets its rows of
+a batch, the gradients are averaged before the optimizer sees them, and the
+first process writes and prints; its training loss is that of its rows.
 """
 
 import contextlib
@@ -42,15 +42,15 @@ import time
 
 import keras
 import numpy as np
-from checkpoint import Checkpoint
-from checkpoint import read
-from checkpoint import variables
-from parallel import BACKEND
-from parallel import average_gradients
-from parallel import devices
-from parallel import number_of_devices
-from parallel import rank_and_ranks
 
+from examples.paper.common.checkpoint import Checkpoint
+from examples.paper.common.checkpoint import read
+from examples.paper.common.checkpoint import variables
+from examples.paper.common.parallel import BACKEND
+from examples.paper.common.parallel import average_gradients
+from examples.paper.common.parallel import devices
+from examples.paper.common.parallel import number_of_devices
+from examples.paper.common.parallel import rank_and_ranks
 from keras_memel import MEmeL
 from keras_memel import MonosemanticityMonitor
 from keras_memel import find
@@ -96,7 +96,7 @@ def arms(options):
     if any((value is not None) != wanted for value in tune):
         raise SystemExit(
             "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
-            "examples/tune.py finds the best ones. Received: "
+            "examples/paper/tune.py finds the best ones. Received: "
             f"--arms {' '.join(options.arms)} --k {tune[0]} --delta {tune[1]}"
         )
     every = dict(paper.arms)

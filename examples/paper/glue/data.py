@@ -1,14 +1,15 @@
-"""What examples/glue.py learns from: the parts of a task, tokenized."""
+"""What train.py learns from: the parts of a task, tokenized."""
 
 import dataclasses
 import functools
 
-import glue_model
-import glue_tasks
 import numpy as np
-from glue_tasks import SENTENCES
-from glue_tasks import TASKS
-from glue_tasks import Part
+
+from examples.paper.glue import model as glue_model
+from examples.paper.glue import tasks as glue_tasks
+from examples.paper.glue.tasks import SENTENCES
+from examples.paper.glue.tasks import TASKS
+from examples.paper.glue.tasks import Part
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The network of examples/glue.py: a BERT of keras_hub, and its optimizer."""
+"""The network of train.py: a BERT of keras_hub, and its optimizer."""
 
-import hub
 import keras
 
+from examples.paper.common import hub
 from keras_memel import MEmeL
 from keras_memel import insert
 

@@ -1,7 +1,7 @@
 """Small stand-ins for Tables 1 to 8 of Wang et al. (2024), side by side.
 
-    python examples/paper_tables.py --small                 # minutes
-    python examples/paper_tables.py --seeds 10              # for a verdict
+    python examples/paper/tables.py --small  # minutes
+    python examples/paper/tables.py --seeds 10  # for a verdict
 
 It runs the small presets of glue.py, imagenet.py and nowcasting/train.py with
 every arm of the paper on paired seeds, and writes OUT/tables.md: what the
@@ -25,11 +25,9 @@ import importlib
 import itertools
 import os
 import pathlib
-import sys
 import typing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import numpy as np
 
@@ -52,7 +50,7 @@ class Family(typing.NamedTuple):
 
 FAMILIES = {
     "glue": Family(
-        "glue",
+        "examples.paper.glue.train",
         "MiniLM on sentences from film reviews, accuracy in % "
         "(published: BERT-base, mean of GLUE's test sets)",
         "test",
@@ -68,7 +66,7 @@ FAMILIES = {
         },
     ),
     "imagenet": Family(
-        "imagenet",
+        "examples.paper.imagenet.train",
         "a Swin of three stages on CIFAR-10, accuracy in % (published: Swin-T "
         "/ S / B on ImageNet, top 1)",
         "test",
@@ -82,7 +80,7 @@ FAMILIES = {
         },
     ),
     "nowcasting": Family(
-        "nowcasting.train",
+        "examples.paper.nowcasting.train",
         "a small ConvGRU on Stage IV precipitation, B-MSE (published: HKO-7, "
         "B-MSE)",
         "b_mse",
@@ -211,8 +209,8 @@ def markdown(header, rows):
 
 def ratios(options):
     """Table 4 on the trained plain network of each seed."""
-    import imagenet
-    import longrun
+    from examples.paper.common import longrun
+    from examples.paper.imagenet import train as imagenet
 
     settings = options_of("imagenet", options)
     found = []

@@ -1,6 +1,6 @@
 """Write docs/cost.md: what a layer costs by count, and what was measured.
 
-    python benchmarks/cost.py
+    python docs/generate/cost.py
 
 The numbers of the page are computed here, or read from what scaling.py and
 overhead.py stored in benchmarks/results/.
@@ -9,7 +9,7 @@ overhead.py stored in benchmarks/results/.
 import json
 import pathlib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 
 # Bytes a value of float32: read for the moments, and for the score and the
@@ -27,7 +27,7 @@ DEVICES, BANDWIDTH, FLOPS, REACHED = 1000, 2.0e12, 312e12, 0.4
 
 PAGE = """# What a layer costs
 
-<!-- Written by benchmarks/cost.py. -->
+<!-- Written by docs/generate/cost.py. -->
 
 ## By count
 

@@ -1,0 +1,1 @@
+"""Programs that use keras_memel; README.md lists them."""

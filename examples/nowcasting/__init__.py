@@ -1,1 +1,0 @@
-"""Precipitation nowcasting with ConvGRUs, as in Shi et al. (2017)."""
