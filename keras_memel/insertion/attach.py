@@ -104,23 +104,69 @@ def _keep_mask(inputs: Any, previous_mask: Any = None) -> Any:
     return get_keras_mask(inputs)
 
 
+def _owner(host: keras.Layer) -> tuple[keras.Layer, str]:
+    """The layer that tracks the MEmeL of a host, and the attribute for it.
+
+    The host itself, unless it is a Sequential: that tracks the layers of its
+    sequence alone, and would neither count nor train anything else. Its last
+    layer tracks the MEmeL for it.
+    """
+    owner, around = host, 0
+    while isinstance(owner, keras.Sequential):
+        owner, around = owner.layers[-1], around + 1
+    suffix = f"_of_sequential_{around}" if around else ""
+    return owner, paths.INSERTED + suffix
+
+
+def check_hosts(found: list[Site]) -> None:
+    """Raises if two hosts would have their MEmeLs tracked at one place.
+
+    Raises:
+        ValueError: If two Sequentials that share their last layer are hosts.
+    """
+    taken = set()
+    for site in found:
+        owner, name = _owner(site.layer)
+        if hasattr(owner, name) or (id(owner), name) in taken:
+            raise ValueError(
+                f"Layer {owner.name!r} is the last one of two Sequential "
+                "models, and can track the MEmeL after one of them alone. "
+                "Insert after the layer itself. Received: a second MEmeL, "
+                f"after {site.path!r}"
+            )
+        taken.add((id(owner), name))
+
+
 def _track(host: keras.Layer, memel: MEmeL) -> None:
     """Makes `memel` a sublayer of a built layer, which Keras does not allow.
 
     This and `_untrack` alone reach into Keras' private tracker.
+
     """
-    locked = host._tracker.locked
-    host._tracker.unlock()
+    owner, name = _owner(host)
+    paths.mark_inserted(memel, True)
+    locked = owner._tracker.locked
+    owner._tracker.unlock()
     try:
-        setattr(host, paths.INSERTED, memel)
+        setattr(owner, name, memel)
     finally:
         if locked:
-            host._lock_state()
+            owner._lock_state()
+    _refresh(owner)
 
 
 def _untrack(host: keras.Layer, memel: MEmeL) -> None:
-    host._tracker.untrack(memel)
-    delattr(host, paths.INSERTED)
+    paths.mark_inserted(memel, False)
+    # Found by what it holds: a Sequential may have got another last layer.
+    for owner in host._flatten_layers():
+        for name in [*vars(owner), *vars(owner).get("_modules", {})]:
+            if name.startswith(paths.INSERTED) and (
+                getattr(owner, name) is memel
+            ):
+                owner._tracker.untrack(memel)
+                delattr(owner, name)
+                _refresh(owner)
+                return
 
 
 def _refresh(layer: keras.Layer) -> None:
@@ -234,11 +280,19 @@ def _quantize_host(
     # A model around the one that was given to `insert` has no hook. Keras has
     # it quantize all layers that have no parts: not the host, but the MEmeL.
     def quantize(*args: Any, **kwargs: Any) -> None:
-        parts = [part for part in host._flatten_layers() if part is not memel]
+        owner, _ = _owner(host)
+        parts = [
+            part
+            for part in owner._flatten_layers()
+            if not paths.is_inserted(part)
+        ]
         if len(parts) > 1:  # They are quantized themselves, without the host.
             return
-        with _plain(host):
-            host.quantize(*args, **kwargs)
+        kind = keras.dtype_policies.QuantizedDTypePolicy
+        if isinstance(owner.dtype_policy, kind):  # for another of its MEmeLs
+            return
+        with _plain(owner):
+            owner.quantize(*args, **kwargs)
 
     return quantize
 

@@ -162,6 +162,7 @@ def insert(
                 "`keras_memel.strip(model)` first, or name other layers. "
                 f"Received: where={where!r}"
             )
+    attach.check_hosts(found)
     specs = output_specs.specs(model, found, output)
     names = _names(model, layer, found)
     # All copies first: if one of them fails, nothing has been inserted.

@@ -30,14 +30,18 @@ def models_around(layers: Iterable[keras.Layer]) -> list[keras.Model]:
     wanted = {id(layer) for layer in layers}
     kinds = set(_subclasses(keras.Model))
     # By type and not by `isinstance`, which would run code of lazy proxies.
-    models = [one for one in gc.get_objects() if type(one) in kinds]
+    models = [
+        one
+        for one in gc.get_objects()
+        # The constructor of one that is being made may not have run.
+        if type(one) in kinds and "_layers" in vars(one)
+    ]
     # A Sequential keeps a graph of its own layers, which nobody saves or fits.
-    hidden = {id(vars(model).get("_functional")) for model in models}
+    hidden = {id(getattr(model, "_functional", None)) for model in models}
     return [
         model
         for model in models
         if id(model) not in hidden
-        and "_layers" in vars(model)  # Its constructor may not have run.
         and any(id(part) in wanted for part in model._flatten_layers())
     ]
 

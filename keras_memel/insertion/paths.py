@@ -28,6 +28,8 @@ _OPAQUE = (keras.layers.RNN, keras.layers.TimeDistributed)
 # The attribute in which a layer keeps an inserted MEmeL: part of weight paths.
 INSERTED = "inserted_memel"
 
+_MARK = "_memel_is_inserted"
+
 _MIDDLE = re.compile(r"middle:(\d+)")
 
 
@@ -67,6 +69,19 @@ class Site:
     @property
     def layer(self) -> keras.Layer:
         return self.chain[-1]
+
+
+def mark_inserted(memel: MEmeL, inserted: bool) -> None:
+    """Notes whether a MEmeL was inserted, rather than part of the model."""
+    if inserted:
+        vars(memel)[_MARK] = True
+    else:
+        vars(memel).pop(_MARK, None)
+
+
+def is_inserted(memel: keras.Layer) -> bool:
+    """Whether a MEmeL is there by `insert`."""
+    return _MARK in vars(memel)
 
 
 def walk(model: keras.Layer, memels: bool = False) -> list[Site]:
@@ -117,12 +132,11 @@ def _descend(site: Site, seen: set[int], memels: bool) -> Iterator[Site]:
 
 def children(layer: keras.Layer, memels: bool = False) -> list[Child]:
     """The sublayers that a MEmeL may follow, in the order of their tracking."""
-    inserted = getattr(layer, INSERTED, None)
     tracked = [
         part
         for part in layer._flatten_layers(include_self=False, recursive=False)
         if not isinstance(part, keras.layers.InputLayer)
-        and (not isinstance(part, MEmeL) or (memels and part is not inserted))
+        and (not isinstance(part, MEmeL) or (memels and not is_inserted(part)))
     ]
     is_graph = isinstance(layer, keras.Sequential) or hasattr(
         layer, "operations"
