@@ -8,7 +8,8 @@ host and on the layers around it, up to the model (`hooks.py`):
                            down; in a host, apply the MEmeL to the output
     rematerialized_call    no rematerialization, which would run a MEmeL twice
     get_config             raises, where a config would lose insertions
-    save, to_json, pickle  carry the insertions; `Inserted` repeats them
+    to_json                carries the insertions, as files do (`saving.py`)
+    save                   refuses the legacy format, which cannot
     export, quantize, ...  work on the plain model
     summary                lists the MEmeLs
     quantize of a MEmeL    quantizes its host, which a model around has left out
@@ -18,13 +19,13 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import json
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask  # As in `forward.py`
 
 from keras_memel.insertion import method_patches
 from keras_memel.insertion import models_around
@@ -37,6 +38,13 @@ from keras_memel.insertion.forward import noting_call
 from keras_memel.insertion.forward import training_step
 from keras_memel.insertion.paths import Site
 from keras_memel.layers.memel import MEmeL
+from keras_memel.utils import keras_internals
+from keras_memel.utils.keras_internals import get_keras_mask
+
+# Whether the config of a model is made by what knows of its insertions.
+_CARRIED: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "keras_memel_carried", default=False
+)
 
 # What a model does without its MEmeLs, which get no harm from it: files for
 # deployment and presets hold the plain model; quantization and LoRA look at
@@ -239,10 +247,9 @@ def _wrappers(layer: keras.Layer) -> method_patches.Wrappers:
     }
     if isinstance(layer, keras.Model):
         wrappers.update(dict.fromkeys(_PLAIN, _on_plain_model))
-        wrappers["save"] = lambda layer, method: functools.partial(save, layer)
+        wrappers["save"] = _keras_file_only
         wrappers["summary"] = summary.with_insertions
-        wrappers["to_json"] = _by_proxy
-        wrappers["__reduce__"] = _by_proxy
+        wrappers["to_json"] = _carrying_json
         if "training" not in inspect.signature(layer.call).parameters:
             # Keras tells such a model nothing; its parts still should know.
             wrappers["train_step"] = training_step
@@ -301,13 +308,13 @@ def _guarded_config(
     layer: keras.Layer, method: Callable[..., Any]
 ) -> Callable[..., Any]:
     def get_config() -> Any:
-        if not _carried.get() and _held_or_hosted(layer):
+        if not _CARRIED.get() and _held_or_hosted(layer):
             raise ValueError(
                 f"The config of {layer.name!r} would lose the MEmeL layers "
                 "that were inserted into it. To save the model with them, "
-                "call `model.save(path)`, or `keras_memel.save(model, path)` "
-                "for a model around it; to clone it or to get its config, "
-                "call `keras_memel.strip(model)` first."
+                "call `model.save(path)` or `keras_memel.save(model, path)` "
+                "with a path that ends in '.keras'; to clone it or to get its "
+                "config, call `keras_memel.strip(model)` first."
             )
         return method()
 
@@ -318,116 +325,44 @@ def _held_or_hosted(layer: keras.Layer) -> bool:
     return insertion_of(layer) is not None or bool(insertions(layer))
 
 
-def _by_proxy(
-    layer: keras.Layer, method: Callable[..., Any]
-) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with _insertions_are_carried():
-            return getattr(type(layer), method.__name__)(
-                Inserted(layer), *args, **kwargs
-            )
-
-    return call
-
-
-# ---------------------------------------------------------------------------
-# Saving
-
-_carried: contextvars.ContextVar[bool] = contextvars.ContextVar(
-    "keras_memel_carried", default=False
-)
-
-
 @contextlib.contextmanager
-def _insertions_are_carried() -> Iterator[None]:
-    token = _carried.set(True)
+def insertions_are_carried() -> Iterator[None]:
+    """Within, configs may leave the insertions out: another one has them."""
+    token = _CARRIED.set(True)
     try:
         yield
     finally:
-        _carried.reset(token)
+        _CARRIED.reset(token)
 
 
-def save(model: Any, filepath: Any, **kwargs: Any) -> None:
-    """Saves a model with the MEmeLs that were inserted anywhere into it.
-
-    The same as `model.save`, also for a model around the one that was given
-    to `insert`.
-
-    Args:
-        model: A Keras model.
-        filepath: Path that ends in ".keras".
-        **kwargs: As in `keras.Model.save`.
+def refuse_legacy_file(filepath: Any) -> None:
+    """Raises for the path of an HDF5 file.
 
     Raises:
-        ValueError: If the path is that of an HDF5 file.
-
-    Example:
-
-    >>> import tempfile
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> model = insert(model, "dense*", MEmeL())
-    >>> path = tempfile.mkdtemp() + "/model.keras"
-    >>> save(model, path)
-    >>> len(inserted(keras.saving.load_model(path)))
-    1
+        ValueError: If the path ends in ".h5" or ".hdf5".
     """
     if str(filepath).endswith((".h5", ".hdf5")):
         raise ValueError(
             "The legacy HDF5 format cannot hold inserted layers. Save to a "
             f"path that ends in '.keras'. Received: filepath={filepath!r}"
         )
-    with _insertions_are_carried():
-        type(model).save(Inserted(model), filepath, **kwargs)
 
 
-@keras.saving.register_keras_serializable("keras_memel")
-class Inserted(keras.Operation.__base__):
-    """What a model with insertions is in a file; loaded, the model itself.
+def _keras_file_only(
+    layer: keras.Layer, method: Callable[..., Any]
+) -> Callable[..., Any]:
+    def save(filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        refuse_legacy_file(filepath)
+        return method(filepath, *args, **kwargs)
 
-    Keras saves by class and config, and the config of the model does not know
-    of insertions. So this stands in for the model while it is saved: it has
-    the parts of the model, and a config that holds the model and where to
-    insert what.
-    """
+    return save
 
-    def __init__(self, model: keras.Layer):
-        self._model = model
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_model"], name)
+def _carrying_json(
+    layer: keras.Layer, method: Callable[..., Any]
+) -> Callable[..., Any]:
+    def to_json(**kwargs: Any) -> str:
+        text = keras_internals.model_as_json(layer)
+        return json.dumps(json.loads(text), **kwargs)
 
-    def __dir__(self) -> list[str]:
-        return dir(self._model)
-
-    def _obj_type(self) -> str:
-        kind: str = self._model._obj_type()
-        return kind
-
-    def get_config(self) -> dict[str, Any]:
-        with _insertions_are_carried():
-            plain = keras.saving.serialize_keras_object(self._model)
-        # Keras compiles what it gets from `from_config`, if it shall.
-        plain.pop("compile_config", None)
-        return {
-            "model": plain,
-            "insertions": [
-                {
-                    "address": paths.address(site),
-                    "output": held.output,
-                    "layer": keras.saving.serialize_keras_object(held.memel),
-                }
-                for site, held in insertions(self._model)
-            ],
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        model = keras.saving.deserialize_keras_object(config["model"])
-        for insertion in config["insertions"]:
-            site = paths.resolve(model, insertion["address"])
-            with variables_of(model):
-                memel = keras.saving.deserialize_keras_object(
-                    insertion["layer"]
-                )
-            attach(site, memel, insertion["output"])
-        return model
+    return to_json

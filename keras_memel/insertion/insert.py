@@ -118,9 +118,10 @@ def insert(
         layer: What to insert. It is not used itself: each site gets a fresh
             copy from its config, built at once, which leaves the dtype of the
             values as it is. Its name is `memel_<host>`, or `<name>_<host>` for
-            a layer to which you gave a name. The copies share its inhibition and its selection; one with a
-            `seed`, as `Random` may have, gets another at each site but the
-            first, drawn from the seed and the number of the site.
+            a layer to which you gave a name. The copies share its inhibition
+            and its selection; one with a `seed`, as `Random` may have, gets
+            another at each site but the first, derived from the seed and the
+            number of the site.
         output: Which output, if a layer has several: an index or a key.
 
     Returns:

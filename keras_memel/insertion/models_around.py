@@ -79,5 +79,6 @@ def forget_compiled(models: Iterable[keras.Layer]) -> None:
 
 def _subclasses(kind: type) -> Iterator[type]:
     yield kind
-    for below in kind.__subclasses__():
+    below: type
+    for below in type.__subclasses__(kind):
         yield from _subclasses(below)

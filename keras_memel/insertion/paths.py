@@ -74,9 +74,9 @@ class Site:
 def mark_inserted(memel: MEmeL, inserted: bool) -> None:
     """Notes whether a MEmeL was inserted, rather than part of the model."""
     if inserted:
-        vars(memel)[_MARK] = True
+        memel.__dict__[_MARK] = True
     else:
-        vars(memel).pop(_MARK, None)
+        memel.__dict__.pop(_MARK, None)
 
 
 def is_inserted(memel: keras.Layer) -> bool:
@@ -378,7 +378,9 @@ def _suggestion(sites: list[Site]) -> str:
             groups.setdefault((pattern, kind, shapes), []).append(site)
     if not groups:
         return ""
-    group = max(groups.values(), key=lambda group: (len(group), sites.index(group[-1])))
+    group = max(
+        groups.values(), key=lambda group: (len(group), sites.index(group[-1]))
+    )
     if len(group) < 2:
         return ""
     paths = [site.path for site in group]

@@ -65,7 +65,7 @@ def _list_memels(
 
 def _count_without(layer: keras.Layer, memels: list[keras.Layer]) -> int:
     count: int = type(layer).count_params(layer)
-    return count - sum(memel.count_params() for memel in memels)
+    return count - sum(int(memel.count_params()) for memel in memels)
 
 
 def _set(

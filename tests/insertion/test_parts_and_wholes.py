@@ -242,7 +242,7 @@ def table(model, **kwargs):
 
 def test_the_summary_lists_each_memel_under_its_host(monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
-    backbone, model = backbone_and_model()
+    _, model = backbone_and_model()
     plain, nested = table(model), table(model, expand_nested=True)
     insert(model, ["backbone/b", model.layers[-1]], MEmeL())
     head = model.layers[-1].name

@@ -1,0 +1,53 @@
+"""Private names of Keras that the package uses, in one place.
+
+Each has a test in `tests/utils/test_keras_internals.py`, which says what is
+expected of it: when a new Keras breaks one, that test names it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras.src.backend import get_keras_mask
+from keras.src.backend import standardize_data_format
+from keras.src.backend.common import global_state
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+from keras.src.saving import saving_lib
+from keras.src.utils.argument_validation import standardize_padding
+from keras.src.utils.argument_validation import standardize_tuple
+
+__all__ = [
+    "DropoutRNNCell",
+    "KerasSaveable",
+    "get_keras_mask",
+    "global_state",
+    "model_as_json",
+    "standardize_data_format",
+    "standardize_padding",
+    "standardize_tuple",
+    "wrap_model_serialization",
+]
+
+# What Keras lets into a file; `Layer`, `Loss`, `Metric` and others are some.
+KerasSaveable: Any = keras.Operation.__base__
+
+
+def model_as_json(model: Any) -> str:
+    """The config that the file of a whole model holds."""
+    text, _ = saving_lib._serialize_model_as_json(model)
+    return str(text)
+
+
+def wrap_model_serialization(stand_in: Callable[[Any], Any]) -> None:
+    """Has Keras take the config in files of models from `stand_in(model)`.
+
+    Everything that writes a whole model calls this one function of Keras.
+    """
+    serialize = saving_lib._serialize_model_as_json
+
+    @functools.wraps(serialize)
+    def wrapper(model: Any) -> Any:
+        return serialize(stand_in(model))
+
+    saving_lib._serialize_model_as_json = wrapper
