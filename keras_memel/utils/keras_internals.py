@@ -12,6 +12,8 @@ import keras
 from keras.src.backend import get_keras_mask
 from keras.src.backend import standardize_data_format
 from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.saving import saving_lib
 from keras.src.utils.argument_validation import standardize_padding
@@ -21,7 +23,9 @@ __all__ = [
     "DropoutRNNCell",
     "KerasSaveable",
     "get_keras_mask",
+    "get_stateless_scope",
     "global_state",
+    "in_symbolic_scope",
     "model_as_json",
     "standardize_data_format",
     "standardize_padding",

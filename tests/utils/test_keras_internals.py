@@ -90,6 +90,18 @@ def test_an_activation_is_wrapped_in_a_remat_scope_for_activations():
         layer(np.zeros((4, 3), "float32"), training=True)
 
 
+def test_scopes_say_which_variables_are_passed_through_a_step():
+    layer, other = dense(), dense()
+    assert keras_internals.get_stateless_scope() is None
+    pairs = [(layer.kernel, keras.ops.ones((3, 2)))]
+    with keras.StatelessScope(state_mapping=pairs):
+        scope = keras_internals.get_stateless_scope()
+        assert scope.state_mapping
+        assert scope.get_current_value(layer.kernel) is not None
+        assert scope.get_current_value(other.kernel) is None
+    assert not keras_internals.in_symbolic_scope()
+
+
 def test_the_tracker_locks_and_unlocks_and_untracks():
     layer, part = dense(), dense()
     assert layer._tracker.locked
