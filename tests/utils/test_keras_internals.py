@@ -82,14 +82,6 @@ def test_layers_made_in_a_remat_scope_know_its_mode():
     assert getattr(dense(), "_remat_mode", None) is None
 
 
-def test_an_activation_is_wrapped_in_a_remat_scope_for_activations():
-    memel = keras_memel.MEmeL()
-    with keras.RematScope(mode="activations"):
-        layer = keras.layers.Dense(2, activation=memel)
-    with pytest.raises(ValueError, match="layer that is rematerialized"):
-        layer(np.zeros((4, 3), "float32"), training=True)
-
-
 def test_scopes_say_which_variables_are_passed_through_a_step():
     layer, other = dense(), dense()
     assert keras_internals.get_stateless_scope() is None
@@ -144,10 +136,10 @@ def test_every_way_to_write_a_model_takes_its_config_from_one_function():
     assert issubclass(keras.Layer, keras_internals.KerasSaveable)
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="a list of PyTorch's own"
-)
 def test_torch_layers_list_the_variables_of_their_parts_again():
     model = keras.Sequential([keras.Input((3,)), dense()])
-    model._track_variables()
-    assert len(model._torch_params) == 2
+    if keras.config.backend() == "torch":
+        model._track_variables()
+        assert len(model._torch_params) == 2
+    else:
+        assert not hasattr(model, "_torch_params")
