@@ -4,8 +4,10 @@ Each has a test in `tests/utils/test_keras_internals.py`, which says what is
 expected of it: when a new Keras breaks one, that test names it.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -27,6 +29,7 @@ __all__ = [
     "global_state",
     "in_symbolic_scope",
     "model_as_json",
+    "name_scopes_kept",
     "standardize_data_format",
     "standardize_padding",
     "standardize_tuple",
@@ -35,6 +38,23 @@ __all__ = [
 
 # What Keras lets into a file; `Layer`, `Loss`, `Metric` and others are some.
 KerasSaveable: Any = keras.Operation.__base__
+
+
+@contextlib.contextmanager
+def name_scopes_kept() -> Iterator[None]:
+    """Leave the stack of name scopes as it was, after an error too.
+
+    TensorFlow refuses a scope like "block[0]" in a graph. Keras has put it on
+    its stack by then, and every later variable would be named under it.
+    """
+    stack = global_state.get_global_attribute("name_scope_stack")
+    depth = len(stack or ())
+    try:
+        yield
+    finally:
+        stack = global_state.get_global_attribute("name_scope_stack")
+        if stack is not None:
+            del stack[depth:]
 
 
 def model_as_json(model: Any) -> str:

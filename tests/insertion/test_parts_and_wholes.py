@@ -329,6 +329,10 @@ def test_a_path_that_find_returned_names_its_layer(first, second):
     insert(model, path, MEmeL())
 
     assert list(inserted(model)) == [path]
+    # TensorFlow takes no such name scope, and Keras would go on with it.
+    later = keras.layers.Dense(2, name="later")
+    later.build((None, 2))
+    assert later.kernel.path == "later/kernel"
 
 
 @pytest.mark.once
