@@ -33,23 +33,15 @@ def gained_lines(repository, against, file="CHANGELOG.md"):
     return [line for line in text.splitlines() if line not in before]
 
 
-def changes(old, new):
-    """Breaking changes of the names that a package exports, as (name, text)."""
-    exported = [
-        name
-        for name in old["__all__"].value.elements
-        if name.strip("'\"") in old.members
-    ]
-    for name in (name.strip("'\"") for name in exported):
-        if name not in new.members:
-            yield name, f"{name}: public name was removed"
-            continue
-        before, after = old[name], new[name]
-        if before.is_alias:
-            before, after = before.final_target, new[name].final_target
-        for breakage in griffe.find_breaking_changes(before, after):
-            found = breakage.explain(style=griffe.ExplanationStyle.VERBOSE)
-            yield breakage.obj.name, re.sub(r"\x1b\[\d+m", "", found)
+def exported(package):
+    """A module of the names in `__all__` alone, wherever they are defined."""
+    module = griffe.Module(package.name, filepath=package.filepath)
+    for element in package["__all__"].value.elements:
+        found = package[element.strip("'\"")]
+        found = found.final_target if found.is_alias else found
+        if not found.is_module:  # Its public names are in `__all__` too.
+            module.set_member(found.name, found)
+    return module
 
 
 def undocumented(repository, against, package=PACKAGE):
@@ -58,9 +50,11 @@ def undocumented(repository, against, package=PACKAGE):
     new = griffe.load(package, search_paths=[repository])
     log = "\n".join(gained_lines(repository, against))
     return [
-        text
-        for name, text in changes(old, new)
-        if not re.search(rf"\b{re.escape(name)}\b", log)
+        breakage
+        for breakage in griffe.find_breaking_changes(
+            exported(old), exported(new)
+        )
+        if not re.search(rf"\b{re.escape(breakage.obj.name)}\b", log)
     ]
 
 
@@ -70,8 +64,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     root = pathlib.Path(__file__).parents[2]
     found = undocumented(root, options.against)
-    for text in found:
-        print(text)
+    for breakage in found:
+        print(breakage.explain(style=griffe.ExplanationStyle.ONE_LINE))
     if found:
         sys.exit("CHANGELOG.md must name each public object that changes.")
 

@@ -36,7 +36,7 @@ def repository(tmp_path):
 def test_a_changed_signature_must_be_in_the_changelog(repository):
     check_api = load(ROOT / "docs" / "generate" / "check_api.py")
     found = check_api.undocumented(repository, "HEAD", "library")
-    assert "features" in "".join(found)
+    assert "features" in str(found[0].as_dict())
     log = repository / "CHANGELOG.md"
     log.write_text(log.read_text() + "- Another line.\n")
     assert check_api.undocumented(repository, "HEAD", "library")
