@@ -229,6 +229,7 @@ class Sequence:
             self.model.quantize("int8")
         self.model.compile("sgd", "mse")
         self.quantized = True
+        return True
 
     def adapt(self):
         if self.quantized or self.adapted:
@@ -241,6 +242,7 @@ class Sequence:
         self.rng.choice(dense).enable_lora(2)
         self.model.compile("sgd", "mse")
         self.adapted = True
+        return True
 
     def analyze(self):
         before = models.statistics(self.model)
@@ -297,8 +299,6 @@ class Sequence:
         names = [memel.name for memel in inserted(self.model).values()]
         paths = list(inserted(self.model))
         trainable = [m.trainable for m in inserted(self.model).values()]
-        steps = list(self.expected.values())
-        del steps
         self.model = _compiled(make())
         assert list(inserted(self.model)) == paths
         assert models.same(models.statistics(self.model), statistics)
