@@ -37,6 +37,7 @@ from keras_memel.layers.conv_gru2d import ConvGRU2D
 from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
 from keras_memel.layers.memel import MEmeL
 from keras_memel.monitoring.monitor import MonosemanticityMonitor
+from keras_memel.monitoring.readings import readings
 from keras_memel.reports import plots
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.report import Report
@@ -79,6 +80,7 @@ __all__ = [
     "paper",
     "plots",
     "pool",
+    "readings",
     "save",
     "selections",
     "strip",

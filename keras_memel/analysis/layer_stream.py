@@ -173,7 +173,8 @@ class Stream:
             count=count.astype("int64"),
             nonfinite=rows.nonfinite,
             mean=mean,
-            variance=variance,
+            # Without values there is none.
+            variance=np.where(count > 0, variance, np.nan),
             minimum=np.where(count > 0, rows.low, np.nan),
             maximum=np.where(count > 0, rows.high, np.nan),
             kurtosis=kurtosis,

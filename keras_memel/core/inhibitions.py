@@ -38,7 +38,8 @@ class Inhibition:
     Attributes:
         loss_is_mean: True if `loss` is a mean over the selected values. On
             many replicas it is then the mean over those of all. Else it is
-            what the engine makes of the losses of replicas: their average.
+            what the engine makes of the losses of replicas: their average. A
+            subclass that overrides `loss` sets it again if it still holds.
 
     Example:
 
@@ -49,6 +50,10 @@ class Inhibition:
     """
 
     loss_is_mean = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        serialization.drop_promises(cls, "loss", ("loss_is_mean",))
 
     def __call__(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
         """Inhibit.

@@ -49,6 +49,9 @@ class Selection:
             `keras.random.SeedGenerator` that the layer keeps and saves. It is
             made from the attribute `seed` of the selection, if there is one.
 
+    The first two are promises about `__call__`: a subclass that overrides it
+    does not inherit them, and sets them again if they still hold.
+
     Example:
 
     >>> class AboveMean(Selection):
@@ -60,6 +63,13 @@ class Selection:
     skips_negative = False
     by_sample = False
     random = False
+    # Whether `__call__(score, _cutoff(score))` is `__call__(score)`.
+    _has_cutoff = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        promises = "skips_negative", "by_sample", "_has_cutoff"
+        serialization.drop_promises(cls, "__call__", promises)
 
     def __call__(self, score: Tensor, **state: Any) -> Tensor:
         """Select.
@@ -99,7 +109,7 @@ class Selection:
         del share
         return state
 
-    def check(self, shape: tuple[int | None, ...]) -> None:
+    def _check(self, shape: tuple[int | None, ...]) -> None:
         """Raise if the selection cannot work on samples of this shape.
 
         Args:
@@ -150,6 +160,7 @@ class TopK(Selection):
 
     skips_negative = True
     by_sample = True
+    _has_cutoff = True
 
     def __init__(self, k: int = 1):
         self.k = arguments.integer("k", k, "a whole number of at least 1", 1)
@@ -157,15 +168,15 @@ class TopK(Selection):
     def __call__(self, score: Tensor, cutoff: Tensor = None) -> Tensor:
         score = ops.convert_to_tensor(score)
         if cutoff is None:
-            cutoff = self.cutoff(score)
+            cutoff = self._cutoff(score)
         return (score >= cutoff) & (score > 0)
 
-    def cutoff(self, score: Tensor) -> Tensor:
+    def _cutoff(self, score: Tensor) -> Tensor:
         """The k-th highest score of each sample, `(batch, 1, ..., 1)`."""
-        self.check(tuple(score.shape)[1:])
+        self._check(tuple(score.shape)[1:])
         return kernels.kth_largest(score, self.k)
 
-    def check(self, shape: tuple[int | None, ...]) -> None:
+    def _check(self, shape: tuple[int | None, ...]) -> None:
         known = [size for size in shape if size is not None]
         values = math.prod(known)
         if len(known) == len(shape) and self.k > values:

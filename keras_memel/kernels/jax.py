@@ -116,11 +116,11 @@ def choose(
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """As `reference.choose`."""
-    if not hasattr(selection, "cutoff"):
+    if not selection._has_cutoff:
         return reference.choose(selection, score, values, arguments)
     # Scores that are used twice are written to memory and read again. To
     # compute them twice takes no longer, and no memory.
-    cutoff = selection.cutoff(score(_rounded(values)))
+    cutoff = selection._cutoff(score(_rounded(values)))
     values, cutoff = jax.lax.optimization_barrier((values, cutoff))
     scores = score(_rounded(values))
     return scores, selection(scores, cutoff)

@@ -43,6 +43,24 @@ def _sum_rows(
     # As in `jax.py`: a few rows at a time, of a pair, 2.6 ms became 1.0. Of a
     # number of rows that is not known when the graph is made, only a `factor`
     # may be; the rest are added as XLA does it.
+    @tf.custom_gradient
+    def apply(first: Tensor, second: Tensor) -> Any:
+        shape = tf.shape(first)
+
+        # TensorFlow has no gradient of this reduction, and asks for one of
+        # all that a gradient of a gradient may need.
+        def backward(*gradients: Tensor) -> tuple[Tensor, ...]:
+            return tuple(tf.broadcast_to(g, shape) for g in gradients)
+
+        return _reduce_rows(first, second, factor), backward
+
+    found: tuple[Tensor, Tensor] = apply(first, second)
+    return found
+
+
+def _reduce_rows(
+    first: Tensor, second: Tensor, factor: int
+) -> tuple[Tensor, Tensor]:
     while (few := _largest_divisor(factor, FEW_ROWS)) > 1:
         factor //= few
         shape = (-1, few, first.shape[-1])

@@ -18,12 +18,14 @@ from keras.src.backend import get_keras_mask
 
 from keras_memel import kernels
 from keras_memel.layers import rematerialization
+from keras_memel.layers import untracked
 from keras_memel.layers.conv_gru2d_cell import GATES
 from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
 from keras_memel.layers.conv_gru2d_cell import Weights
 from keras_memel.layers.conv_gru2d_cell import dropped
 from keras_memel.layers.scan_memel import Inhibitor
 from keras_memel.layers.scan_memel import checked
+from keras_memel.utils import arguments
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -288,6 +290,7 @@ class ConvGRU2D(keras.layers.RNN):
         mask: Tensor | None = None,
         training: bool | None = False,
     ) -> Any:
+        arguments.dense("sequences", sequences)
         if mask is None:  # Keras passes none beside an initial state
             mask = get_keras_mask(sequences)
         state = self._first_state(sequences, initial_state)
@@ -359,6 +362,8 @@ class ConvGRU2D(keras.layers.RNN):
         rematerialization.refuse_parent(self, sequences, learning)
         if not (learning or self.memel.at_inference):
             return None
+        if learning:
+            untracked.refuse(self.memel)
         return Inhibitor(self.memel, learning)
 
     def rematerialized_call(

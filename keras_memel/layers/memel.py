@@ -27,6 +27,7 @@ from keras_memel.core.moments import batch_moments
 from keras_memel.core.moments import pool
 from keras_memel.core.scores import inverse_variance
 from keras_memel.layers import rematerialization
+from keras_memel.layers import untracked
 from keras_memel.utils import arguments
 
 Tensor = Any
@@ -142,8 +143,9 @@ class MEmeL(keras.layers.Layer):
     Raises:
         ValueError: If an argument is not what is said above; at build, if the
             size of a neuron axis is not known; at the call, if the inputs are
-            not floating-point, the mask does not fit them, or a parent is
-            rematerialized.
+            not floating-point, or ragged or sparse, the mask does not fit
+            them, or a parent is rematerialized; on JAX, if the model that is
+            trained does not hold the layer, as in a `keras.layers.Lambda`.
 
     Example:
 
@@ -214,7 +216,7 @@ class MEmeL(keras.layers.Layer):
                 "Pass `axis=-1` to make one neuron of each channel, or give "
                 f"the input a fixed size. Received: input_shape={input_shape}"
             )
-        self.selection.check(tuple(input_shape[1:]))
+        self.selection._check(tuple(input_shape[1:]))
         self._sample_axes = tuple(a for a in range(rank) if a not in neurons)
         self._keepdims_shape = tuple(
             input_shape[axis] if axis in neurons else 1 for axis in range(rank)
@@ -266,6 +268,8 @@ class MEmeL(keras.layers.Layer):
         rematerialization.refuse_parent(self, inputs, learning)
         if not (learning or self.at_inference):
             return inputs
+        if learning:
+            untracked.refuse(self)
 
         valid = axes.expand_mask(mask, inputs)
         before = self.read()

@@ -32,6 +32,12 @@ def checked(memel: Any) -> MEmeL | None:
             "Argument `memel` must be a `MEmeL`, the config of one, or None. "
             f"Received: memel={memel!r} ({type(memel).__name__})"
         )
+    if memel is not None and type(memel).call is not MEmeL.call:
+        raise ValueError(
+            "Argument `memel` must not override `call`, which a scan does not "
+            "call: change what it does by a `Selection` or `Inhibition` of "
+            f"your own. Received: a {type(memel).__name__}"
+        )
     if memel is not None and memel.score_with != "history":
         raise ValueError(
             "Argument `memel` must score with the history: the statistics of "

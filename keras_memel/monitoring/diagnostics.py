@@ -18,6 +18,7 @@ import numpy as np
 from keras_memel.core.selections import Random
 from keras_memel.core.selections import Rate
 from keras_memel.core.selections import TopK
+from keras_memel.insertion.forward import LOST_PADDING
 from keras_memel.layers.memel import MEmeL
 from keras_memel.utils.arrays import to_numpy
 
@@ -39,6 +40,8 @@ class WeightSnapshot(NamedTuple):
     Attributes:
         steps, inhibited_rate, threshold: As the weights; threshold is NaN for
             a selection without one.
+        skipped: Updates of a neuron that were skipped, since its values were
+            not finite.
         count, mean, variance: Of the shape of the neurons.
         replicas: The means of each replica, where a backend holds several.
     """
@@ -46,6 +49,7 @@ class WeightSnapshot(NamedTuple):
     steps: float
     inhibited_rate: float
     threshold: float
+    skipped: float
     count: Array
     mean: Array
     variance: Array
@@ -59,6 +63,7 @@ def read(layer: MEmeL) -> WeightSnapshot:
         float(to_numpy(layer.steps)),
         float(to_numpy(layer.inhibited_rate)),
         math.nan if threshold is None else float(to_numpy(threshold)),
+        float(to_numpy(layer.skipped_updates)),
         to_numpy(layer.count),
         to_numpy(layer.moving_mean),
         to_numpy(layer.moving_variance),
@@ -115,7 +120,9 @@ def scales(
         call: `values`, `(batch, ...)`, and `mask` if there is one.
 
     Returns:
-        The scales of all values that count, flat; 0 where there is no history.
+        The scales of all values that count, flat, without those that are not
+        finite and those of neurons without history; NaN if none remains. The
+        scale of a value at the mean of a neuron without variance is 0.
     """
     shape = layer._keepdims_shape
     seen = reading.count > 0
@@ -123,13 +130,17 @@ def scales(
     denominator = (reading.variance + layer.epsilon * average).reshape(shape)
     values, mask = call["values"], call.get("mask")
     square = np.square(values - reading.mean.reshape(shape))
-    usable = (denominator > 0) & seen.reshape(shape)
-    phi = np.where(usable, square / np.where(usable, denominator, 1.0), 0.0)
-    kept = np.isfinite(phi)
+    usable = denominator > 0
+    phi = np.where(
+        usable | ~np.isfinite(square),
+        square / np.where(usable, denominator, 1.0),
+        0.0,
+    )
+    kept = np.isfinite(phi) & seen.reshape(shape)
     if mask is not None:
         kept &= mask.reshape(mask.shape + (1,) * (phi.ndim - mask.ndim))
     found: Array = phi[kept]
-    return found if len(found) else np.zeros(1)
+    return found if len(found) else np.full(1, np.nan)
 
 
 def found(
@@ -151,6 +162,23 @@ def found(
     """
     if now.steps == first.steps and layer.trainable:
         yield NEVER_MOVED
+    if now.skipped > (before or first).skipped:
+        yield (
+            "finite",
+            "some of its values are not finite (NaN or infinity). They pass "
+            "unchanged, and their neurons skipped an update of the statistics "
+            f"{now.skipped - (before or first).skipped:.0f} times. Look for "
+            "NaN in the data, lower the learning rate, clip gradients, or "
+            "scale the loss in half precision.",
+        )
+    if vars(layer).get(LOST_PADDING):
+        yield (
+            "padding",
+            "padding may be counted as data: the model has padding masks, and "
+            "none is known to fit the output of this layer, for example after "
+            "a convolution. Insert after a layer that receives the mask as "
+            "`padding_mask`, or call a MEmeL of your own with `mask`.",
+        )
     if vars(layer).get(_WATCHED) is False:
         yield (
             "mask",

@@ -1,6 +1,7 @@
 """MonosemanticityMonitor: what MEmeL layers do, in the logs of `fit`."""
 
 import contextlib
+import math
 import numbers
 import time
 import warnings
@@ -12,13 +13,15 @@ import numpy as np
 
 from keras_memel.analysis.sources import Labels
 from keras_memel.analysis.sources import Source
-from keras_memel.core import selections
 from keras_memel.insertion import capture
 from keras_memel.insertion import paths
-from keras_memel.insertion.insert import inserted
 from keras_memel.layers.memel import MEmeL
 from keras_memel.monitoring import diagnostics
+from keras_memel.monitoring import surroundings
 from keras_memel.monitoring.diagnostics import WeightSnapshot
+from keras_memel.monitoring.overhead import overhead
+from keras_memel.monitoring.readings import memels
+from keras_memel.monitoring.readings import numbers as numbers_of
 from keras_memel.utils import arguments
 
 Array = Any
@@ -44,10 +47,15 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
                                 the layer's own statistics, in variances
 
     It warns, once for each layer and kind, with what to do about it: of
-    statistics that never moved, of padding whose mask never came, of an
-    inhibited rate far from its target, of a variance that collapsed, of
-    statistics that jump, of replicas that differ, and of the monitor itself
-    when it takes more than 1 % of the time.
+    statistics that never moved, of values that are not finite, of padding
+    whose mask never came, of an inhibited rate far from its target, of a
+    variance that collapsed, of statistics that jump, of replicas that differ,
+    of the layers when they take more than `max_overhead` of a step, of the
+    monitor itself when it takes more than 1 % of the time after its first
+    reading, and of a logger that is called before the monitor.
+
+    A number that is not defined is NaN: `inhibited_rate` of a layer that has
+    counted no value, and the quantiles if no value is finite.
 
     Args:
         every: "epoch", or a number of steps. On JAX each reading brings all
@@ -61,10 +69,19 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         histograms: Directory for histograms of means, variances and, with `x`,
             of the scale, for TensorBoard; needs TensorFlow, as Keras' own
             TensorBoard callback does. `None`: none.
+        measure_overhead: `True` measures once per `fit`, after the first
+            reading, the share of a training step (forward and backward pass
+            of the first batch of `x`) that the MEmeLs take, and logs it as
+            `memel_overhead`. It compiles two more steps; weights, statistics
+            and seeds of the model do not change.
+        max_overhead: Warn above this share.
+        progress_bar: `False` keeps the numbers off the progress bar of `fit`;
+            other callbacks get them as before.
 
     Raises:
-        ValueError: If an argument is none of these; when training starts, if
-            the model has no MEmeL.
+        ValueError: If an argument is none of these, or `measure_overhead` is
+            `True` without `x`; when training starts, if the model has no
+            MEmeL.
 
     Example:
 
@@ -86,6 +103,9 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         x: Any = None,
         quantiles: tuple[float, ...] = (0.5, 0.99),
         histograms: str | None = None,
+        measure_overhead: bool = False,
+        max_overhead: float = 0.1,
+        progress_bar: bool = True,
     ):
         super().__init__()
         if every != "epoch":
@@ -108,6 +128,18 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             arguments.number("quantiles", q, "between 0 and 1", 0.0, 1.0, False)
             for q in quantiles
         )
+        self.measure_overhead = arguments.boolean(
+            "measure_overhead", measure_overhead
+        )
+        if self.measure_overhead and x is None:
+            raise ValueError(
+                "Argument `measure_overhead` needs inputs to measure on: pass "
+                "`x` too. Received: measure_overhead=True, x=None"
+            )
+        self.max_overhead = arguments.number(
+            "max_overhead", max_overhead, "at least 0", 0.0
+        )
+        self.progress_bar = arguments.boolean("progress_bar", progress_bar)
         self._unwatch: Callable[[], None] = lambda: None
         self.histograms = histograms
         self._writer: Any = None
@@ -118,27 +150,23 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             self.on_train_batch_end = self._on_step
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        # Found once: to look through a large model takes a while.
-        self._layers = self._find()
-        if not self._layers:
-            raise ValueError(
-                "The model has no MEmeL to monitor. Add one with "
-                "`model.add(MEmeL())` or `keras_memel.insert(model, ...)`; one "
-                "inside of a TimeDistributed or of a cell is out of reach. "
-                f"Received: {self.model!r}"
-            )
-        self._unwatch()  # of a training that was interrupted
-        self._unwatch = diagnostics.watch_masks(self.model, self._layers)
-        self._before: dict[str, WeightSnapshot] = {}
+        # Found once, since the search takes a while in a large model.
+        self._layers = memels(self.model)
         self._last: dict[str, float] = {}
+        self._unwatch()  # of a training that was interrupted
+        with contextlib.ExitStack() as undo:
+            undo.callback(diagnostics.watch_masks(self.model, self._layers))
+            self._join(surroundings.others(self), undo)
+            self._unwatch = undo.pop_all().close
+        self._before: dict[str, WeightSnapshot] = {}
         self._first = {
             path: diagnostics.read(layer)
             for path, layer in self._layers.items()
             if layer.built  # others are at their first step
         }
         self._step, self._seen = 0, -1
-        self._own = 0.0
-        self._start = time.perf_counter()
+        # The first reading is not counted: it compiles, as the first epoch.
+        self._own, self._start = 0.0, math.inf
         if self.histograms is not None:
             self._writer = _writer(self.histograms)
 
@@ -171,12 +199,19 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             logs.update(self._last)
         self._check_overhead()
 
-    def _find(self) -> dict[str, MEmeL]:
-        found = dict(inserted(self.model))
-        for site in capture.chosen(self.model, None):
-            if isinstance(site.layer, MEmeL):
-                found[site.path] = site.layer
-        return found | paths.in_scans(self.model)
+    def _join(self, callbacks: list[Any], undo: contextlib.ExitStack) -> None:
+        """Look at the other callbacks of this training."""
+        if not self.progress_bar:
+            surroundings.keep_off(callbacks, self._last, undo)
+        early = surroundings.before(self, callbacks, list(self._layers))
+        if early:
+            self._warn(
+                "",
+                "order",
+                "Callbacks that are called before the monitor do not get its "
+                f"numbers: {', '.join(early)}. Put the monitor first in the "
+                "list `callbacks`.",
+            )
 
     def _read(self) -> None:
         start = time.perf_counter()
@@ -196,7 +231,42 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             ):
                 self._warn(path, kind, f"Layer {path!r}: {message}")
             self._before[path] = reading
-        self._own += time.perf_counter() - start
+        if self._start == math.inf:
+            if self.measure_overhead:
+                self._measure()
+            self._start = time.perf_counter()
+        else:
+            self._own += time.perf_counter() - start
+
+    def _measure(self) -> None:
+        strategy = getattr(self.model, "distribute_strategy", None)
+        if strategy is not None and strategy.num_replicas_in_sync > 1:
+            self._warn(
+                "",
+                "measure",
+                "The overhead of the layers is measured on one replica only: "
+                "`measure_overhead` is ignored under a distribution strategy.",
+            )
+            return
+        source = Source(self.x, _BATCH)
+        inputs = next(iter(source.inputs(Labels(None, None, source))))
+        preprocessor = getattr(self.model, "preprocessor", None)
+        if preprocessor is not None:  # As models of keras_hub do
+            inputs, *_ = keras.utils.unpack_x_y_sample_weight(
+                preprocessor(inputs)
+            )
+        layers = [layer for layer in self._layers.values() if layer.built]
+        share = overhead(self.model, layers, inputs)
+        self._last["memel_overhead"] = share
+        if share > self.max_overhead:
+            self._warn(
+                "",
+                "layers",
+                f"The MEmeL layers take {share:.1%} of a training step, more "
+                f"than max_overhead={self.max_overhead:g}. Select with "
+                '`"rate"`, which does not sort, put MEmeLs after fewer layers, '
+                "or pass `axis=-1`.",
+            )
 
     def _note(
         self,
@@ -205,12 +275,8 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         reading: WeightSnapshot,
         phi: Array | None,
     ) -> None:
-        self._last[f"{path}/inhibited_rate"] = reading.inhibited_rate
-        target = diagnostics.target_rate(layer)
-        if target is not None:
-            self._last[f"{path}/target_rate"] = target
-        if isinstance(layer.selection, selections.Rate):
-            self._last[f"{path}/threshold"] = reading.threshold
+        for name, value in numbers_of(layer, reading).items():
+            self._last[f"{path}/{name}"] = value
         if phi is not None:
             for q in self.quantiles:
                 name = f"{path}/ms_{100 * q:g}"
@@ -221,7 +287,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             with self._writer.as_default(step=int(reading.steps)):
                 tf.summary.histogram(f"{path}/mean", reading.mean)
                 tf.summary.histogram(f"{path}/variance", reading.variance)
-                if phi is not None:
+                if phi is not None and np.isfinite(phi).all():
                     tf.summary.histogram(f"{path}/ms", phi)
 
     def _scales(
@@ -254,7 +320,6 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
 
     def _check_overhead(self) -> None:
         total = time.perf_counter() - self._start
-        # The first seconds are those of compilation, of both.
         if total > 10 and self._own > _MOST_OVERHEAD * total:
             self._warn(
                 "",

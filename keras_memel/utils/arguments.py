@@ -54,7 +54,8 @@ def boolean(argument: str, value: Any) -> bool:
 
 
 def float_dtype(inputs: Any) -> str:
-    """The dtype of `inputs`, if it is a floating-point one."""
+    """Return the dtype of `inputs`, if they are dense and floating-point."""
+    dense("inputs", inputs)
     dtype: str = keras.backend.standardize_dtype(inputs.dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(
@@ -62,3 +63,33 @@ def float_dtype(inputs: Any) -> str:
             f"Received: inputs of dtype {dtype}"
         )
     return dtype
+
+
+def dense(argument: str, value: Any) -> None:
+    """Raise if a tensor is ragged or sparse, of any backend."""
+    name = type(value).__name__
+
+    def is_(kind: str) -> bool:  # `sparse` and `ragged` are of a KerasTensor
+        return getattr(value, kind, False) is True
+
+    kind = None
+    if is_("ragged") or is_("is_nested") or "Ragged" in name:
+        kind = "ragged"
+    elif (
+        is_("sparse")
+        or is_("is_sparse")
+        or "sparse" in str(getattr(value, "layout", ""))
+        or name in ("SparseTensor", "IndexedSlices", "BCOO", "BCSR")
+    ):
+        kind = "sparse"
+    if kind is not None:
+        cure = {
+            "ragged": "Pad it to one length, and pass a `mask` of the "
+            "positions that count",
+            "sparse": "Convert it, as by `keras.ops.convert_to_tensor(x, "
+            "sparse=False)`",
+        }[kind]
+        raise ValueError(
+            f"Argument `{argument}` must be a dense tensor. {cure}. "
+            f"Received: a {kind} tensor ({name})"
+        )

@@ -40,6 +40,19 @@ def serialize(found: Any) -> dict[str, Any]:
     return config
 
 
+def drop_promises(cls: type, method: str, promises: tuple[str, ...]) -> None:
+    """Unset what a class says of a method that it overrides.
+
+    A base class may promise something of its method, and the layer takes a
+    shorter way for it. A subclass with a method of its own has promised
+    nothing yet.
+    """
+    if method in vars(cls):
+        for promise in promises:
+            if promise not in vars(cls):
+                setattr(cls, promise, False)
+
+
 def default_config(found: Any, kind: type) -> dict[str, Any]:
     """`get_config` of the base class `kind`: that of no arguments.
 

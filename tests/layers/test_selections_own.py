@@ -10,12 +10,17 @@ from steps import assert_state
 from steps import state
 from steps import step
 
+from keras_memel import ConvGRU2D
 from keras_memel import Inhibition
+from keras_memel import LogPenalty
 from keras_memel import MEmeL
 from keras_memel import Rate
 from keras_memel import Selection
+from keras_memel import Threshold
+from keras_memel import TopK
 from keras_memel import insert
 from keras_memel import inserted
+from keras_memel import kernels
 
 
 @keras.saving.register_keras_serializable("test_selections_own")
@@ -244,3 +249,96 @@ def test_arguments_without_a_config_are_not_replaced_by_defaults(base):
     with pytest.raises(NotImplementedError, match=r"arguments \['factor'\]"):
         insert(model, "dense*", layer)
     assert not inserted(model)
+
+
+class AtRandom(TopK):
+    """A placebo for TopK: as many, drawn blindly."""
+
+    random = True
+
+    def __call__(self, score, seed):
+        drawn = keras.random.uniform(ops.shape(score), seed=seed)
+        return super().__call__(ops.where(score >= 0, drawn, -1.0))
+
+
+class Least(Threshold):
+    """All that a Threshold leaves, the values without a score included."""
+
+    def __call__(self, score):
+        return ops.logical_not(super().__call__(score))
+
+
+class OfTheBatch(TopK):
+    """The k highest scores of the whole batch."""
+
+    def __call__(self, score):
+        flat = ops.reshape(score, (1, -1))
+        return ops.reshape(super().__call__(flat), ops.shape(score))
+
+
+class Named(TopK):
+    """Overrides nothing that a shorter way is taken for."""
+
+    def get_config(self):
+        return super().get_config()
+
+
+class SummedPenalty(LogPenalty):
+    def loss(self, values, mask, mean):
+        number = ops.maximum(ops.sum(ops.cast(mask, "float32")), 1.0)
+        return super().loss(values, mask, mean) * number
+
+
+def warm(selection, rng):
+    layer = MEmeL(selection, late_start=1)
+    x = rng.normal(size=(2, 8, 40)).astype("float32")
+    y = [step(layer, part, np.ones_like(part))[0] for part in x]
+    np.testing.assert_array_equal(y[0], x[0])
+    return y[1] != x[1]
+
+
+def test_an_overridden_selection_is_called_in_place_of_the_short_way(
+    rng, monkeypatch
+):
+    # PyTorch: several blocks of samples, if it took some at a time.
+    monkeypatch.setattr(kernels.own, "BLOCK_SIZE", 60, raising=False)
+    assert warm(AtRandom(3), rng).sum(axis=1).tolist() == [3] * 8
+    assert warm(OfTheBatch(3), rng).sum() == 3
+    chosen = warm(Named(3), np.random.default_rng(0))
+    expected = warm(TopK(3), np.random.default_rng(0))
+    np.testing.assert_array_equal(chosen, expected)
+
+
+def test_an_overridden_selection_cannot_select_what_has_no_score(rng):
+    layer = MEmeL(Least(), Halve(), axis=-1, late_start=1)
+    x = rng.normal(size=(2, 4, 6)).astype("float32")
+    mask = np.arange(4) < 3
+    step(layer, x, np.ones_like(x))
+    y, _ = step(layer, x, np.ones_like(x), mask=np.stack([mask, ~mask]))
+    changed = (x != y).any(-1)
+    np.testing.assert_array_equal(changed, np.stack([mask, ~mask]))
+
+
+def test_what_a_class_promises_ends_with_what_it_promises_it_of():
+    assert TopK.skips_negative
+    assert TopK.by_sample
+    assert Named.skips_negative
+    assert Named.by_sample
+    assert not AtRandom.skips_negative
+    assert not AtRandom.by_sample
+    assert LogPenalty.loss_is_mean
+    assert not SummedPenalty.loss_is_mean
+
+    class Again(OfTheBatch):
+        skips_negative = True
+
+    assert Again.skips_negative
+
+
+def test_a_scan_does_not_pass_over_an_overridden_call():
+    class Loud(MEmeL):
+        def call(self, inputs, mask=None, training=None):
+            return super().call(inputs, mask=mask, training=training)
+
+    with pytest.raises(ValueError, match=r"override `call`.*a Loud"):
+        ConvGRU2D(1, 1, memel=Loud())

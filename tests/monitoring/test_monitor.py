@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 import warnings
 from unittest import mock
 
@@ -269,6 +270,7 @@ def reading(**changes):
         "steps": 500.0,
         "inhibited_rate": 0.1,
         "threshold": 2.7,
+        "skipped": 0.0,
         "count": np.full(4, 1000.0),
         "mean": np.zeros(4),
         "variance": np.ones(4),
@@ -331,7 +333,7 @@ def test_the_monitor_tells_when_it_is_slow():
     monitor = MonosemanticityMonitor()
     monitor.set_model(model())
     monitor.on_train_begin()
-    monitor._start -= 100
+    monitor._start = time.perf_counter() - 100
     monitor._own = 0.9
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -339,6 +341,17 @@ def test_the_monitor_tells_when_it_is_slow():
     monitor._own = 3.0
     with pytest.warns(UserWarning, match="3.0% of the training time.*`every`"):
         monitor._check_overhead()
+
+
+def test_the_first_reading_and_its_epoch_are_not_counted():
+    # Both compile.
+    monitor = MonosemanticityMonitor()
+    started = time.perf_counter()
+    fit(model(), monitor, epochs=1)
+    assert monitor._own == 0.0
+    assert monitor._start > started
+    fit(model(), monitor, epochs=2)
+    assert monitor._own > 0.0
 
 
 def test_bad_arguments():
@@ -351,6 +364,13 @@ def test_bad_arguments():
     for x in (iter([X]), X[:0]):
         with pytest.raises(ValueError, match="read at every reading"):
             MonosemanticityMonitor(x=x)
+    with pytest.raises(ValueError, match="pass `x` too"):
+        MonosemanticityMonitor(measure_overhead=True)
+    for name in ("measure_overhead", "progress_bar"):
+        with pytest.raises(ValueError, match=f"{name}=1"):
+            MonosemanticityMonitor(**{name: 1})
+    with pytest.raises(ValueError, match="max_overhead=-1"):
+        MonosemanticityMonitor(max_overhead=-1)
     with pytest.raises(ValueError, match="must be arrays"):
         MonosemanticityMonitor(x=7)
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
