@@ -93,8 +93,8 @@ def results(
                         task,
                         None,
                         (
-                            f"Given up after {MAX_DEATHS} deaths of the worker, "
-                            f"the last: {type(broken).__name__}: {broken}"
+                            f"Given up after {MAX_DEATHS} deaths of the "
+                            f"worker. The last: {broken!r}"
                         ),
                     )
             running.clear()
