@@ -6,7 +6,7 @@ How a MEmeL is attached to a layer, and saved with it, is in `attach/`.
 import copy
 import re
 import warnings
-from typing import Any
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -21,6 +21,8 @@ from keras_memel.insertion.forward import insertion_of
 from keras_memel.insertion.paths import Site
 from keras_memel.insertion.paths import Where
 from keras_memel.layers.memel import MEmeL
+
+Model = TypeVar("Model", bound=keras.Layer)
 
 # The names that Keras or a MEmeL without a name gives: `memel`, `memel_1`, ...
 _DEFAULT_NAME = re.compile(r"memel(_\d+)?")
@@ -68,8 +70,8 @@ def find(model: keras.Layer, where: Where = "**") -> list[str]:
 
 
 def insert(
-    model: keras.Layer, where: Where, layer: MEmeL, output: Output = None
-) -> Any:
+    model: Model, where: Where, layer: MEmeL, output: Output = None
+) -> Model:
     """Puts a copy of a MEmeL after each of some layers, in place.
 
     The model keeps its class, weights and methods. If it was compiled, its
@@ -180,7 +182,7 @@ def insert(
     return model
 
 
-def strip(model: keras.Layer) -> Any:
+def strip(model: Model) -> Model:
     """Takes all inserted MEmeLs out of a model, in place.
 
     Nothing else changes: weights stay, and the outputs at inference are those
