@@ -19,13 +19,13 @@ os.environ["TF_CONFIG"] = json.dumps(
 # Its convolutions of an empty batch have the shape of their input.
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
-import numpy as np
-import tensorflow as tf
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 # Before any operation of TensorFlow, as those of a module that is imported.
 STRATEGY = tf.distribute.MultiWorkerMirroredStrategy()
 
-import scenario
+import scenario  # noqa: E402
 
 
 def run_layer(make):
