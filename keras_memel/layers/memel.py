@@ -92,13 +92,14 @@ class MEmeL(keras.layers.Layer):
 
     Output shape: That of the inputs, in the compute dtype.
 
-    Weights (float32 whatever the policy, none trainable):
+    Weights (float32 whatever the policy, but for `steps`; none trainable):
         moving_mean: `mu`, of the sizes of the neuron axes.
         moving_variance: `v`, unbiased, of the same shape; 0 before the second
             sample.
         count: Samples seen by each neuron, of the same shape (a mask or a
             non-finite value can give each neuron its own).
-        steps: Training steps seen, an integer scalar.
+        steps: Training steps seen, an integer scalar (int64 on TensorFlow,
+            int32 elsewhere).
         inhibited_rate: Share of the values selected in the last training
             step, scalar, in [0, 1]; 0 before the late start.
         skipped_updates: Number of times that a neuron was not updated because
