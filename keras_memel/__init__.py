@@ -5,6 +5,8 @@ Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 
 import sys
 
+import keras
+
 from keras_memel import paper
 from keras_memel.analysis.analyze import analyze
 from keras_memel.analysis.decrease_ratio import decrease_ratio
@@ -28,6 +30,7 @@ from keras_memel.evaluation.compare import compare
 from keras_memel.evaluation.comparison import Comparison
 from keras_memel.evaluation.contrasts import Contrast
 from keras_memel.evaluation.run_store import RunStore
+from keras_memel.insertion.attach import restore
 from keras_memel.insertion.attach import save
 from keras_memel.insertion.insert import find
 from keras_memel.insertion.insert import insert
@@ -42,6 +45,10 @@ from keras_memel.reports import plots
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.report import Report
 from keras_memel.utils.version import __version__ as __version__
+
+if keras.backend.backend() == "torch":
+    # A PyTorch module, which no other backend has.
+    from keras_memel.native.torch_memel import TorchMEmeL as TorchMEmeL
 
 # Public import paths of modules that are in folders.
 for _module in (inhibitions, plots, selections, sync):
@@ -81,6 +88,7 @@ __all__ = [
     "plots",
     "pool",
     "readings",
+    "restore",
     "save",
     "selections",
     "strip",

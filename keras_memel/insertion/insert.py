@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_memel import native
 from keras_memel.core.selections import Selection
 from keras_memel.insertion import attach
 from keras_memel.insertion import output_specs
@@ -28,7 +29,7 @@ _FUNCTIONS = (
 )
 
 
-def find(model: keras.Layer, where: Where = "**") -> list[str]:
+def find(model: Any, where: Where = "**") -> list[str]:
     """The paths of the layers that `where` names: where a MEmeL can go.
 
     Args:
@@ -64,11 +65,19 @@ def find(model: keras.Layer, where: Where = "**") -> list[str]:
     >>> find(model, "middle:2")
     ['block_1', 'block_2']
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        return torch_insert.find(model, where)
     return [site.path for site in paths.select(model, where)]
 
 
 def insert(
-    model: keras.Layer, where: Where, layer: MEmeL, output: Output = None
+    model: Any,
+    where: Where,
+    layer: MEmeL,
+    output: Output = None,
+    example: Any = None,
 ) -> Any:
     """Puts a copy of a MEmeL after each of some layers, in place.
 
@@ -118,6 +127,9 @@ def insert(
             `seed`, as `Random` may have, gets another at each site but the
             first, drawn from the seed and the number of the site.
         output: Which output, if a layer has several: an index or a key.
+        example: For a PyTorch module only: a batch of its inputs (a mapping
+            of arguments, a tuple, or a tensor), from which the statistics get
+            their sizes at once. `None`: from the first training step.
 
     Returns:
         The model.
@@ -139,6 +151,10 @@ def insert(
     >>> list(inserted(model))
     ['block_1', 'block_2']
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        return torch_insert.insert(model, where, layer, output, example)
     if not isinstance(layer, MEmeL):
         raise ValueError(
             "Argument `layer` must be a MEmeL. "
@@ -172,7 +188,7 @@ def insert(
     return model
 
 
-def strip(model: keras.Layer) -> Any:
+def strip(model: Any) -> Any:
     """Takes all inserted MEmeLs out of a model, in place.
 
     Nothing else changes: weights stay, and the outputs at inference are those
@@ -197,12 +213,16 @@ def strip(model: keras.Layer) -> Any:
     >>> inserted(model)
     {}
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        return torch_insert.strip(model)
     attach.detach(model)
     _reset(model)
     return model
 
 
-def inserted(model: keras.Layer) -> dict[str, MEmeL]:
+def inserted(model: Any) -> dict[str, Any]:
     """The inserted MEmeLs of a model, by the path of the layer before each.
 
     Args:
@@ -219,6 +239,10 @@ def inserted(model: keras.Layer) -> dict[str, MEmeL]:
     >>> tuple(memel.moving_mean.shape)
     (2,)
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        return torch_insert.inserted(model)
     return {site.path: held.memel for site, held in attach.insertions(model)}
 
 

@@ -26,6 +26,7 @@ from keras_memel.core.moments import Sums
 from keras_memel.core.moments import batch_moments
 from keras_memel.core.moments import pool
 from keras_memel.core.scores import inverse_variance
+from keras_memel.layers import in_torch
 from keras_memel.layers import rematerialization
 from keras_memel.layers import untracked
 from keras_memel.utils import arguments
@@ -265,6 +266,7 @@ class MEmeL(keras.layers.Layer):
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
+        in_torch.check(self, inputs, training)
         rematerialization.refuse_parent(self, inputs, learning)
         if not (learning or self.at_inference):
             return inputs
