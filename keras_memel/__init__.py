@@ -3,16 +3,15 @@
 Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 """
 
-import sys
-
 import keras
 
+from keras_memel import inhibitions
 from keras_memel import paper
+from keras_memel import plots
+from keras_memel import selections
+from keras_memel import sync
 from keras_memel.analysis.analyze import analyze
 from keras_memel.analysis.decrease_ratio import decrease_ratio
-from keras_memel.core import inhibitions
-from keras_memel.core import selections
-from keras_memel.core import sync
 from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.inhibitions import LogPenalty
 from keras_memel.core.inhibitions import Observe
@@ -41,7 +40,6 @@ from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
 from keras_memel.layers.memel import MEmeL
 from keras_memel.monitoring.monitor import MonosemanticityMonitor
 from keras_memel.monitoring.readings import readings
-from keras_memel.reports import plots
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.report import Report
 from keras_memel.utils.version import __version__ as __version__
@@ -49,11 +47,6 @@ from keras_memel.utils.version import __version__ as __version__
 if keras.backend.backend() == "torch":
     # A PyTorch module, which no other backend has.
     from keras_memel.native.torch_memel import TorchMEmeL as TorchMEmeL
-
-# Public import paths of modules that are in folders.
-for _module in (inhibitions, plots, selections, sync):
-    _name = _module.__name__.rpartition(".")[2]
-    sys.modules[f"{__name__}.{_name}"] = _module
 
 __all__ = [
     "Comparison",

@@ -3,15 +3,13 @@
 How a MEmeL is attached to a layer, and saved with it, is in `attach/`.
 """
 
-import copy
 import warnings
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_memel import native
-from keras_memel.core.selections import Selection
+from keras_memel.core import seeds
 from keras_memel.insertion import attach
 from keras_memel.insertion import output_specs
 from keras_memel.insertion import paths
@@ -266,7 +264,7 @@ def _copy(
         {
             **layer.get_config(),
             "name": name,
-            "selection": _of_site(layer.selection, number),
+            "selection": seeds.of_site(layer.selection, number),
             "inhibition": layer.inhibition,
         }
     )
@@ -284,18 +282,6 @@ def _copy(
             f"Layer {layer.name!r} cannot stand after {site.path!r}: {error}"
         ) from error
     return made
-
-
-def _of_site(selection: Selection, number: int) -> Selection:
-    """The selection of the site of this number: itself, or with a new seed."""
-    seed = getattr(selection, "seed", None)
-    if not (selection.random and seed is not None and number):
-        return selection
-    # From one seed all copies would draw the same, step by step.
-    drawn = np.random.SeedSequence(seed, spawn_key=(number,))
-    selection = copy.copy(selection)
-    selection.seed = int(drawn.generate_state(1)[0] >> 1)  # type: ignore[attr-defined]
-    return selection
 
 
 def _reset(model: keras.Layer) -> None:

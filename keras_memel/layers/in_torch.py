@@ -39,11 +39,16 @@ def check(layer: Any, inputs: Tensor, training: bool | None) -> None:
                 "`keras_memel.insert`. "
                 f"Received: {layer.name!r}, called in the backward pass"
             )
-    elif training is None and layer.training and _is_called_alone(layer):
+    elif (
+        training is None
+        and layer.training
         # Keras layers that are called by themselves are at inference. What
         # carries a gradient in comes from a module that is being trained.
-        if torch.is_grad_enabled() and inputs.requires_grad:
-            _warn(layer)
+        and torch.is_grad_enabled()
+        and inputs.requires_grad
+        and _is_called_alone(layer)
+    ):
+        _warn(layer)
 
 
 def _is_called_alone(layer: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_memel.core import scores
 from keras_memel.core.selections import Random
 from keras_memel.core.selections import Rate
 from keras_memel.core.selections import TopK
@@ -74,7 +75,7 @@ def read(layer: MEmeL) -> WeightSnapshot:
 def _replicas(weight: Any) -> tuple[Array, ...]:
     # TensorFlow keeps a copy a replica in one variable; PyTorch a process a
     # replica; on JAX there is one array, whatever it is spread over.
-    value = weight.value
+    value = getattr(weight, "value", weight)  # a buffer of PyTorch has none
     backend = keras.backend.backend()
     if backend == "tensorflow":
         copies = getattr(value, "values", ())
@@ -126,16 +127,11 @@ def scales(
     """
     shape = layer._keepdims_shape
     seen = reading.count > 0
-    average = reading.variance[seen].mean() if seen.any() else 0.0
-    denominator = (reading.variance + layer.epsilon * average).reshape(shape)
-    values, mask = call["values"], call.get("mask")
-    square = np.square(values - reading.mean.reshape(shape))
-    usable = denominator > 0
-    phi = np.where(
-        usable | ~np.isfinite(square),
-        square / np.where(usable, denominator, 1.0),
-        0.0,
+    mean, variance = (
+        array.reshape(shape) for array in (reading.mean, reading.variance)
     )
+    values, mask = call["values"], call.get("mask")
+    phi = scores.phi(values, mean, variance, layer.epsilon, seen.reshape(shape))
     kept = np.isfinite(phi) & seen.reshape(shape)
     if mask is not None:
         kept &= mask.reshape(mask.shape + (1,) * (phi.ndim - mask.ndim))

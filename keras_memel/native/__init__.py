@@ -54,10 +54,7 @@ def is_nnx(model: Any) -> bool:
         or not isinstance(model, nnx.Module)
     ):
         return False
-    if (
-        keras.backend.backend() != "jax"
-        or not keras.config.is_nnx_enabled()
-    ):
+    if keras.backend.backend() != "jax" or not keras.config.is_nnx_enabled():
         raise ValueError(
             "Argument `model` is a Flax NNX module, which needs Keras on JAX "
             "with NNX: set the environment variables KERAS_BACKEND=jax and "

@@ -16,7 +16,7 @@ import torch
 
 from keras_memel.core.moments import Moments
 
-Tensor = torch.Tensor
+Tensor = Any
 
 # Calls without a graph that are kept: the first run of the reentrant kind of
 # checkpointing is without gradients.

@@ -14,15 +14,17 @@ import sys
 import warnings
 from typing import Any
 
+import keras
 import torch
 from torch import nn
 
-from keras_memel.insertion.paths import Site
+from keras_memel.core import seeds
 from keras_memel.layers.memel import MEmeL
 from keras_memel.native import torch_paths
 from keras_memel.native.torch_memel import TorchMEmeL
+from keras_memel.native.torch_paths import Site
 
-Tensor = torch.Tensor
+Tensor = Any
 
 # Arguments that hold a mask of positions, and whether true means padding.
 _MASKS = {
@@ -77,13 +79,25 @@ def inserted(model: nn.Module) -> dict[str, TorchMEmeL]:
 
 
 def memels(model: nn.Module) -> dict[str, TorchMEmeL]:
-    """All TorchMEmeLs of a model: inserted by their hosts' paths, own by theirs."""
+    """All TorchMEmeLs of a model; inserted ones by the paths of their hosts."""
     found = inserted(model)
     held = set(map(id, found.values()))
     for path, module in unwrap(model).named_modules():
         if isinstance(module, TorchMEmeL) and id(module) not in held:
             found[path] = module
     return found
+
+
+def describe(model: nn.Module) -> list[dict[str, Any]]:
+    """The insertions of a model, as what JSON can hold."""
+    return [
+        {
+            "path": path,
+            "output": vars(unwrap(model).get_submodule(path))["_memel_output"],
+            "layer": keras.saving.serialize_keras_object(memel.to_layer()),
+        }
+        for path, memel in inserted(model).items()
+    ]
 
 
 def strip(model: nn.Module) -> nn.Module:
@@ -171,8 +185,6 @@ def _check_host(site: Site, where: Any) -> None:
 def _make(
     layer: Any, site: Site, number: int, shape: tuple[int, ...] | None
 ) -> TorchMEmeL:
-    from keras_memel.insertion.insert import _of_site
-
     template = layer if isinstance(layer, MEmeL) else layer.to_layer()
     kwargs = {}
     if isinstance(layer, TorchMEmeL):
@@ -183,7 +195,9 @@ def _make(
     made = TorchMEmeL.from_layer(template, **kwargs)
     if template.selection.random and number:
         made = TorchMEmeL.from_layer(
-            _with(template, selection=_of_site(template.selection, number)),
+            _with(
+                template, selection=seeds.of_site(template.selection, number)
+            ),
             **kwargs,
         )
     parameter = next(site.chain[-1].parameters(), None)
@@ -242,7 +256,9 @@ def _shapes(
     with contextlib.ExitStack() as hooks, evaluating(model):
         for site in found:
 
-            def note(module: Any, args: Any, outputs: Any, p: str = site.path) -> None:
+            def note(
+                module: Any, args: Any, outputs: Any, p: str = site.path
+            ) -> None:
                 shapes[p] = tuple(values_of(outputs, output)[0].shape)
 
             hooks.callback(site.layer.register_forward_hook(note).remove)
@@ -272,9 +288,11 @@ def values_of(outputs: Any, output: Any) -> tuple[Tensor, Any]:
             return outputs, None
     elif isinstance(outputs, (tuple, list)):
         index = 0 if output is None else output
-        if isinstance(index, int) and -len(outputs) <= index < len(outputs):
-            if torch.is_tensor(outputs[index]):
-                return outputs[index], index
+        inside = isinstance(index, int) and -len(outputs) <= index < len(
+            outputs
+        )
+        if inside and torch.is_tensor(outputs[index]):
+            return outputs[index], index
     elif hasattr(outputs, "keys"):
         keys = list(outputs.keys())
         key = 0 if output is None else output
@@ -392,12 +410,10 @@ def _reset_compiler() -> None:
 
 def _write_config(root: nn.Module) -> None:
     """Note the insertions where `save_pretrained` keeps them."""
-    config = getattr(root, "config", None)
+    config: Any = getattr(root, "config", None)
     if not hasattr(config, "to_json_string"):
         return
-    from keras_memel.native import torch_saving
-
-    found = torch_saving.describe(root)
+    found = describe(root)
     if found:
         config.keras_memel = found
     elif hasattr(config, "keras_memel"):

@@ -17,7 +17,7 @@ from keras_memel.native.replay import Call
 from keras_memel.native.replay import Calls
 from keras_memel.native.replay import in_backward
 
-Tensor = torch.Tensor
+Tensor = Any
 
 # The order is that of `state_dict`.
 _OF_NEURONS = ("moving_mean", "moving_variance", "count")
@@ -193,7 +193,7 @@ class TorchMEmeL(nn.Module):
     @property
     def built(self) -> bool:
         """Whether the sizes of the neuron axes are known."""
-        return self.moving_mean.numel() > 0
+        return bool(self.moving_mean.numel() > 0)
 
     def _initial_state(self, shape: tuple[int, ...]) -> dict[str, Tensor]:
         sizes = shape or (0,)
@@ -208,10 +208,8 @@ class TorchMEmeL(nn.Module):
             state["seed_state"] = torch.tensor([seed, 0])
         return state
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def build(
-        self, shape: tuple[int | None, ...], device: Any = None
-    ) -> None:
+    @torch.compiler.disable
+    def build(self, shape: tuple[int | None, ...], device: Any = None) -> None:
         """Make the statistics for inputs of a shape.
 
         Args:
@@ -323,7 +321,9 @@ class TorchMEmeL(nn.Module):
         compiling = torch.compiler.is_compiling()
         again = learning and not compiling and in_backward()
         if again:
-            call = self._calls.find(lambda call: self._measure(inputs, call).mean)
+            call = self._calls.find(
+                lambda call: self._measure(inputs, call).mean
+            )
         else:
             call = self._begin(_as_mask(mask, inputs))
 
@@ -346,7 +346,7 @@ class TorchMEmeL(nn.Module):
             statistics.variance, self.epsilon, ready
         )
         arguments: dict[str, Any] = dict(call.selection)
-        selection = self.selection
+        selection: Any = self.selection
         if selection.random:
             if compiling and type(selection) is Random:
                 # PyTorch's own generator is one that a graph may hold.
@@ -398,7 +398,7 @@ class TorchMEmeL(nn.Module):
     def _begin(self, valid: Tensor | None) -> Call:
         # Copies: the buffers are written in place.
         count, mean, variance = (
-            self._buffers[name].clone().reshape(self._keepdims)  # type: ignore[union-attr]
+            self._buffers[name].clone().reshape(self._keepdims)
             for name in ("count", "moving_mean", "moving_variance")
         )
         seed = None
@@ -418,7 +418,7 @@ class TorchMEmeL(nn.Module):
             inputs.detach(), self._sample_axes, call.history, call.valid
         )
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def _learn(
         self,
         call: Call,
@@ -527,4 +527,3 @@ def _as_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
             f"Received: mask of shape {shape} for inputs of shape {expected}"
         )
     return mask.reshape(shape + (1,) * (len(expected) - rank))
-

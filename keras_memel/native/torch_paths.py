@@ -1,5 +1,6 @@
 """Where a MEmeL can go in a PyTorch module: dotted paths, and patterns."""
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Callable
@@ -7,11 +8,27 @@ from typing import Any
 
 from torch import nn
 
-from keras_memel.insertion import paths
-from keras_memel.insertion.paths import Site
 from keras_memel.native.torch_memel import TorchMEmeL
+from keras_memel.utils import patterns
 
 _MIDDLE = re.compile(r"middle:(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A module somewhere in a model.
+
+    Attributes:
+        path: Its dotted path.
+        chain: From the model down to the module itself.
+    """
+
+    path: str
+    chain: tuple[nn.Module, ...]
+
+    @property
+    def layer(self) -> nn.Module:
+        return self.chain[-1]
 
 
 def walk(model: nn.Module, memels: bool = False) -> list[Site]:
@@ -30,14 +47,14 @@ def walk(model: nn.Module, memels: bool = False) -> list[Site]:
             not memels or is_inserted(outer[-1], module)
         ):
             continue
-        found.append(Site(path, chain, ()))
+        found.append(Site(path, chain))
     return found
 
 
 def _chain(model: nn.Module, path: str) -> tuple[nn.Module, ...]:
     chain = [model]
     for name in filter(None, path.split(".")):
-        chain.append(chain[-1]._modules[name])  # type: ignore[arg-type]
+        chain.append(chain[-1]._modules[name])
     return tuple(chain)
 
 
@@ -73,7 +90,7 @@ def select(
         pattern = where.replace(".", "/")
 
         def test(site: Site) -> bool:
-            return paths.matches(site.path.replace(".", "/"), pattern)
+            return patterns.matches(site.path.replace(".", "/"), pattern)
     elif isinstance(where, nn.Module):
 
         def test(site: Site) -> bool:

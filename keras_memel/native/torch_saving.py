@@ -14,27 +14,14 @@ from keras_memel.native import torch_paths
 from keras_memel.native.torch_memel import TorchMEmeL
 
 
-def describe(model: nn.Module) -> list[dict[str, Any]]:
-    """The insertions of a model, as what JSON can hold."""
-    return [
-        {
-            "path": path,
-            "output": _host(model, path)._memel_output,
-            "layer": keras.saving.serialize_keras_object(memel.to_layer()),
-        }
-        for path, memel in torch_insert.inserted(model).items()
-    ]
-
-
-def _host(model: nn.Module, path: str) -> Any:
-    return torch_insert.unwrap(model).get_submodule(path)
-
-
 def save(model: nn.Module, filepath: Any) -> None:
     """As `keras_memel.save`."""
     root = torch_insert.unwrap(model)
     torch.save(
-        {"insertions": describe(root), "state_dict": root.state_dict()},
+        {
+            "insertions": torch_insert.describe(root),
+            "state_dict": root.state_dict(),
+        },
         filepath,
     )
 
@@ -97,7 +84,7 @@ def _read(
         from safetensors import safe_open
 
         with safe_open(file, "pt") as opened:
-            for name in opened.keys():
+            for name in opened.keys():  # noqa: SIM118 - no mapping
                 if ".memel." in name:
                     state[name] = opened.get_tensor(name)
     for file in sorted(path.glob("pytorch_model*.bin")):

@@ -20,7 +20,7 @@ from keras_memel.core.selections import Rate
 from keras_memel.core.selections import Selection
 from keras_memel.kernels import torch as kernels
 
-Tensor = torch.Tensor
+Tensor = Any
 
 
 def batch_moments(
@@ -56,9 +56,7 @@ def batch_moments(
     )
 
 
-def pool(
-    history: Moments, batch: Moments, forget_steps: int | None
-) -> Moments:
+def pool(history: Moments, batch: Moments, forget_steps: int | None) -> Moments:
     """As `core.moments.pool`."""
     m, b = history.count, batch.count
     if forget_steps is not None:
@@ -143,7 +141,7 @@ def updated(
 def replicas(group: Any) -> int:
     """Number of processes that share the statistics."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size(group)
+        return int(torch.distributed.get_world_size(group))
     return 1
 
 
@@ -153,9 +151,7 @@ def total(group: Any, *numbers: Tensor) -> list[Tensor]:
     packed = torch.cat(flat)
     torch.distributed.all_reduce(packed, group=group)
     parts = packed.split([part.numel() for part in flat])
-    return [
-        part.reshape(number.shape) for part, number in zip(parts, numbers)
-    ]
+    return [part.reshape(number.shape) for part, number in zip(parts, numbers)]
 
 
 def merge(
