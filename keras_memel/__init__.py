@@ -29,12 +29,12 @@ from keras_memel.evaluation.compare import compare
 from keras_memel.evaluation.comparison import Comparison
 from keras_memel.evaluation.contrasts import Contrast
 from keras_memel.evaluation.run_store import RunStore
-from keras_memel.insertion.attach import restore
-from keras_memel.insertion.attach import save
 from keras_memel.insertion.insert import find
 from keras_memel.insertion.insert import insert
 from keras_memel.insertion.insert import inserted
 from keras_memel.insertion.insert import strip
+from keras_memel.insertion.saving import restore
+from keras_memel.insertion.saving import save
 from keras_memel.layers.conv_gru2d import ConvGRU2D
 from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
 from keras_memel.layers.memel import MEmeL

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_memel.insertion.paths import Site
+from keras_memel.utils import keras_internals
 
 
 def specs(
@@ -59,7 +60,8 @@ class _Symbolic(keras.Operation):
 def _called(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> Any:
     try:
         # By a call on symbols, which knows the dtype, ...
-        return _Symbolic(layer).compute_output_spec(*args, **kwargs)
+        with keras_internals.name_scopes_kept():
+            return _Symbolic(layer).compute_output_spec(*args, **kwargs)
     except Exception:
         # ... or as the layer declares it, where a call needs more than those.
         return layer.compute_output_spec(*args, **kwargs)
@@ -167,7 +169,8 @@ def _trace(
     try:
         for layer in before:
             vars(layer)["call"] = recorded(layer, layer.call)
-        _Symbolic(run).compute_output_spec(inputs)
+        with keras_internals.name_scopes_kept():
+            _Symbolic(run).compute_output_spec(inputs)
     finally:
         for layer, call in before.items():
             del vars(layer)["call"]
