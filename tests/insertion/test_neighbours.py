@@ -254,7 +254,7 @@ def test_a_parent_that_is_frozen_afterwards_freezes_the_memel(frozen):
     model = insert(sequential(), "middle:3", MEmeL(late_start=0))
     parent = model if frozen == "model" else model.get_layer("block_2")
     parent.trainable = False
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
     # A frozen model has nothing to fit, and JAX no gradient to take.
     model(X, training=True)
 
@@ -265,7 +265,7 @@ def test_a_parent_that_was_frozen_before_leaves_the_memel_active():
     model = sequential()
     model.get_layer("block_2").trainable = False
     insert(model, "block_2", MEmeL(late_start=0))
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
     model.fit(X, Y, verbose=0)
 
     assert steps(model) == [1.0]
@@ -277,7 +277,7 @@ def test_lora_of_a_layer_and_insertion_mix_in_any_order():
     model.get_layer("block_1").enable_lora(2)
     insert(model, "block_[12]", MEmeL(late_start=0))
     model.get_layer("block_2").enable_lora(2)
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
     model.fit(X, Y, verbose=0)
 
     assert steps(model) == [1.0, 1.0]
