@@ -13,9 +13,9 @@ from keras_memel.core.selections import Random
 from keras_memel.kernels import torch as kernels
 from keras_memel.layers.memel import MEmeL
 from keras_memel.native import torch_step
-from keras_memel.native.replay import Call
-from keras_memel.native.replay import Calls
-from keras_memel.native.replay import in_backward
+from keras_memel.native.torch_replay import Call
+from keras_memel.native.torch_replay import Calls
+from keras_memel.native.torch_replay import in_backward
 
 Tensor = Any
 

@@ -29,7 +29,10 @@ WITH_CODE = [
 ]
 
 # keras_hub and what it stands on warn of many things that are not ours.
-HUB = {"insert.md": [pytest.mark.filterwarnings("ignore")]}
+HUB = {
+    name: [pytest.mark.filterwarnings("ignore")]
+    for name in ("insert.md", "native.md")
+}
 
 
 @pytest.mark.usefixtures("quick_compilation")
@@ -48,6 +51,8 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(
         if language == "python":
             if "import keras_hub" in text:
                 pytest.importorskip("keras_hub")
+            if "from transformers import" in text:
+                pytest.importorskip("transformers")
             exec(compile(text, name, "exec"), namespace)
             output = capsys.readouterr().out
         elif language == "text" and output is not None:

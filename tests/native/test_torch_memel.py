@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from keras_memel import TorchMEmeL
-from keras_memel.native.replay import MOST_WITHOUT_GRAPH
+from keras_memel.native.torch_replay import MOST_WITHOUT_GRAPH
 
 NAMES = ("moving_mean", "moving_variance", "count", "steps")
 NAMES += ("inhibited_rate", "skipped_updates")

@@ -194,3 +194,14 @@ def test_adapters_after_an_insertion():
     batch = {k: torch.stack([r[k] for r in rows()]) for k in rows()[0]}
     with pytest.warns(UserWarning, match="adapter"):
         model(**batch)
+
+
+def test_the_examples(capsys):
+    from examples.native import bert_trainer
+    from examples.native import neox_l2e
+
+    assert bert_trainer.main(rows=64, epochs=1) == {2}
+    losses, steps = neox_l2e.main(steps=12)
+    assert steps == {12}
+    assert losses[-1] < losses[0]
+    assert "inhibited_rate" in capsys.readouterr().out
