@@ -6,6 +6,7 @@ How a MEmeL is attached to a layer, and saved with it, is in `attach/`.
 import re
 import warnings
 from typing import Any
+from typing import TypeVar
 
 import keras
 
@@ -20,6 +21,8 @@ from keras_memel.insertion.forward import insertion_of
 from keras_memel.insertion.paths import Site
 from keras_memel.insertion.paths import Where
 from keras_memel.layers.memel import MEmeL
+
+Model = TypeVar("Model", bound=Any)
 
 # The names that Keras or a MEmeL without a name gives: `memel`, `memel_1`, ...
 _DEFAULT_NAME = re.compile(r"memel(_\d+)?")
@@ -71,12 +74,12 @@ def find(model: Any, where: Where = "**") -> list[str]:
 
 
 def insert(
-    model: Any,
+    model: Model,
     where: Where,
     layer: MEmeL,
     output: Output = None,
     example: Any = None,
-) -> Any:
+) -> Model:
     """Puts a copy of a MEmeL after each of some layers, in place.
 
     The model keeps its class, weights and methods. If it was compiled, its
@@ -157,7 +160,8 @@ def insert(
     if native.is_torch(model):
         from keras_memel.native import torch_insert
 
-        return torch_insert.insert(model, where, layer, output, example)
+        torch_insert.insert(model, where, layer, output, example)
+        return model
     if not isinstance(layer, MEmeL):
         raise ValueError(
             "Argument `layer` must be a MEmeL. "
@@ -194,7 +198,7 @@ def insert(
     return model
 
 
-def strip(model: Any) -> Any:
+def strip(model: Model) -> Model:
     """Takes all inserted MEmeLs out of a model, in place.
 
     Nothing else changes: weights stay, and the outputs at inference are those
@@ -225,7 +229,8 @@ def strip(model: Any) -> Any:
     if native.is_torch(model):
         from keras_memel.native import torch_insert
 
-        return torch_insert.strip(model)
+        torch_insert.strip(model)
+        return model
     held = attach.detach(model)
     around = models_around.models_around([site.layer for site, _ in held])
     models_around.forget_compiled([model, *around])

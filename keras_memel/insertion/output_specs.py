@@ -165,17 +165,23 @@ def _trace(
             return model(**inputs, training=False)
         return model(inputs, training=False)
 
-    before = {site.layer: vars(site.layer).get("call") for site in missing}
+    # A quantized layer runs `quantized_call` in the place of `call`.
+    before = [
+        (site.layer, name, vars(site.layer).get(name))
+        for site in missing
+        for name in ("call", "quantized_call")
+        if hasattr(site.layer, name)
+    ]
     try:
-        for layer in before:
-            vars(layer)["call"] = recorded(layer, layer.call)
+        for layer, name, _ in before:
+            vars(layer)[name] = recorded(layer, getattr(layer, name))
         with keras_internals.name_scopes_kept():
             _Symbolic(run).compute_output_spec(inputs)
     finally:
-        for layer, call in before.items():
-            del vars(layer)["call"]
-            if call is not None:
-                vars(layer)["call"] = call
+        for layer, name, method in before:
+            del vars(layer)[name]
+            if method is not None:
+                vars(layer)[name] = method
     return record
 
 

@@ -211,7 +211,9 @@ class Sequence:
             if "float" in str(weight.dtype):
                 weight.assign(ops.zeros_like(weight.value))
         self.model.load_weights(path)
-        assert models.same(models.numbers(self.model.weights), before)
+        # Keras merges an adapter into the kernel when it writes weights.
+        if not self.adapted:
+            assert models.same(models.numbers(self.model.weights), before)
 
     def freeze(self):
         layer = self.rng.choice(self.model.layers)
@@ -222,7 +224,8 @@ class Sequence:
         return layer.name
 
     def quantize(self):
-        if self.quantized or self.adapted:
+        if self.quantized or self.adapted or "subclassed" in self.kind:
+            # The config of such a model rebuilds its layers as they were.
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -232,7 +235,8 @@ class Sequence:
         return True
 
     def adapt(self):
-        if self.quantized or self.adapted:
+        if self.quantized or self.adapted or "subclassed" in self.kind:
+            # The config of such a model rebuilds its layers as they were.
             return False
         dense = [
             layer
@@ -300,7 +304,11 @@ class Sequence:
         paths = list(inserted(self.model))
         trainable = [m.trainable for m in inserted(self.model).values()]
         self.model = _compiled(make())
-        assert list(inserted(self.model)) == paths
+        # A subclassed model makes its layers anew, with new default names.
+        if "subclassed" not in self.kind:
+            assert list(inserted(self.model)) == paths
+        numbers = [self.expected[path] for path in paths]
+        self.expected = dict(zip(inserted(self.model), numbers, strict=True))
         assert models.same(models.statistics(self.model), statistics)
         assert [m.name for m in inserted(self.model).values()] == names
         assert trainable == [m.trainable for m in inserted(self.model).values()]

@@ -16,6 +16,7 @@ from models import numbers
 from models import same
 from models import sequential
 from models import steps
+from models import subclassed
 
 from keras_memel import MEmeL
 from keras_memel import insert
@@ -352,6 +353,19 @@ def test_a_model_around_quantizes_the_parts_of_a_host_once():
     }
     outer(X, training=True)
     assert steps(model) == [1.0] * 2
+
+
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.*have a `quantize` method")
+def test_a_layer_of_a_quantized_subclassed_model_is_a_host():
+    model = subclassed()
+    model.quantize("int8")
+    before = model.predict(X, verbose=0)
+    insert(model, "head", MEmeL(late_start=0))
+    assert same(model.predict(X, verbose=0), before)
+    model.compile("sgd", "mse")
+    model.fit(X, Y, verbose=0)
+    assert steps(model) == [1.0]
 
 
 def test_a_penalty_of_an_inserted_layer_is_part_of_the_loss():
