@@ -8,7 +8,9 @@ from torch import nn
 
 from keras_memel.core import axes
 from keras_memel.core.inhibitions import Inhibition
+from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
+from keras_memel.core.moments import add_compensated
 from keras_memel.core.selections import Random
 from keras_memel.kernels import torch as kernels
 from keras_memel.layers.memel import MEmeL
@@ -20,8 +22,9 @@ from keras_memel.native.torch_replay import in_backward
 Tensor = Any
 
 # The order is that of `state_dict`.
-_OF_NEURONS = ("moving_mean", "moving_variance", "count")
-_SCALARS = ("steps", "inhibited_rate", "skipped_updates")
+_OF_NEURONS = ("moving_mean", "moving_variance", "count", "count_low")
+_WITHOUT_FORGETTING = ("moving_mean_low", "moving_variance_low")
+_SCALARS = ("inhibited_rate", "skipped_updates", "skipped_updates_low")
 
 
 class TorchMEmeL(nn.Module):
@@ -70,11 +73,10 @@ class TorchMEmeL(nn.Module):
 
     Output shape: That of the inputs, in the same dtype.
 
-    Buffers (float32, as of `MEmeL`): `moving_mean`, `moving_variance`,
-        `count`, of the sizes of the neuron axes, empty before the first call;
-        `steps`, `inhibited_rate`, `skipped_updates`, and those of the
-        selection, such as `threshold`. A random selection has `seed_state`,
-        int64: its seed and the number of draws.
+    Buffers (of the names and meanings of the weights of `MEmeL`, float32 but
+        for the integer `steps`): those of the neurons are empty before the
+        first call. A random selection has `seed_state`: its seed and the
+        number of draws.
 
     Raises:
         ValueError: As of `MEmeL`.
@@ -145,6 +147,9 @@ class TorchMEmeL(nn.Module):
         self._rank = 0
         self._keepdims: tuple[int, ...] = ()
         self._sample_axes: tuple[int, ...] = ()
+        self._of_neurons: tuple[str, ...] = _OF_NEURONS
+        if self.forget_steps is None:
+            self._of_neurons += _WITHOUT_FORGETTING
         self._state_keys = tuple(self.selection.initial_state())
         for name, value in self._initial_state(()).items():
             if hasattr(self, name):
@@ -197,7 +202,8 @@ class TorchMEmeL(nn.Module):
 
     def _initial_state(self, shape: tuple[int, ...]) -> dict[str, Tensor]:
         sizes = shape or (0,)
-        state = {name: torch.zeros(sizes) for name in _OF_NEURONS}
+        state = {name: torch.zeros(sizes) for name in self._of_neurons}
+        state["steps"] = torch.zeros((), dtype=torch.int64)
         state |= {name: torch.zeros(()) for name in _SCALARS}
         for key, value in self.selection.initial_state().items():
             state[key] = torch.tensor(float(value))
@@ -241,7 +247,7 @@ class TorchMEmeL(nn.Module):
             assert buffer is not None
             buffer.data = (
                 torch.zeros(sizes, device=device)
-                if name in _OF_NEURONS
+                if name in self._of_neurons
                 else buffer.to(device)
             )
         self._find_keepdims(sizes)
@@ -267,7 +273,7 @@ class TorchMEmeL(nn.Module):
             if buffer.is_meta and device.type != "meta":
                 shape = tuple(buffer.shape)
                 initial = self._initial_state(
-                    shape if name in _OF_NEURONS else ()
+                    shape if name in self._of_neurons else ()
                 )[name]
                 self._buffers[name] = initial.to(device)
             else:
@@ -280,7 +286,7 @@ class TorchMEmeL(nn.Module):
         # Before the first call the sizes are those of the file.
         loaded = state_dict.get(prefix + "moving_mean")
         if loaded is not None and loaded.numel() and not self.built:
-            for name in _OF_NEURONS:
+            for name in self._of_neurons:
                 old = self._buffers[name]
                 assert old is not None
                 old.data = torch.zeros(loaded.shape, device=old.device)
@@ -397,16 +403,25 @@ class TorchMEmeL(nn.Module):
 
     def _begin(self, valid: Tensor | None) -> Call:
         # Copies: the buffers are written in place.
-        count, mean, variance = (
-            self._buffers[name].clone().reshape(self._keepdims)
-            for name in ("count", "moving_mean", "moving_variance")
-        )
+        parts: dict[str, Any] = {
+            name: self._buffers[name].clone().reshape(self._keepdims)
+            for name in self._of_neurons
+        }
         seed = None
         if self.selection.random:
             seed = self.seed_state.clone()
             self.seed_state[1].add_(1)
         return Call(
-            Moments(count, mean, variance),
+            History(
+                parts["count"],
+                parts["moving_mean"],
+                parts["moving_variance"],
+                Moments(
+                    parts["count_low"],
+                    parts.get("moving_mean_low", 0.0),
+                    parts.get("moving_variance_low", 0.0),
+                ),
+            ),
             self.steps.clone(),
             {key: getattr(self, key).clone() for key in self._state_keys},
             valid,
@@ -422,7 +437,7 @@ class TorchMEmeL(nn.Module):
     def _learn(
         self,
         call: Call,
-        pooled: Moments | None,
+        pooled: History | None,
         ready: Tensor,
         number: Tensor,
     ) -> Tensor:
@@ -433,12 +448,17 @@ class TorchMEmeL(nn.Module):
             pooled = torch_step.pool(call.history, batch, self.forget_steps)
         elif torch_step.replicas(group) > 1:
             number = torch_step.total(group, number)[0].float()
-        for buffer, value in (
-            (self.count, pooled.count),
-            (self.moving_mean, pooled.mean),
-            (self.moving_variance, pooled.variance),
-        ):
-            buffer.copy_(value.reshape(buffer.shape))
+        new = {
+            "count": pooled.count,
+            "count_low": pooled.low.count,
+            "moving_mean": pooled.mean,
+            "moving_mean_low": pooled.low.mean,
+            "moving_variance": pooled.variance,
+            "moving_variance_low": pooled.low.variance,
+        }
+        for name in self._of_neurons:
+            buffer = getattr(self, name)
+            buffer.copy_(new[name].reshape(buffer.shape))
         total = batch.count.sum()
         could = torch.where(ready, batch.count, 0.0).sum()
         self.inhibited_rate.copy_(
@@ -448,14 +468,18 @@ class TorchMEmeL(nn.Module):
         )
         if self._state_keys:
             share = number / could.clamp(min=1.0)
-            new = torch_step.updated(self.selection, share, call.selection)
-            for key, value in new.items():
+            updated = torch_step.updated(self.selection, share, call.selection)
+            for key, value in updated.items():
                 getattr(self, key).copy_(
                     torch.where(could > 0, value, call.selection[key])
                 )
         bad = ~torch.isfinite(batch.mean + batch.variance)
-        self.skipped_updates.add_(kernels.count(bad))
-        self.steps.add_(1.0)
+        high, low = add_compensated(
+            self.skipped_updates, self.skipped_updates_low, kernels.count(bad)
+        )
+        self.skipped_updates.copy_(high)
+        self.skipped_updates_low.copy_(low)
+        self.steps.add_(1)
         return number
 
     def _penalize(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from keras_memel.core.moments import Moments
+from keras_memel.core.moments import History
 
 Tensor = Any
 
@@ -43,7 +43,7 @@ class Call:
         local: Mean of its values in this process: the mark it is found by.
     """
 
-    history: Moments
+    history: History
     steps: Tensor
     selection: dict[str, Tensor]
     valid: Tensor | None

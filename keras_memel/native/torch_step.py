@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
+from keras_memel.core.moments import add_compensated
 from keras_memel.core.scores import TINY
 from keras_memel.core.selections import Rate
 from keras_memel.core.selections import Selection
@@ -26,7 +28,7 @@ Tensor = Any
 def batch_moments(
     values: Tensor,
     axes: tuple[int, ...],
-    history: Moments,
+    history: History,
     valid: Tensor | None,
 ) -> Moments:
     """As `core.moments.batch_moments`; `count` may be one for all neurons."""
@@ -56,26 +58,40 @@ def batch_moments(
     )
 
 
-def pool(history: Moments, batch: Moments, forget_steps: int | None) -> Moments:
+def pool(history: History, batch: Moments, forget_steps: int | None) -> History:
     """As `core.moments.pool`."""
-    m, b = history.count, batch.count
-    if forget_steps is not None:
-        m = torch.minimum(m, forget_steps * b)
-    total = (m + b).clamp(min=1.0)
-    freedom = (m + b - 1.0).clamp(min=1.0)
+    m, b, low = history.count, batch.count, history.low
     step = batch.mean - history.mean
-    weight = b / total
-    mean = history.mean + weight * step
-    variance = (
-        m * weight * step * step
-        + b * batch.variance
-        + (m - 1.0).clamp(min=0.0) * history.variance
-    ) / freedom
+    if forget_steps is None:
+        step = step - low.mean
+    else:
+        m = torch.minimum(m, forget_steps * b)
+    weight = b / (m + b).clamp(min=1.0)
+    freedom = (m + b - 1.0).clamp(min=1.0)
+    spread = m * weight * step * step + b * batch.variance
+    variance = (spread + (m - 1.0).clamp(min=0.0) * history.variance) / freedom
+    mean_low, variance_low = low.mean, low.variance
+    if forget_steps is None:
+        mean, mean_low = add_compensated(history.mean, mean_low, weight * step)
+        change = (spread - b * history.variance) / freedom
+        changed = add_compensated(history.variance, variance_low, change)
+        settled = m > b
+        variance = torch.where(settled, changed[0], variance)
+        variance_low = torch.where(settled, changed[1], 0.0)
+    else:
+        mean = history.mean + weight * step
     usable = (b > 0) & torch.isfinite(mean) & torch.isfinite(variance)
-    return Moments(
-        torch.where(usable, history.count + b, history.count),
+    count, count_low = add_compensated(history.count, low.count, b)
+    if forget_steps is None:
+        mean_low = torch.where(usable, mean_low, low.mean)
+        variance_low = torch.where(usable, variance_low, low.variance)
+    return History(
+        torch.where(usable, count, history.count),
         torch.where(usable, mean, history.mean),
         torch.where(usable, variance, history.variance),
+        Moments(
+            torch.where(usable, count_low, low.count), mean_low, variance_low
+        ),
     )
 
 

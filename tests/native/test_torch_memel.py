@@ -27,8 +27,8 @@ from torch.utils.checkpoint import checkpoint
 from keras_memel import TorchMEmeL
 from keras_memel.native.torch_replay import MOST_WITHOUT_GRAPH
 
-NAMES = ("moving_mean", "moving_variance", "count", "steps")
-NAMES += ("inhibited_rate", "skipped_updates")
+NAMES = ("moving_mean", "moving_variance", "count", "count_low", "steps")
+NAMES += ("inhibited_rate", "skipped_updates", "skipped_updates_low")
 
 
 class AboveMean(Selection):
@@ -61,6 +61,8 @@ INHIBITIONS = {
 
 def state_of(layer):
     names = [*NAMES, *layer._state_keys]
+    if layer.forget_steps is None:
+        names += ["moving_mean_low", "moving_variance_low"]
     values = [getattr(layer, name) for name in names]
     return {
         name: keras.ops.convert_to_numpy(getattr(value, "value", value))
@@ -88,7 +90,7 @@ def test_equals_the_keras_layer(
         "inhibition": INHIBITIONS[inhibition],
         "axis": axis,
         "late_start": 1,
-        "forget_steps": 3,
+        "forget_steps": None if score_with == "current" else 3,
         "score_with": score_with,
     }
     layer, module = MEmeL(**settings), TorchMEmeL(**settings)
@@ -129,6 +131,13 @@ def test_inhibits_at_inference_if_asked():
     assert_same_state(module, layer)
 
 
+def assert_float32(memel):
+    assert {b.dtype for b in memel.buffers() if b.is_floating_point()} == {
+        torch.float32
+    }
+    assert memel.steps.dtype == torch.int64
+
+
 def model_of(**settings):
     torch.manual_seed(0)
     settings = {"axis": -1, "late_start": 1, **settings}
@@ -149,9 +158,9 @@ def test_has_no_parameters_and_stays_float32():
         model(torch.randn(33, 6, dtype=torch.bfloat16))
     assert float(memel.steps) == 301
     assert float(memel.count[0]) == 4 + 300 * 33
-    assert {b.dtype for b in memel.buffers()} == {torch.float32}
+    assert_float32(memel)
     model.double().half()
-    assert {b.dtype for b in memel.buffers()} == {torch.float32}
+    assert_float32(memel)
 
 
 def test_state_dict_goes_into_a_model_that_has_seen_nothing():
