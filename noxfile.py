@@ -185,6 +185,8 @@ def run_tests(
     """The tests, and how much of the package they reach if they are all."""
     session.install(*constraints, "-e", f".[{backend},test]")
     install_keras_hub(session, backend, constraints)
+    if backend == "torch":  # models that are not Keras models
+        session.install(*constraints, "-e", ".[transformers]", "peft")
     if nightly:  # It has the module of keras under another name.
         session.run("pip", "uninstall", "--yes", "keras")
         session.install("--pre", "--no-deps", "keras-nightly")

@@ -19,6 +19,7 @@ from keras_memel.core import step
 from keras_memel.core import sync
 from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
+from keras_memel.layers import in_torch
 from keras_memel.layers import rematerialization
 from keras_memel.layers import untracked
 from keras_memel.utils import arguments
@@ -251,6 +252,7 @@ class MEmeL(keras.layers.Layer):
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
+        in_torch.check(self, inputs, training)
         rematerialization.refuse_parent(self, inputs, learning)
         if not (learning or self.at_inference):
             return inputs
