@@ -32,7 +32,8 @@ def find(model: Any, where: Where = "**") -> list[str]:
     """The paths of the layers that `where` names: where a MEmeL can go.
 
     Args:
-        model: A model or layer, with or without inserted layers.
+        model: A model or layer, with or without inserted layers; or a PyTorch
+            module, whose paths are its dotted names.
         where: One of
             - a pattern of paths, whose last names it must fit:
               `"transformer_layer_*"`, `"stage_2/*/mlp"`. `*`, `?` and `[...]`
@@ -123,7 +124,8 @@ def insert(
     switched off, with a warning, for layers that hold one.
 
     Args:
-        model: A built model, or a layer of one.
+        model: A built model, or a layer of one; or a PyTorch module, for which
+            see the page "Models that are not Keras models".
         where: Where to, as in `find`.
         layer: What to insert. It is not used itself: each site gets a fresh
             copy from its config, built at once, which leaves the dtype of the
@@ -162,6 +164,11 @@ def insert(
 
         torch_insert.insert(model, where, layer, output, example)
         return model
+    if example is not None:
+        raise ValueError(
+            "Argument `example` is for PyTorch modules: a Keras model knows "
+            f"its shapes. Received: a model of type {type(model).__name__}"
+        )
     if not isinstance(layer, MEmeL):
         raise ValueError(
             "Argument `layer` must be a MEmeL. "

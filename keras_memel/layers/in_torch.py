@@ -4,7 +4,9 @@ Keras layers do not look at `module.training`, and know nothing of PyTorch's
 activation checkpointing. `TorchMEmeL` does both; here the Keras layer says so.
 """
 
+import sys
 import warnings
+import weakref
 from typing import Any
 
 import keras
@@ -14,15 +16,14 @@ Tensor = Any
 if keras.backend.backend() == "torch":
     import torch
 
-_warned: set[int] = set()
+_warned: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def check(layer: Any, inputs: Tensor, training: bool | None) -> None:
+def check(layer: Any, training: bool | None) -> None:
     """Warn of a layer that is inert, raise for one that is run again.
 
     Args:
         layer: A layer, at the start of its `call`.
-        inputs: Of its call.
         training: Of its call.
 
     Raises:
@@ -41,28 +42,30 @@ def check(layer: Any, inputs: Tensor, training: bool | None) -> None:
             )
     elif (
         training is None
-        and layer.training
-        # Keras layers that are called by themselves are at inference. What
-        # carries a gradient in comes from a module that is being trained.
-        and torch.is_grad_enabled()
-        and inputs.requires_grad
-        and _is_called_alone(layer)
+        and layer.training  # of `torch.nn.Module`
+        and layer.trainable
+        and layer not in _warned
+        and _in_module()
     ):
-        _warn(layer)
+        _warned.add(layer)
+        warnings.warn(
+            f"Layer {layer.name!r} is called without `training` in a PyTorch "
+            "module, and does nothing: Keras layers do not follow "
+            "`module.train()`. Use `keras_memel.TorchMEmeL`, insert the layer "
+            "with `keras_memel.insert`, or pass `training=self.training`.",
+            stacklevel=3,
+        )
 
 
-def _is_called_alone(layer: Any) -> bool:
-    return bool(layer._get_call_context().entry_layer is layer)
-
-
-def _warn(layer: Any) -> None:
-    if id(layer) in _warned:
-        return
-    _warned.add(id(layer))
-    warnings.warn(
-        f"Layer {layer.name!r} is called without `training`, and does nothing: "
-        "Keras layers do not follow `module.train()`. In a PyTorch module use "
-        "`keras_memel.TorchMEmeL`, insert the layer with `keras_memel.insert`, "
-        "or pass `training=self.training`.",
-        stacklevel=5,
-    )
+def _in_module() -> bool:
+    """Whether a PyTorch module is running that is no Keras layer."""
+    code = torch.nn.Module._call_impl.__code__
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        # Keras calls its layers by the same method.
+        if frame.f_code is code and not isinstance(
+            frame.f_locals["self"], keras.Layer
+        ):
+            return True
+        frame = frame.f_back
+    return False

@@ -252,7 +252,7 @@ class MEmeL(keras.layers.Layer):
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
-        in_torch.check(self, inputs, training)
+        in_torch.check(self, training)
         rematerialization.refuse_parent(self, inputs, learning)
         if not (learning or self.at_inference):
             return inputs

@@ -1,7 +1,15 @@
-"""Models that are not Keras models: PyTorch modules and Flax NNX modules.
+"""Models that are not Keras models: PyTorch modules.
 
-Nothing here is imported before such a model is used: Keras alone does not
-need PyTorch or Flax.
+The files `torch_*.py` are imported when such a model is used: Keras alone does
+not need PyTorch.
+
+    torch_memel     the layer as a module; its state is in torch_state
+    torch_step      one training step, in PyTorch's own operations
+    torch_replay    calls that activation checkpointing runs again
+    torch_insert    find, insert, inserted, strip; paths in torch_paths
+    torch_hooks     hooks that pass outputs through it, and masks to it
+    torch_outputs   which tensor of what a module returns; running a model
+    torch_saving    save and restore
 """
 
 import sys
@@ -33,32 +41,5 @@ def is_torch(model: Any) -> bool:
             "Keras is imported. "
             f"Received: a {type(model).__name__} on the backend "
             f"{keras.backend.backend()!r}"
-        )
-    return True
-
-
-def is_nnx(model: Any) -> bool:
-    """Check whether a model is a Flax NNX module that is no Keras layer.
-
-    Args:
-        model: Any object.
-
-    Raises:
-        ValueError: If it is, and Keras runs on another backend, or its layers
-            are no NNX modules.
-    """
-    nnx = sys.modules.get("flax.nnx")
-    if (
-        nnx is None
-        or isinstance(model, keras.Layer)
-        or not isinstance(model, nnx.Module)
-    ):
-        return False
-    if keras.backend.backend() != "jax" or not keras.config.is_nnx_enabled():
-        raise ValueError(
-            "Argument `model` is a Flax NNX module, which needs Keras on JAX "
-            "with NNX: set the environment variables KERAS_BACKEND=jax and "
-            "KERAS_NNX_ENABLED=true before Keras is imported. "
-            f"Received: a {type(model).__name__}"
         )
     return True

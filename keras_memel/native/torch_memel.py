@@ -1,12 +1,9 @@
 """TorchMEmeL: the layer as a `torch.nn.Module`."""
 
-import copy
 from typing import Any
 
 import torch
-from torch import nn
 
-from keras_memel.core import axes
 from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
@@ -14,20 +11,30 @@ from keras_memel.core.moments import add_compensated
 from keras_memel.core.selections import Random
 from keras_memel.kernels import torch as kernels
 from keras_memel.layers.memel import MEmeL
+from keras_memel.native import torch_masks
 from keras_memel.native import torch_step
 from keras_memel.native.torch_replay import Call
-from keras_memel.native.torch_replay import Calls
 from keras_memel.native.torch_replay import in_backward
+from keras_memel.native.torch_state import StateInBuffers
 
 Tensor = Any
 
-# The order is that of `state_dict`.
-_OF_NEURONS = ("moving_mean", "moving_variance", "count", "count_low")
-_WITHOUT_FORGETTING = ("moving_mean_low", "moving_variance_low")
-_SCALARS = ("inhibited_rate", "skipped_updates", "skipped_updates_low")
+# The arguments of `MEmeL` that a module has too.
+_SETTINGS = (
+    "selection",
+    "inhibition",
+    "axis",
+    "forget_steps",
+    "late_start",
+    "epsilon",
+    "score_with",
+    "at_inference",
+    "trainable",
+    "process_group",
+)
 
 
-class TorchMEmeL(nn.Module):
+class TorchMEmeL(StateInBuffers):
     """Inhibits monosemantic neurons while a PyTorch module trains.
 
     The same computation as `keras_memel.MEmeL`, with the same arguments and
@@ -116,7 +123,6 @@ class TorchMEmeL(nn.Module):
         process_group: Any = None,
         loss_scale: Any = 1.0,
     ):
-        super().__init__()
         # The Keras layer checks the arguments; it is not kept.
         checked = MEmeL(
             selection,
@@ -127,194 +133,42 @@ class TorchMEmeL(nn.Module):
             epsilon,
             score_with,
             at_inference,
+            process_group,
             name="memel",
         )
-        self.selection = checked.selection
+        super().__init__(checked.selection, checked.axis, checked.forget_steps)
         self.inhibition = checked.inhibition
-        self.axis = checked.axis
-        self.forget_steps = checked.forget_steps
         self.late_start = checked.late_start
         self.epsilon = checked.epsilon
         self.score_with = checked.score_with
         self.at_inference = checked.at_inference
         self.trainable = bool(trainable)
-        self.process_group = process_group
+        self.process_group = checked.process_group
         self.loss_scale = loss_scale
-        self.penalty_value: Tensor | None = None
-        # The mask that the model around got, while it runs.
-        self.noted_mask: Tensor | None = None
-        self._calls = Calls()
-        self._rank = 0
-        self._keepdims: tuple[int, ...] = ()
-        self._sample_axes: tuple[int, ...] = ()
-        self._of_neurons: tuple[str, ...] = _OF_NEURONS
-        if self.forget_steps is None:
-            self._of_neurons += _WITHOUT_FORGETTING
-        self._state_keys = tuple(self.selection.initial_state())
-        for name, value in self._initial_state(()).items():
-            if hasattr(self, name):
-                raise ValueError(
-                    "`initial_state` of a selection must use names that the "
-                    f"layer does not have. Received: {name!r} from "
-                    f"{type(self.selection).__name__}"
-                )
-            self.register_buffer(name, value)
+        self._register_state()
         if shape is not None:
             self.build(shape)
 
     @classmethod
-    def from_layer(cls, layer: MEmeL, **kwargs: Any) -> "TorchMEmeL":
-        """Make a module with the settings of a Keras layer."""
-        return cls(
-            layer.selection,
-            layer.inhibition,
-            layer.axis,
-            layer.forget_steps,
-            layer.late_start,
-            layer.epsilon,
-            layer.score_with,
-            layer.at_inference,
-            layer.trainable,
-            **kwargs,
-        )
+    def from_layer(cls, layer: Any, **changed: Any) -> "TorchMEmeL":
+        """Make a module with the settings of another layer.
+
+        Args:
+            layer: A `MEmeL` or a `TorchMEmeL`. Its statistics stay there.
+            **changed: Arguments that differ.
+        """
+        settings = {name: getattr(layer, name) for name in _SETTINGS}
+        return cls(**{**settings, **changed})
 
     def to_layer(self) -> MEmeL:
         """Make a Keras layer, not built, with the settings of this module."""
-        return MEmeL(
-            self.selection,
-            self.inhibition,
-            self.axis,
-            self.forget_steps,
-            self.late_start,
-            self.epsilon,
-            self.score_with,
-            self.at_inference,
-            trainable=self.trainable,
-        )
-
-    # -----------------------------------------------------------------------
-    # State
-
-    @property
-    def built(self) -> bool:
-        """Whether the sizes of the neuron axes are known."""
-        return bool(self.moving_mean.numel() > 0)
-
-    def _initial_state(self, shape: tuple[int, ...]) -> dict[str, Tensor]:
-        sizes = shape or (0,)
-        state = {name: torch.zeros(sizes) for name in self._of_neurons}
-        state["steps"] = torch.zeros((), dtype=torch.int64)
-        state |= {name: torch.zeros(()) for name in _SCALARS}
-        for key, value in self.selection.initial_state().items():
-            state[key] = torch.tensor(float(value))
-        if self.selection.random:
-            seed = getattr(self.selection, "seed", None)
-            if seed is None:
-                seed = int(torch.randint(2**31 - 1, ()))
-            state["seed_state"] = torch.tensor([seed, 0])
-        return state
-
-    @torch.compiler.disable
-    def build(self, shape: tuple[int | None, ...], device: Any = None) -> None:
-        """Make the statistics for inputs of a shape.
-
-        Args:
-            shape: Shape of the inputs; `None` where a size does not matter.
-            device: Of the statistics; `None` leaves them where they are.
-
-        Raises:
-            ValueError: If the size of a neuron axis is not given, or the
-                selection cannot work on such samples.
-        """
-        rank = len(shape)
-        if rank < 2:
-            raise ValueError(
-                "Argument `inputs` must have a batch axis and at least one "
-                f"more. Received: inputs of shape {tuple(shape)}"
-            )
-        neurons = axes.of_neurons(self.axis, rank)
-        sizes = [shape[axis] for axis in neurons]
-        if any(size is None for size in sizes):
-            raise ValueError(
-                f"MEmeL keeps statistics of every neuron, and axis={self.axis} "
-                "makes neurons of an axis whose size is not known. Pass "
-                f"`axis=-1`, or its size. Received: shape={tuple(shape)}"
-            )
-        self.selection._check(tuple(shape[1:]))
-        self._find_axes(rank)
-        device = device or self.steps.device
-        for name, buffer in list(self._buffers.items()):
-            assert buffer is not None
-            buffer.data = (
-                torch.zeros(sizes, device=device)
-                if name in self._of_neurons
-                else buffer.to(device)
-            )
-        self._find_keepdims(sizes)
-
-    def _find_axes(self, rank: int) -> None:
-        self._rank = rank
-        neurons = axes.of_neurons(self.axis, rank)
-        self._sample_axes = tuple(a for a in range(rank) if a not in neurons)
-
-    def _find_keepdims(self, sizes: Any) -> None:
-        left = list(sizes)
-        self._keepdims = tuple(
-            1 if axis in self._sample_axes else int(left.pop(0))
-            for axis in range(self._rank)
-        )
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "TorchMEmeL":
-        # A cast of the model must not reach the statistics: in bfloat16
-        # 256 + 1 = 256. They follow it to a device only.
-        for name, buffer in self._buffers.items():
-            assert buffer is not None
-            device = fn(buffer).device
-            if buffer.is_meta and device.type != "meta":
-                shape = tuple(buffer.shape)
-                initial = self._initial_state(
-                    shape if name in self._of_neurons else ()
-                )[name]
-                self._buffers[name] = initial.to(device)
-            else:
-                self._buffers[name] = buffer.to(device)
-        return self
-
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, *args: Any
-    ) -> None:
-        # Before the first call the sizes are those of the file.
-        loaded = state_dict.get(prefix + "moving_mean")
-        if loaded is not None and loaded.numel() and not self.built:
-            for name in self._of_neurons:
-                old = self._buffers[name]
-                assert old is not None
-                old.data = torch.zeros(loaded.shape, device=old.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        # Graphs, groups and what holds for one call only stay here.
-        state.update(_calls=Calls(), noted_mask=None, penalty_value=None)
-        return state
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "TorchMEmeL":
-        made = type(self).__new__(type(self))
-        memo[id(self)] = made
-        shared = {"process_group", "selection", "inhibition", "loss_scale"}
-        for key, value in self.__getstate__().items():
-            kept = value if key in shared else copy.deepcopy(value, memo)
-            made.__dict__[key] = kept
-        return made
+        return MEmeL(**{name: getattr(self, name) for name in _SETTINGS})
 
     def extra_repr(self) -> str:
         return (
             f"selection={self.selection!r}, inhibition={self.inhibition!r}, "
             f"axis={self.axis}"
         )
-
-    # -----------------------------------------------------------------------
-    # The call
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Inhibit in training mode; pass the inputs on in evaluation."""
@@ -323,7 +177,7 @@ class TorchMEmeL(nn.Module):
             return inputs
         self._check(inputs)
         if mask is None:
-            mask = _tail(self.noted_mask, inputs)
+            mask = torch_masks.tail(self.noted_mask, inputs)
         compiling = torch.compiler.is_compiling()
         again = learning and not compiling and in_backward()
         if again:
@@ -331,7 +185,7 @@ class TorchMEmeL(nn.Module):
                 lambda call: self._measure(inputs, call).mean
             )
         else:
-            call = self._begin(_as_mask(mask, inputs))
+            call = self._begin(torch_masks.at_rank(mask, inputs))
 
         pooled = None
         if learning and not again:
@@ -376,30 +230,6 @@ class TorchMEmeL(nn.Module):
         if not again and not compiling:
             self._calls.keep(call, outputs)
         return outputs
-
-    def _check(self, inputs: Tensor) -> None:
-        if not inputs.is_floating_point():
-            raise ValueError(
-                "Argument `inputs` must be of a floating-point dtype. "
-                f"Received: inputs of dtype {inputs.dtype}"
-            )
-        shape = tuple(inputs.shape)
-        if not self.built:
-            self.build(shape, inputs.device)
-        elif not self._rank:  # The sizes came from a file.
-            self._find_axes(len(shape))
-            self._find_keepdims(self.moving_mean.shape)
-        fits = len(shape) == self._rank and all(
-            axis in self._sample_axes or shape[axis] == self._keepdims[axis]
-            for axis in range(self._rank)
-        )
-        if not fits:
-            raise ValueError(
-                f"MEmeL has statistics of neurons {self._keepdims}, and "
-                f"axis={self.axis} makes others of these inputs. Pass "
-                "`axis=-1` if the length varies. "
-                f"Received: inputs of shape {shape}"
-            )
 
     def _begin(self, valid: Tensor | None) -> Call:
         # Copies: the buffers are written in place.
@@ -527,27 +357,3 @@ class _InGraph:
 
     def __call__(self, score: Tensor) -> Tensor:
         return torch.rand_like(score) < self.rate
-
-
-def _tail(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
-    """The mask that a model got, if it is one of the positions of a layer."""
-    if mask is None or inputs.ndim != 3 or len(mask) != len(inputs):
-        return None
-    # In generation the mask covers the text so far, the inputs are its end.
-    length = inputs.shape[1]
-    return mask[:, -length:] if 0 < length <= mask.shape[1] else None
-
-
-def _as_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
-    """A mask at the rank of the inputs."""
-    if mask is None:
-        return None
-    mask = mask.to(device=inputs.device, dtype=torch.bool)
-    shape, expected = tuple(mask.shape), tuple(inputs.shape)
-    rank = len(shape)
-    if rank > len(expected) or shape != expected[:rank]:
-        raise ValueError(
-            "Argument `mask` must have the leading dimensions of the inputs. "
-            f"Received: mask of shape {shape} for inputs of shape {expected}"
-        )
-    return mask.reshape(shape + (1,) * (len(expected) - rank))

@@ -58,11 +58,32 @@ def _chain(model: nn.Module, path: str) -> tuple[nn.Module, ...]:
     return tuple(chain)
 
 
+def is_host(module: nn.Module) -> bool:
+    """Check whether `insert` has put a TorchMEmeL after a module."""
+    return "_memel_output" in vars(module)
+
+
 def is_inserted(host: nn.Module, module: nn.Module) -> bool:
-    """Whether `insert` has put a TorchMEmeL into its parent."""
-    return (
-        "_memel_output" in vars(host) and host._modules.get("memel") is module
-    )
+    """Check whether a module is the TorchMEmeL that `insert` has put there."""
+    return is_host(host) and host._modules.get("memel") is module
+
+
+def inserted(model: nn.Module) -> dict[str, TorchMEmeL]:
+    """The inserted TorchMEmeLs of a model, by the paths of their hosts."""
+    found = {}
+    for path, module in model.named_modules():
+        if is_host(module):
+            memel = module._modules["memel"]
+            assert isinstance(memel, TorchMEmeL)
+            found[path] = memel
+    return found
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside of what `torch.compile` returns."""
+    inner = getattr(model, "_orig_mod", model)
+    assert isinstance(inner, nn.Module)
+    return inner
 
 
 def select(

@@ -9,6 +9,7 @@ import keras
 import torch
 from torch import nn
 
+from keras_memel.native import torch_hooks
 from keras_memel.native import torch_insert
 from keras_memel.native import torch_paths
 from keras_memel.native.torch_memel import TorchMEmeL
@@ -16,7 +17,7 @@ from keras_memel.native.torch_memel import TorchMEmeL
 
 def save(model: nn.Module, filepath: Any) -> None:
     """As `keras_memel.save`."""
-    root = torch_insert.unwrap(model)
+    root = torch_paths.unwrap(model)
     torch.save(
         {
             "insertions": torch_insert.describe(root),
@@ -28,9 +29,9 @@ def save(model: nn.Module, filepath: Any) -> None:
 
 def restore(model: nn.Module, source: Any) -> nn.Module:
     """As `keras_memel.restore`."""
-    root = torch_insert.unwrap(model)
+    root = torch_paths.unwrap(model)
     insertions, state, whole = _read(root, source)
-    present = torch_insert.inserted(root)
+    present = torch_paths.inserted(root)
     for insertion in insertions:
         if insertion["path"] in present:
             continue
@@ -40,12 +41,12 @@ def restore(model: nn.Module, source: Any) -> nn.Module:
         parameter = next(root.parameters(), None)
         if parameter is not None:
             memel.to(parameter.device)
-        torch_insert.attach(site.layer, memel, insertion["output"])
+        torch_hooks.attach(site.layer, memel, insertion["output"])
     torch_insert.refresh(root)
     if whole:
         root.load_state_dict(state)
         return model
-    for path, memel in torch_insert.inserted(root).items():
+    for path, memel in torch_paths.inserted(root).items():
         prefix = f"{path}.memel."
         own = {
             name.removeprefix(prefix): value

@@ -176,6 +176,53 @@ def test_refuses(where, message):
         insert(model, where, memel())
 
 
+def test_refuses_what_is_no_memel():
+    with pytest.raises(ValueError, match="`layer` must be a MEmeL"):
+        insert(text(), "layer.1", nn.Identity())
+    with pytest.raises(ValueError, match="`model` must be a PyTorch module"):
+        restore(keras.Sequential([keras.Input((2,))]), "model.pt")
+    with pytest.raises(ValueError, match="`source` must be a file"):
+        restore(text(), "no_such_file")
+
+
+def test_another_backend_says_what_to_set(monkeypatch):
+    # The environments of the tests hold one backend each.
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for verb in (find, inserted, strip):
+        with pytest.raises(ValueError, match="KERAS_BACKEND=torch"):
+            verb(text())
+
+
+def test_refuses_an_attribute_of_the_same_name():
+    model = text()
+    model.layer[0].memel = 1
+    with pytest.raises(ValueError, match="attribute `memel`"):
+        insert(model, "layer.0", memel())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_refuses_scripts():
+    scripted = nn.Sequential(torch.jit.trace(nn.Tanh(), torch.ones(1, 2)))
+    with pytest.raises(ValueError, match="script"):
+        insert(scripted, "0", memel())
+
+
+def test_a_module_as_the_template():
+    module = TorchMEmeL("rate", axis=-1, late_start=2, loss_scale=0.5)
+    model = insert(text(), "layer.[12]", module)
+    for found in inserted(model).values():
+        assert found is not module
+        assert (found.late_start, found.loss_scale) == (2, 0.5)
+
+
+def test_a_mask_whose_true_means_padding():
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True))
+    insert(model, "0.linear2", memel())
+    padding = torch.arange(3) >= torch.tensor([[3], [1]])
+    model[0](torch.randn(2, 3, 8), src_key_padding_mask=padding)
+    assert float(inserted(model)["0.linear2"].count[0]) == 4
+
+
 def test_refuses_modules_whose_batch_is_second():
     model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 8))
     with pytest.raises(ValueError, match="batch_first=True"):
@@ -249,18 +296,17 @@ def test_checkpointing_counts_once(reentrant, selection):
 
 def test_an_insertion_after_compilation_is_seen():
     torch._dynamo.reset()
-    model = text()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    ids, mask = batch()
-    compiled(ids, mask).sum().backward()
-    insert(compiled, "layer.1", memel(late_start=0), example=(ids, mask))
+    compiled = torch.compile(Block(), backend="aot_eager", fullgraph=True)
+    x, mask = torch.randn(4, 5, 6), batch()[1]
+    compiled(x, mask)
+    insert(compiled, "dense", memel(late_start=0), example=(x, mask))
     for _ in range(3):
-        compiled(ids, mask).sum().backward()
-    found = inserted(compiled)["layer.1"]
+        compiled(x, mask).sum().backward()
+    found = inserted(compiled)["dense"]
     assert float(found.steps) == 3
     assert float(found.count[0]) == 3 * 18
     strip(compiled)
-    compiled(ids, mask)
+    compiled(x, mask)
     assert float(found.steps) == 3
     torch._dynamo.reset()
 

@@ -31,7 +31,7 @@ def bert(seed=0):
             num_hidden_layers=4,
             num_attention_heads=2,
             intermediate_size=16,
-            max_position_embeddings=16,
+            max_position_embeddings=8,
         )
     )
 
