@@ -12,6 +12,36 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
 from keras_memel.kernels import reference
+from keras_memel.kernels.reference import as_float32
+from keras_memel.kernels.reference import at_least
+from keras_memel.kernels.reference import by_sample
+from keras_memel.kernels.reference import choose
+from keras_memel.kernels.reference import copy
+from keras_memel.kernels.reference import isfinite
+from keras_memel.kernels.reference import kth_largest
+from keras_memel.kernels.reference import reshape
+from keras_memel.kernels.reference import score
+from keras_memel.kernels.reference import where
+
+__all__ = [
+    "after",
+    "as_float32",
+    "at_least",
+    "by_sample",
+    "choose",
+    "conv",
+    "copy",
+    "count",
+    "fused",
+    "isfinite",
+    "kth_largest",
+    "replace",
+    "reshape",
+    "scan",
+    "score",
+    "sums",
+    "where",
+]
 
 Tensor = Any
 

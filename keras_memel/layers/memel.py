@@ -77,7 +77,8 @@ class MEmeL(keras.layers.Layer):
         process_group: On PyTorch with `torch.distributed`, the group of the
             processes that share each batch; `None` (default) for all
             processes. Pass the data-parallel group under tensor or pipeline
-            parallelism. It is no part of the config, of copies or of files.
+            parallelism. It is no part of the config or of files: set the
+            attribute of a layer that was loaded or cloned.
         name: Of the layer; `memel`, `memel_1`, ... by default.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -188,7 +189,18 @@ class MEmeL(keras.layers.Layer):
             )
         self.score_with = score_with
         self.at_inference = arguments.boolean("at_inference", at_inference)
-        self.process_group = sync.check_group(process_group)
+        self.process_group = process_group
+
+    @property
+    def process_group(self) -> Any:
+        """The processes that share a batch, on PyTorch; may be set."""
+        return self._process_group
+
+    @process_group.setter
+    def process_group(self, group: Any) -> None:
+        self._process_group = sync._check_group(group)
+        if self.built:
+            self._settings.process_group = group
 
     def build(self, input_shape: Shape) -> None:
         rank = len(input_shape)
