@@ -21,7 +21,7 @@ nox.options.error_on_external_run = True
 # exports-tensorflow exports-torch`), the package that would be published (`nox
 # -s package`), the notebooks (`nox -s notebooks-jax ...`), and other versions
 # of Keras (`nox -s keras-oldest-jax keras-newest-jax ...`).
-nox.options.sessions = ["lint", "types", "docs", "tests-jax"]
+nox.options.sessions = ["lint", "docs", "tests-jax"]
 nox.options.sessions += ["tests-tensorflow", "tests-torch"]
 
 # Keras's name of each backend, which is that of our extra, of its module and
@@ -32,15 +32,23 @@ CONSTRAINTS = ("-c", "constraints.txt")
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    session.install(*CONSTRAINTS, "ruff")
+    """Style, types, and the imports between the rooms of the package."""
+    session.install(*CONSTRAINTS, "import-linter", "mypy", "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+    session.run("mypy")
 
 
 @nox.session
-def types(session: nox.Session) -> None:
-    session.install(*CONSTRAINTS, "mypy")
-    session.run("mypy")
+def api(session: nox.Session) -> None:
+    """A changed public signature needs a line in CHANGELOG.md.
+
+    Against `origin/main`, or the commit that is named: `nox -s api -- v0.1.0`.
+    """
+    session.install(*CONSTRAINTS, "griffelib")
+    against = session.posargs[0] if session.posargs else "origin/main"
+    session.run("python", "docs/generate/check_api.py", "--against", against)
 
 
 @nox.session
@@ -142,7 +150,7 @@ def check_contents(folder: pathlib.Path) -> None:
 
 
 def add_keras_session(age: str, backend: str) -> None:
-    """Every test with the oldest Keras that is supported, or the newest."""
+    """Every test with the oldest Keras, the newest, or that of last night."""
 
     @nox.session(name=f"keras-{age}-{backend}", reuse_venv=False)
     def keras(session: nox.Session) -> None:
@@ -158,10 +166,11 @@ def add_keras_session(age: str, backend: str) -> None:
             kept.append(f"keras=={floor}")
         file = pathlib.Path(session.create_tmp(), "constraints.txt")
         file.write_text("\n".join(kept))
-        run_tests(session, backend, ("-c", str(file)), whole=True)
+        nightly = age == "nightly"
+        run_tests(session, backend, ("-c", str(file)), True, nightly)
 
 
-for age in ("oldest", "newest"):
+for age in ("oldest", "newest", "nightly"):
     for backend in BACKENDS:
         add_keras_session(age, backend)
 
@@ -171,15 +180,19 @@ def run_tests(
     backend: str,
     constraints: tuple[str, ...] = CONSTRAINTS,
     whole: bool = False,
+    nightly: bool = False,
 ) -> None:
     """The tests, and how much of the package they reach if they are all."""
-    session.install(*constraints, "-e", f".[{backend},dev]")
+    session.install(*constraints, "-e", f".[{backend},test]")
     install_keras_hub(session, backend, constraints)
+    if nightly:  # It has the module of keras under another name.
+        session.run("pip", "uninstall", "--yes", "keras")
+        session.install("--pre", "--no-deps", "keras-nightly")
     session.run(
         "python",
         "-c",
-        "from importlib.metadata import version; "
-        "print('Keras', version('keras'))",
+        "import keras; print('Keras', keras.__version__)",
+        env={"KERAS_BACKEND": backend},
     )
     others = [other for other in BACKENDS if other != backend]
     session.run(

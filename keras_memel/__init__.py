@@ -3,14 +3,13 @@
 Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 """
 
-import sys
-
+from keras_memel import inhibitions
 from keras_memel import paper
+from keras_memel import plots
+from keras_memel import selections
+from keras_memel import sync
 from keras_memel.analysis.analyze import analyze
 from keras_memel.analysis.decrease_ratio import decrease_ratio
-from keras_memel.core import inhibitions
-from keras_memel.core import selections
-from keras_memel.core import sync
 from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.inhibitions import LogPenalty
 from keras_memel.core.inhibitions import Observe
@@ -28,25 +27,19 @@ from keras_memel.evaluation.compare import compare
 from keras_memel.evaluation.comparison import Comparison
 from keras_memel.evaluation.contrasts import Contrast
 from keras_memel.evaluation.run_store import RunStore
-from keras_memel.insertion.attach import save
 from keras_memel.insertion.insert import find
 from keras_memel.insertion.insert import insert
 from keras_memel.insertion.insert import inserted
 from keras_memel.insertion.insert import strip
+from keras_memel.insertion.saving import save
 from keras_memel.layers.conv_gru2d import ConvGRU2D
 from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
 from keras_memel.layers.memel import MEmeL
 from keras_memel.monitoring.monitor import MonosemanticityMonitor
 from keras_memel.monitoring.readings import readings
-from keras_memel.reports import plots
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.report import Report
 from keras_memel.utils.version import __version__ as __version__
-
-# Public import paths of modules that are in folders.
-for _module in (inhibitions, plots, selections, sync):
-    _name = _module.__name__.rpartition(".")[2]
-    sys.modules[f"{__name__}.{_name}"] = _module
 
 __all__ = [
     "Comparison",

@@ -1,11 +1,16 @@
 """One backend a process, and which tests it runs; what several files need."""
 
 import gc
-import importlib
+import importlib.util
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "KERAS_BACKEND" not in os.environ:  # the first one that is installed
+    for name in ("jax", "tensorflow", "torch"):
+        if importlib.util.find_spec(name):
+            os.environ["KERAS_BACKEND"] = name
+            break
 
 import keras
 import numpy as np
@@ -34,8 +39,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what is marked `once`, unless its file is asked for."""
-    if BACKEND == "torch" or config.getoption("all"):
+    """Leaves out what is marked `once`, unless its file or `quick` is asked
+    for."""
+    quick = "quick" in config.getoption("markexpr")
+    if BACKEND == "torch" or config.getoption("all") or quick:
         return
     asked = [argument.split("::")[0] for argument in config.args]
     asked = [pathlib.Path(path).resolve() for path in asked]

@@ -113,7 +113,8 @@ def page(comparisons):
         "<!-- Written by examples/studies/label_noise.py. -->",
         "",
         f"{training.TRAIN} training and {training.VALIDATION} validation "
-        "images of scikit-learn's digits, both with the share of wrong labels that the "
+        "images of scikit-learn's digits, both with the share of wrong "
+        "labels that the "
         f"columns name; a network of 2 x {training.WIDTH}, {training.EPOCHS} "
         "epochs; accuracy on the other images, whose labels are right. "
         f"{len(first.seeds)} seeds, each the same split, wrong labels, first "

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_memel.core import scores
 from keras_memel.core.selections import TopK
 from keras_memel.insertion import capture
 from keras_memel.insertion.insert import insert
@@ -249,13 +250,9 @@ def _moved(
     mean = kept[id(memel.moving_mean)].astype("float64").reshape(shape)
     variance = kept[id(memel.moving_variance)].astype("float64")
     seen = kept[id(memel.count)] > 0
-    scale = variance + epsilon * variance[seen].mean()
-    scale = scale.reshape(shape)
-    first, second = old - mean, new - mean
-    with np.errstate(divide="ignore", invalid="ignore"):
-        phi = np.where(scale > 0, first**2 / scale, 0.0)
-        phi = np.where(seen.reshape(shape), phi, -1.0)
-        later = np.where(scale > 0, second**2 / scale, 0.0)
+    seen, variance = seen.reshape(shape), variance.reshape(shape)
+    phi = scores.phi(old, mean, variance, epsilon, seen)
+    later = scores.phi(new, mean, variance, epsilon, seen)
     if mask is not None:
         wide = mask.reshape(mask.shape + (1,) * (phi.ndim - mask.ndim))
         phi = np.where(wide, phi, -1.0)
@@ -267,7 +264,7 @@ def _moved(
             phi[chosen].sum(),
             later[chosen].sum(),
             np.abs(new - old)[chosen].sum(),
-            np.abs(first)[chosen].sum(),
+            np.abs(old - mean)[chosen].sum(),
             chosen.sum(),
         ]
     )

@@ -11,6 +11,7 @@ from keras_memel.analysis.accumulate import Accumulator
 from keras_memel.analysis.rank_statistics import Figures
 from keras_memel.analysis.value_store import Spool
 from keras_memel.core import axes
+from keras_memel.core import scores
 from keras_memel.insertion.paths import Site
 from keras_memel.reports.layer_report import LayerReport
 
@@ -147,9 +148,7 @@ class Stream:
         moved = (count > 0) & (rows.low < rows.high)
         variance = np.where(moved, variance, 0.0)
         kurtosis = np.where(moved, kurtosis, np.nan)
-        average = variance[count > 0].mean() if (count > 0).any() else 0.0
-        scale = variance + epsilon * average
-        scale = np.where(scale > 0, scale, np.inf)  # phi = 0: never moved
+        scale = scores.phi_denominator(variance, epsilon, count > 0)
 
         by: dict[str, Array] = {}
         best = np.zeros(rows.neurons, int)

@@ -159,6 +159,12 @@ class Labels:
                 )
             self.number = len(names)
         if self.number is None:
+            if names is not None:
+                raise ValueError(
+                    "Argument `label_names` names the labels, and there are "
+                    "none: pass `labels` too. "
+                    f"Received: labels=None, label_names={list(names)}"
+                )
             names = ()
         elif names is None:
             names = tuple(map(str, range(self.number)))

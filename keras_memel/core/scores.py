@@ -6,6 +6,7 @@ Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_memel import kernels
@@ -91,3 +92,46 @@ def inverse_variance(
         denominator = kernels.where(where, denominator, math.nan)
     # The division last: XLA makes no part of it again for every value.
     return 1.0 / denominator
+
+
+def phi(
+    values: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    epsilon: float = 0.0,
+    where: np.ndarray | None = None,
+) -> np.ndarray:
+    """Compute the monosemantic scale in NumPy, for what is not a tensor.
+
+    The equation is that of `monosemantic_scale`, in the dtype of the arrays.
+
+    Args:
+        values: Activations, `(batch, ..., neurons)`.
+        mean: Mean of each neuron, broadcastable to `values`.
+        variance: Unbiased variance of each neuron, as `mean`.
+        epsilon: Share of the mean variance of all neurons that is added.
+        where: `None`, or booleans as `variance`: true for a neuron that has a
+            history. The others score 0.
+
+    Returns:
+        `phi`, of the shape of `values`, in variances: 0 where the denominator
+        is 0, not finite where a value is not.
+
+    Example:
+
+    >>> phi(np.array([[1.0, 9.0, 5.0]]), np.zeros(3), np.array([1.0, 9.0, 0.0]))
+    array([[1., 9., 0.]])
+    """
+    return np.square(values - mean) / phi_denominator(variance, epsilon, where)
+
+
+def phi_denominator(
+    variance: np.ndarray,
+    epsilon: float = 0.0,
+    where: np.ndarray | None = None,
+) -> np.ndarray:
+    """Compute the denominator of `phi`, infinite where there is none."""
+    known = np.ones(variance.shape, bool) if where is None else where
+    average = variance[known].mean() if known.any() else 0.0
+    denominator = variance + epsilon * average
+    return np.where(known & (denominator > 0), denominator, np.inf)

@@ -10,6 +10,7 @@ import importlib
 import numbers
 import os
 import pathlib
+import pickle
 import platform
 import subprocess
 import sys
@@ -27,6 +28,8 @@ import keras
 import numpy as np
 
 from keras_memel.evaluation.comparison import Comparison
+from keras_memel.evaluation.executors import results
+from keras_memel.evaluation.identity import identify
 from keras_memel.evaluation.run_store import Run
 from keras_memel.evaluation.run_store import RunStore
 from keras_memel.utils import arguments
@@ -90,7 +93,10 @@ def compare(
     Returns:
         A `Comparison` of the runs of these arms and seeds.
 
-    A run that raises is stored with its traceback, and the study goes on. Each
+    A run that raises, or calls `sys.exit`, is stored with its traceback, and
+    the study goes on. If a worker of a process pool dies, the pool is replaced
+    by a new one of the same settings; the runs that were in it are repeated
+    one by one, and a run that dies again, alone, is stored with an error. Each
     run is stored with the versions, backend and device of the process that
     made it, and the git revision of the folder of `train`, if there is one.
 
@@ -118,7 +124,8 @@ def compare(
     for module in ("scipy.stats", "statsmodels.stats.multitest"):
         need(module, "evidence", "`compare`")
     given = _check_arms(arms)
-    described = _describe(arms)
+    described = {} if store is None else _describe(arms)
+    _check_executor(executor, train, given)
     seeds = _check_seeds(seeds)
     # Wrong names are found here, not after the last run.
     make = functools.partial(
@@ -149,8 +156,8 @@ def compare(
         unit="run",
         disable=not progress,
     )
-    with bar, contextlib.closing(_results(executor, tasks)) as results:
-        for run in results:
+    with bar, contextlib.closing(_results(executor, tasks)) as finished:
+        for run in finished:
             if run["arm"] in described:
                 run["argument"] = described[run["arm"]]
             if kept:
@@ -180,18 +187,17 @@ def compare(
 def _results(
     executor: concurrent.futures.Executor | None, tasks: list[Any]
 ) -> Generator[Run, None, None]:
-    """Each run as soon as it is finished."""
+    """Each run as soon as it is finished, or given up."""
     if executor is None:
-        for task in tasks:
-            yield _run(*task)
-        return
-    futures = [executor.submit(_run, *task) for task in tasks]
-    try:
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
-    finally:
-        for future in futures:
-            future.cancel()
+        finished = ((task, _run(*task), "") for task in tasks)
+    else:
+        finished = results(executor, _run, tasks)
+    for task, run, death in finished:
+        if run is None:
+            run = {"arm": task[1], "seed": task[2], "error": death}
+        if "refused" in run:
+            raise TypeError(run["refused"])
+        yield run
 
 
 def _run(
@@ -206,10 +212,16 @@ def _run(
     start = time.perf_counter()
     try:
         returned = train(argument, seed)
-    except Exception:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException:  # `sys.exit` too
         run["error"] = traceback.format_exc()
     else:
-        run.update(_scores(returned))
+        try:
+            run.update(_scores(returned))
+        except TypeError as error:
+            # Not raised here: to an executor it would be a death.
+            return {"refused": str(error)}
     run["seconds"] = round(time.perf_counter() - start, 3)
     run["environment"] = _environment(folder)
     return run
@@ -263,8 +275,8 @@ def _first_of_each(
         if now is not None and run.get("argument", now) != now:
             raise ValueError(
                 f"The store holds runs of the arm {run['arm']!r} that were "
-                f"made with {run['argument']}. Name the arm otherwise, or "
-                f"pass another `store`. Received: {now}"
+                f"made with {run['argument']}. Rename the arm, or pass "
+                f"another `store`. Received: {now}"
             )
         if key not in runs or "error" in runs[key]:
             runs[key] = run
@@ -287,12 +299,44 @@ def _check_arms(arms: Any) -> dict[str, Any]:
 
 
 def _describe(arms: Any) -> dict[str, str]:
-    """What the user passed for each arm, as text that two calls share."""
+    """What the user passed for each arm, as text of its content."""
     if not isinstance(arms, Mapping):
         return {}
-    texts = {name: repr(argument) for name, argument in arms.items()}
-    # The default `repr` is an address, which the next process does not share.
-    return {name: text for name, text in texts.items() if " at 0x" not in text}
+    described = {}
+    for name, argument in arms.items():
+        try:
+            described[name] = identify(argument)
+        except TypeError as error:
+            raise ValueError(
+                f"Argument `arms`: a store cannot recognise {name!r}, since "
+                f"it is or holds {error}. Pass a config (numbers, text, "
+                "arrays, Keras objects, functions of a module) and build the "
+                "rest in `train`, or pass names alone"
+            ) from error
+    return described
+
+
+def _check_executor(executor: Any, train: Any, arms: Mapping[str, Any]) -> None:
+    if executor is None:
+        return
+    if not callable(getattr(executor, "submit", None)):
+        raise ValueError(
+            "Argument `executor` must be None or a concurrent.futures."
+            "Executor, such as ProcessPoolExecutor(4). Received: "
+            f"executor={executor!r} ({type(executor).__name__})"
+        )
+    if type(executor) is not concurrent.futures.ProcessPoolExecutor:
+        return
+    for argument, value in (("train", train), ("arms", dict(arms))):
+        try:
+            pickle.dumps(value)
+        except Exception as error:
+            raise ValueError(
+                f"Argument `{argument}` must be importable or picklable for a "
+                "process pool: define functions and classes at the top level "
+                "of a module, or use loky, which sends lambdas too. "
+                f"Received: {value!r} ({error})"
+            ) from error
 
 
 def _check_seeds(seeds: Any) -> list[int]:

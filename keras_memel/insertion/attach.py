@@ -8,8 +8,10 @@ host and on the layers around it, up to the model (`hooks.py`):
                            down; in a host, apply the MEmeL to the output
     rematerialized_call    no rematerialization, which would run a MEmeL twice
     get_config             raises, where a config would lose insertions
-    save, to_json, pickle  carry the insertions; `Inserted` repeats them
+    to_json                carries the insertions, as files do (`saving.py`)
+    save                   refuses the legacy format, which cannot
     export, quantize, ...  work on the plain model
+    summary                lists the MEmeLs
     quantize of a MEmeL    quantizes its host, which a model around has left out
 """
 
@@ -17,16 +19,18 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import json
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask  # As in `forward.py`
 
 from keras_memel.insertion import method_patches
+from keras_memel.insertion import models_around
 from keras_memel.insertion import paths
+from keras_memel.insertion import summary
 from keras_memel.insertion.forward import Insertion
 from keras_memel.insertion.forward import Output
 from keras_memel.insertion.forward import insertion_of
@@ -34,6 +38,13 @@ from keras_memel.insertion.forward import noting_call
 from keras_memel.insertion.forward import training_step
 from keras_memel.insertion.paths import Site
 from keras_memel.layers.memel import MEmeL
+from keras_memel.utils import keras_internals
+from keras_memel.utils.keras_internals import get_keras_mask
+
+# Whether the config of a model is made by what knows of its insertions.
+_CARRIED: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "keras_memel_carried", default=False
+)
 
 # What a model does without its MEmeLs, which get no harm from it: files for
 # deployment and presets hold the plain model; quantization and LoRA look at
@@ -84,27 +95,86 @@ def attach(site: Site, memel: MEmeL, output: Output) -> None:
         _refresh(layer)
 
 
+def hook_around(
+    found: list[Site], around: list[keras.Model] | None = None
+) -> None:
+    """Hooks the models around some hosts, and their layers on the way down."""
+    hosts = [site.layer for site in found]
+    if around is None:
+        around = models_around.models_around(hosts)
+    for model in around:
+        for layer in models_around.containing(model, hosts):
+            method_patches.hook(layer, _wrappers(layer))
+            _refresh(layer)
+
+
 def _keep_mask(inputs: Any, previous_mask: Any = None) -> Any:
     return get_keras_mask(inputs)
+
+
+def _owner(host: keras.Layer) -> tuple[keras.Layer, str]:
+    """The layer that tracks the MEmeL of a host, and the attribute for it.
+
+    The host itself, unless it is a Sequential: that tracks the layers of its
+    sequence alone, and would neither count nor train anything else. Its last
+    layer tracks the MEmeL for it.
+    """
+    owner, around = host, 0
+    while isinstance(owner, keras.Sequential):
+        owner, around = owner.layers[-1], around + 1
+    suffix = f"_of_sequential_{around}" if around else ""
+    return owner, paths.INSERTED + suffix
+
+
+def check_hosts(found: list[Site]) -> None:
+    """Raises if two hosts would have their MEmeLs tracked at one place.
+
+    Raises:
+        ValueError: If two Sequentials that share their last layer are hosts.
+    """
+    taken = set()
+    for site in found:
+        owner, name = _owner(site.layer)
+        if hasattr(owner, name) or (id(owner), name) in taken:
+            raise ValueError(
+                f"Layer {owner.name!r} is the last one of two Sequential "
+                "models, and can track the MEmeL after one of them alone. "
+                "Insert after the layer itself. Received: a second MEmeL, "
+                f"after {site.path!r}"
+            )
+        taken.add((id(owner), name))
 
 
 def _track(host: keras.Layer, memel: MEmeL) -> None:
     """Makes `memel` a sublayer of a built layer, which Keras does not allow.
 
     This and `_untrack` alone reach into Keras' private tracker.
+
     """
-    locked = host._tracker.locked
-    host._tracker.unlock()
+    owner, name = _owner(host)
+    paths.mark_inserted(memel, True)
+    locked = owner._tracker.locked
+    owner._tracker.unlock()
     try:
-        setattr(host, paths.INSERTED, memel)
+        setattr(owner, name, memel)
     finally:
         if locked:
-            host._lock_state()
+            owner._lock_state()
+    _refresh(owner)
 
 
 def _untrack(host: keras.Layer, memel: MEmeL) -> None:
-    host._tracker.untrack(memel)
-    delattr(host, paths.INSERTED)
+    paths.mark_inserted(memel, False)
+    # Found by what it holds: a Sequential may have got another last layer.
+    for owner in host._flatten_layers():
+        for name in [*vars(owner), *vars(owner).get("_modules", {})]:
+            if name.startswith(paths.INSERTED) and (
+                getattr(owner, name) is memel
+            ):
+                owner._tracker.untrack(memel)
+                delattr(owner, name)
+                _refresh(owner)
+                return
 
 
 def _refresh(layer: keras.Layer) -> None:
@@ -116,13 +186,27 @@ def _refresh(layer: keras.Layer) -> None:
 def detach(model: keras.Layer) -> list[tuple[Site, Insertion]]:
     """Takes all inserted MEmeLs out of a model, and returns what was there.
 
+    The models around it lose the hooks that they had for those alone.
+
     Raises:
         RuntimeError: If something else has replaced a hook meanwhile.
     """
     held = insertions(model)
     if (own := insertion_of(model)) is not None:  # a part of a model, a host
         held.append((Site("", (model,), ()), own))
-    layers = [model, *(site.layer for site in paths.walk(model))]
+    hosts = [site.layer for site, _ in held]
+    layers = {
+        id(layer): layer
+        for layer in (
+            model,
+            *(site.layer for site in paths.walk(model)),
+            *(
+                layer
+                for whole in models_around.models_around(hosts)
+                for layer in models_around.containing(whole, hosts)
+            ),
+        )
+    }.values()
     for layer in layers:
         method_patches.check(layer)
     for site, insertion in held:
@@ -130,7 +214,8 @@ def detach(model: keras.Layer) -> list[tuple[Site, Insertion]]:
         _untrack(site.layer, insertion.memel)
         del vars(site.layer)["_memel_insertion"]
     for layer in layers:
-        method_patches.unhook(layer)
+        if not any(map(insertion_of, layer._flatten_layers())):
+            method_patches.unhook(layer)
         if held:
             _refresh(layer)
     return held
@@ -144,6 +229,7 @@ def _plain(model: keras.Layer) -> Iterator[None]:
     finally:
         for site, insertion in held:
             attach(site, insertion.memel, insertion.output)
+        hook_around([site for site, _ in held])
 
 
 # ---------------------------------------------------------------------------
@@ -161,9 +247,9 @@ def _wrappers(layer: keras.Layer) -> method_patches.Wrappers:
     }
     if isinstance(layer, keras.Model):
         wrappers.update(dict.fromkeys(_PLAIN, _on_plain_model))
-        wrappers["save"] = lambda layer, method: functools.partial(save, layer)
-        wrappers["to_json"] = _by_proxy
-        wrappers["__reduce__"] = _by_proxy
+        wrappers["save"] = _keras_file_only
+        wrappers["summary"] = summary.with_insertions
+        wrappers["to_json"] = _carrying_json
         if "training" not in inspect.signature(layer.call).parameters:
             # Keras tells such a model nothing; its parts still should know.
             wrappers["train_step"] = training_step
@@ -201,11 +287,19 @@ def _quantize_host(
     # A model around the one that was given to `insert` has no hook. Keras has
     # it quantize all layers that have no parts: not the host, but the MEmeL.
     def quantize(*args: Any, **kwargs: Any) -> None:
-        parts = [part for part in host._flatten_layers() if part is not memel]
+        owner, _ = _owner(host)
+        parts = [
+            part
+            for part in owner._flatten_layers()
+            if not paths.is_inserted(part)
+        ]
         if len(parts) > 1:  # They are quantized themselves, without the host.
             return
-        with _plain(host):
-            host.quantize(*args, **kwargs)
+        kind = keras.dtype_policies.QuantizedDTypePolicy
+        if isinstance(owner.dtype_policy, kind):  # for another of its MEmeLs
+            return
+        with _plain(owner):
+            owner.quantize(*args, **kwargs)
 
     return quantize
 
@@ -214,13 +308,13 @@ def _guarded_config(
     layer: keras.Layer, method: Callable[..., Any]
 ) -> Callable[..., Any]:
     def get_config() -> Any:
-        if not _carried.get() and _held_or_hosted(layer):
+        if not _CARRIED.get() and _held_or_hosted(layer):
             raise ValueError(
                 f"The config of {layer.name!r} would lose the MEmeL layers "
                 "that were inserted into it. To save the model with them, "
-                "call `model.save(path)`, or `keras_memel.save(model, path)` "
-                "for a model around it; to clone it or to get its config, "
-                "call `keras_memel.strip(model)` first."
+                "call `model.save(path)` or `keras_memel.save(model, path)` "
+                "with a path that ends in '.keras'; to clone it or to get its "
+                "config, call `keras_memel.strip(model)` first."
             )
         return method()
 
@@ -231,116 +325,44 @@ def _held_or_hosted(layer: keras.Layer) -> bool:
     return insertion_of(layer) is not None or bool(insertions(layer))
 
 
-def _by_proxy(
-    layer: keras.Layer, method: Callable[..., Any]
-) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with _insertions_are_carried():
-            return getattr(type(layer), method.__name__)(
-                Inserted(layer), *args, **kwargs
-            )
-
-    return call
-
-
-# ---------------------------------------------------------------------------
-# Saving
-
-_carried: contextvars.ContextVar[bool] = contextvars.ContextVar(
-    "keras_memel_carried", default=False
-)
-
-
 @contextlib.contextmanager
-def _insertions_are_carried() -> Iterator[None]:
-    token = _carried.set(True)
+def insertions_are_carried() -> Iterator[None]:
+    """Within, configs may leave the insertions out: another one has them."""
+    token = _CARRIED.set(True)
     try:
         yield
     finally:
-        _carried.reset(token)
+        _CARRIED.reset(token)
 
 
-def save(model: Any, filepath: Any, **kwargs: Any) -> None:
-    """Saves a model with the MEmeLs that were inserted anywhere into it.
-
-    The same as `model.save`, also for a model around the one that was given
-    to `insert`.
-
-    Args:
-        model: A Keras model.
-        filepath: Path that ends in ".keras".
-        **kwargs: As in `keras.Model.save`.
+def refuse_legacy_file(filepath: Any) -> None:
+    """Raises for the path of an HDF5 file.
 
     Raises:
-        ValueError: If the path is that of an HDF5 file.
-
-    Example:
-
-    >>> import tempfile
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    >>> model = insert(model, "dense*", MEmeL())
-    >>> path = tempfile.mkdtemp() + "/model.keras"
-    >>> save(model, path)
-    >>> len(inserted(keras.saving.load_model(path)))
-    1
+        ValueError: If the path ends in ".h5" or ".hdf5".
     """
     if str(filepath).endswith((".h5", ".hdf5")):
         raise ValueError(
             "The legacy HDF5 format cannot hold inserted layers. Save to a "
             f"path that ends in '.keras'. Received: filepath={filepath!r}"
         )
-    with _insertions_are_carried():
-        type(model).save(Inserted(model), filepath, **kwargs)
 
 
-@keras.saving.register_keras_serializable("keras_memel")
-class Inserted(keras.Operation.__base__):
-    """What a model with insertions is in a file; loaded, the model itself.
+def _keras_file_only(
+    layer: keras.Layer, method: Callable[..., Any]
+) -> Callable[..., Any]:
+    def save(filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        refuse_legacy_file(filepath)
+        return method(filepath, *args, **kwargs)
 
-    Keras saves by class and config, and the config of the model does not know
-    of insertions. So this stands in for the model while it is saved: it has
-    the parts of the model, and a config that holds the model and where to
-    insert what.
-    """
+    return save
 
-    def __init__(self, model: keras.Layer):
-        self._model = model
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_model"], name)
+def _carrying_json(
+    layer: keras.Layer, method: Callable[..., Any]
+) -> Callable[..., Any]:
+    def to_json(**kwargs: Any) -> str:
+        text = keras_internals.model_as_json(layer)
+        return json.dumps(json.loads(text), **kwargs)
 
-    def __dir__(self) -> list[str]:
-        return dir(self._model)
-
-    def _obj_type(self) -> str:
-        kind: str = self._model._obj_type()
-        return kind
-
-    def get_config(self) -> dict[str, Any]:
-        with _insertions_are_carried():
-            plain = keras.saving.serialize_keras_object(self._model)
-        # Keras compiles what it gets from `from_config`, if it shall.
-        plain.pop("compile_config", None)
-        return {
-            "model": plain,
-            "insertions": [
-                {
-                    "address": paths.address(site),
-                    "output": held.output,
-                    "layer": keras.saving.serialize_keras_object(held.memel),
-                }
-                for site, held in insertions(self._model)
-            ],
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        model = keras.saving.deserialize_keras_object(config["model"])
-        for insertion in config["insertions"]:
-            site = paths.resolve(model, insertion["address"])
-            with variables_of(model):
-                memel = keras.saving.deserialize_keras_object(
-                    insertion["layer"]
-                )
-            attach(site, memel, insertion["output"])
-        return model
+    return to_json

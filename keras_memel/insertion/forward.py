@@ -16,13 +16,12 @@ import keras
 
 # Private, and the only way to a mask on JAX, whose traced arrays take no
 # attributes: Keras keeps their masks in a table of its own.
-from keras.src.backend import get_keras_mask
-
 from keras_memel.insertion import output_specs
 from keras_memel.insertion import padding
 from keras_memel.insertion import sequences
 from keras_memel.insertion.padding import Padding
 from keras_memel.layers.memel import MEmeL
+from keras_memel.utils.keras_internals import get_keras_mask
 
 Tensor = Any
 Output = int | str | None

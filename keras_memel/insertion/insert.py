@@ -4,14 +4,16 @@ How a MEmeL is attached to a layer, and saved with it, is in `attach/`.
 """
 
 import copy
+import re
 import warnings
-from typing import Any
+from typing import TypeVar
 
 import keras
 import numpy as np
 
 from keras_memel.core.selections import Selection
 from keras_memel.insertion import attach
+from keras_memel.insertion import models_around
 from keras_memel.insertion import output_specs
 from keras_memel.insertion import paths
 from keras_memel.insertion.forward import Output
@@ -20,12 +22,10 @@ from keras_memel.insertion.paths import Site
 from keras_memel.insertion.paths import Where
 from keras_memel.layers.memel import MEmeL
 
-_FUNCTIONS = (
-    "train_function",
-    "test_function",
-    "predict_function",
-    "generate_function",
-)
+Model = TypeVar("Model", bound=keras.Layer)
+
+# The names that Keras or a MEmeL without a name gives: `memel`, `memel_1`, ...
+_DEFAULT_NAME = re.compile(r"memel(_\d+)?")
 
 
 def find(model: keras.Layer, where: Where = "**") -> list[str]:
@@ -46,7 +46,9 @@ def find(model: keras.Layer, where: Where = "**") -> list[str]:
 
     Returns:
         Paths, in the order of the model: names of layers from the model down,
-        joined by "/". Each of them is a pattern that names its layer.
+        joined by "/". A whole path names exactly its layer, before it is read
+        as a pattern: `*`, `?`, `[...]` and `middle:N` in the name of a layer
+        do no harm. `"**/dense"` names all layers of a name at any depth.
 
     Raises:
         ValueError: If `where` names no layer; the message lists the nearest
@@ -68,15 +70,19 @@ def find(model: keras.Layer, where: Where = "**") -> list[str]:
 
 
 def insert(
-    model: keras.Layer, where: Where, layer: MEmeL, output: Output = None
-) -> Any:
+    model: Model, where: Where, layer: MEmeL, output: Output = None
+) -> Model:
     """Puts a copy of a MEmeL after each of some layers, in place.
 
     The model keeps its class, weights and methods. If it was compiled, its
-    next `fit` uses the layers; no new compilation is needed. A `fit` that runs
-    holds on to its compiled step, so that a callback cannot insert. Insert
-    into the model that you fit rather than into a part of it: TensorFlow would
-    go on with what it has traced of the whole.
+    next `fit` uses the layers; no new compilation is needed. Do not call
+    `insert` from a callback: a running `fit` keeps its compiled train step.
+
+    Parts and wholes: `model` may be a part of other models, or share layers
+    with them. All Keras models that contain one of the layers use the MEmeL
+    from then on, and compile their next step anew. Functions that you compiled
+    yourself (`tf.function`, `jax.jit`, `torch.compile`) keep what they traced:
+    make them anew. The same holds for models that `gc.freeze()` has hidden.
 
     Masks: the mask that the next layer would get reaches the MEmeL; where
     Keras masks are not in use, as in the backbones of keras_hub, the
@@ -112,11 +118,12 @@ def insert(
         model: A built model, or a layer of one.
         where: Where to, as in `find`.
         layer: What to insert. It is not used itself: each site gets a fresh
-            copy from its config, built at once, named after the layer and its
-            host, `memel_<host>`, which leaves the dtype of the values as it
-            is. The copies share its inhibition and its selection; one with a
-            `seed`, as `Random` may have, gets another at each site but the
-            first, drawn from the seed and the number of the site.
+            copy from its config, built at once, which leaves the dtype of the
+            values as it is. Its name is `memel_<host>`, or `<name>_<host>` for
+            a layer to which you gave a name. The copies share its inhibition
+            and its selection; one with a `seed`, as `Random` may have, gets
+            another at each site but the first, derived from the seed and the
+            number of the site.
         output: Which output, if a layer has several: an index or a key.
 
     Returns:
@@ -158,27 +165,33 @@ def insert(
                 "`keras_memel.strip(model)` first, or name other layers. "
                 f"Received: where={where!r}"
             )
+    attach.check_hosts(found)
     specs = output_specs.specs(model, found, output)
-    names = {part.name for part in model._flatten_layers()}
+    names = _names(model, layer, found)
     # All copies first: if one of them fails, nothing has been inserted.
     copies = [
-        _copy(model, layer, site, spec, names, number)
-        for number, (site, spec) in enumerate(zip(found, specs))
+        _copy(model, layer, site, spec, name, number)
+        for number, (site, spec, name) in enumerate(zip(found, specs, names))
     ]
+    around = models_around.models_around([site.layer for site in found])
     for site, made in zip(found, copies):
         attach.attach(site, made, output)
+    attach.hook_around(found, around)
     _warn_of_remat(found)
-    _reset(model)
+    models_around.forget_compiled([model, *around])
     return model
 
 
-def strip(model: keras.Layer) -> Any:
+def strip(model: Model) -> Model:
     """Takes all inserted MEmeLs out of a model, in place.
 
     Nothing else changes: weights stay, and the outputs at inference are those
     from before `insert`, bit by bit. Layers that the model itself contains,
     such as those of `model.add(MEmeL())`, stay. The statistics are lost; keep
     `inserted(model)` if you want them.
+
+    `model` may be a part of other models, or share layers with them: those
+    are without the MEmeLs too from then on, as `insert` says.
 
     Args:
         model: A model or layer, with or without inserted layers.
@@ -197,8 +210,9 @@ def strip(model: keras.Layer) -> Any:
     >>> inserted(model)
     {}
     """
-    attach.detach(model)
-    _reset(model)
+    held = attach.detach(model)
+    around = models_around.models_around([site.layer for site, _ in held])
+    models_around.forget_compiled([model, *around])
     return model
 
 
@@ -222,19 +236,42 @@ def inserted(model: keras.Layer) -> dict[str, MEmeL]:
     return {site.path: held.memel for site, held in attach.insertions(model)}
 
 
+def _names(model: keras.Layer, layer: MEmeL, found: list[Site]) -> list[str]:
+    """The names of the copies at some sites: of the host, and unique.
+
+    Of several hosts of one name, the number of each is its place among those
+    in the model, so that it does not depend on what was inserted before.
+    """
+    default = _DEFAULT_NAME.fullmatch(layer.name)
+    prefix = "memel" if default else layer.name
+    numbers: dict[int, int] = {}
+    count: dict[str, int] = {}
+    for site in paths.walk(model):
+        number = count.get(site.layer.name, 0)
+        numbers[id(site.layer)] = number
+        count[site.layer.name] = number + 1
+    taken = {part.name for part in model._flatten_layers()}
+    names = []
+    for site in found:
+        number = numbers[id(site.layer)]
+        base = f"{prefix}_{site.layer.name}"
+        name = f"{base}_{number}" if number else base
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
 def _copy(
     model: keras.Layer,
     layer: MEmeL,
     site: Site,
     spec: keras.KerasTensor,
-    names: set[str],
+    name: str,
     number: int,
 ) -> MEmeL:
-    name, same = f"{layer.name}_{site.layer.name}", 1
-    while name in names:
-        name = f"{layer.name}_{site.layer.name}_{same}"
-        same += 1
-    names.add(name)
     # Selection and inhibition have no state and may serve many layers: they go
     # on as they are, since Keras finds no class of their config that is not
     # registered.
@@ -273,14 +310,6 @@ def _of_site(selection: Selection, number: int) -> Selection:
     selection = copy.copy(selection)
     selection.seed = int(drawn.generate_state(1)[0] >> 1)  # type: ignore[attr-defined]
     return selection
-
-
-def _reset(model: keras.Layer) -> None:
-    # Compiled functions hold the calls as they were.
-    for layer in model._flatten_layers():
-        for name in _FUNCTIONS:
-            if getattr(layer, name, None) is not None:
-                setattr(layer, name, None)
 
 
 def _warn_of_remat(found: list[Site]) -> None:

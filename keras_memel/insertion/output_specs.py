@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_memel.insertion.paths import Site
+from keras_memel.utils import keras_internals
 
 
 def specs(
@@ -59,7 +60,8 @@ class _Symbolic(keras.Operation):
 def _called(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> Any:
     try:
         # By a call on symbols, which knows the dtype, ...
-        return _Symbolic(layer).compute_output_spec(*args, **kwargs)
+        with keras_internals.name_scopes_kept():
+            return _Symbolic(layer).compute_output_spec(*args, **kwargs)
     except Exception:
         # ... or as the layer declares it, where a call needs more than those.
         return layer.compute_output_spec(*args, **kwargs)
@@ -163,16 +165,23 @@ def _trace(
             return model(**inputs, training=False)
         return model(inputs, training=False)
 
-    before = {site.layer: vars(site.layer).get("call") for site in missing}
+    # A quantized layer runs `quantized_call` in the place of `call`.
+    before = [
+        (site.layer, name, vars(site.layer).get(name))
+        for site in missing
+        for name in ("call", "quantized_call")
+        if hasattr(site.layer, name)
+    ]
     try:
-        for layer in before:
-            vars(layer)["call"] = recorded(layer, layer.call)
-        _Symbolic(run).compute_output_spec(inputs)
+        for layer, name, _ in before:
+            vars(layer)[name] = recorded(layer, getattr(layer, name))
+        with keras_internals.name_scopes_kept():
+            _Symbolic(run).compute_output_spec(inputs)
     finally:
-        for layer, call in before.items():
-            del vars(layer)["call"]
-            if call is not None:
-                vars(layer)["call"] = call
+        for layer, name, method in before:
+            del vars(layer)[name]
+            if method is not None:
+                vars(layer)[name] = method
     return record
 
 

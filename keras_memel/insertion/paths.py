@@ -28,6 +28,8 @@ _OPAQUE = (keras.layers.RNN, keras.layers.TimeDistributed)
 # The attribute in which a layer keeps an inserted MEmeL: part of weight paths.
 INSERTED = "inserted_memel"
 
+_MARK = "_memel_is_inserted"
+
 _MIDDLE = re.compile(r"middle:(\d+)")
 
 
@@ -67,6 +69,19 @@ class Site:
     @property
     def layer(self) -> keras.Layer:
         return self.chain[-1]
+
+
+def mark_inserted(memel: MEmeL, inserted: bool) -> None:
+    """Notes whether a MEmeL was inserted, rather than part of the model."""
+    if inserted:
+        memel.__dict__[_MARK] = True
+    else:
+        memel.__dict__.pop(_MARK, None)
+
+
+def is_inserted(memel: keras.Layer) -> bool:
+    """Whether a MEmeL is there by `insert`."""
+    return _MARK in vars(memel)
 
 
 def walk(model: keras.Layer, memels: bool = False) -> list[Site]:
@@ -117,12 +132,11 @@ def _descend(site: Site, seen: set[int], memels: bool) -> Iterator[Site]:
 
 def children(layer: keras.Layer, memels: bool = False) -> list[Child]:
     """The sublayers that a MEmeL may follow, in the order of their tracking."""
-    inserted = getattr(layer, INSERTED, None)
     tracked = [
         part
         for part in layer._flatten_layers(include_self=False, recursive=False)
         if not isinstance(part, keras.layers.InputLayer)
-        and (not isinstance(part, MEmeL) or (memels and part is not inserted))
+        and (not isinstance(part, MEmeL) or (memels and not is_inserted(part)))
     ]
     is_graph = isinstance(layer, keras.Sequential) or hasattr(
         layer, "operations"
@@ -237,7 +251,11 @@ def select(
     """
     sites = walk(model, memels)
     if isinstance(where, str):
+        # What `find` has returned names its layer, whatever is in it.
+        found = [site for site in sites if site.path == where]
         middle = _MIDDLE.fullmatch(where)
+        if found:
+            return found
         if middle:
             return _middle(sites, int(middle[1]), argument)
         found = [site for site in sites if matches(site.path, where)]
@@ -338,11 +356,50 @@ def _middle(sites: list[Site], number: int, argument: str) -> list[Site]:
         )
         raise ValueError(
             f"Argument `{argument}` asks for the middle of the longest run of "
-            f"equal layers; its length is {longest}. "
+            f"equal layers; its length is {longest}. {_suggestion(sites)}"
             f"Received: {argument}='middle:{number}'"
         )
     start = (len(best) - number) // 2
     return best[start : start + number]
+
+
+def _suggestion(sites: list[Site]) -> str:
+    """A pattern for blocks that do not follow one another as layers.
+
+    In a flat model, a block is a sequence of layers, and its parts recur under
+    names that differ in numbers: `..._block_0_pointwise_conv_1`. The layer
+    that ends a block is likely the one whose name recurs most and latest.
+    """
+    groups: dict[tuple[str, type, tuple[Any, ...]], list[Site]] = {}
+    for site in sites:
+        pattern = re.sub(r"\d+", "*", site.path.rsplit("/", 1)[-1])
+        kind, shapes = _kind(site.layer)
+        if "*" in pattern and shapes:
+            groups.setdefault((pattern, kind, shapes), []).append(site)
+    if not groups:
+        return ""
+    group = max(
+        groups.values(), key=lambda group: (len(group), sites.index(group[-1]))
+    )
+    if len(group) < 2:
+        return ""
+    paths = [site.path for site in group]
+    pattern = _common_pattern(paths)
+    return (
+        "A model without blocks of its own takes a pattern of names, or a "
+        f"list of paths, such as where={pattern!r}, which fits "
+        f"{len(paths)} layers or more ({paths[0]} to {paths[-1]}). "
+    )
+
+
+def _common_pattern(paths: list[str]) -> str:
+    """The path with a `*` in place of each number that differs."""
+    split = [re.split(r"(\d+)", path) for path in paths]
+    if len({len(parts) for parts in split}) > 1:
+        split = [re.split(r"(\d+)", paths[0])]
+    return "".join(
+        parts[0] if len(set(parts)) == 1 else "*" for parts in zip(*split)
+    )
 
 
 def _kind(layer: keras.Layer) -> tuple[type, tuple[Any, ...]]:

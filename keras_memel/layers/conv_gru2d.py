@@ -14,7 +14,6 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask
 
 from keras_memel import kernels
 from keras_memel.layers import rematerialization
@@ -26,6 +25,7 @@ from keras_memel.layers.conv_gru2d_cell import dropped
 from keras_memel.layers.scan_memel import Inhibitor
 from keras_memel.layers.scan_memel import checked
 from keras_memel.utils import arguments
+from keras_memel.utils.keras_internals import get_keras_mask
 
 Tensor = Any
 Shape = tuple[int | None, ...]

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import keras
 from keras import ops
-from keras.src.backend import standardize_data_format
-from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
-from keras.src.utils.argument_validation import standardize_padding
-from keras.src.utils.argument_validation import standardize_tuple
 
 from keras_memel import kernels
 from keras_memel.utils import arguments
+from keras_memel.utils.keras_internals import DropoutRNNCell
+from keras_memel.utils.keras_internals import standardize_data_format
+from keras_memel.utils.keras_internals import standardize_padding
+from keras_memel.utils.keras_internals import standardize_tuple
 
 Tensor = Any
 Shape = tuple[int | None, ...]

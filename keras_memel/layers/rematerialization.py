@@ -8,7 +8,7 @@ word, and in a graph with an error that does not say why.
 import math
 from typing import Any
 
-from keras.src.backend.common import global_state
+from keras_memel.utils.keras_internals import global_state
 
 Tensor = Any
 

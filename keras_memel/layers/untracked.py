@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras_memel.utils.keras_internals import get_stateless_scope
+from keras_memel.utils.keras_internals import in_symbolic_scope
 
 
 def refuse(layer: Any) -> None:

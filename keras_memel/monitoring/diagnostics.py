@@ -15,6 +15,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_memel.core import scores
 from keras_memel.core.selections import Random
 from keras_memel.core.selections import Rate
 from keras_memel.core.selections import TopK
@@ -126,16 +127,11 @@ def scales(
     """
     shape = layer._keepdims_shape
     seen = reading.count > 0
-    average = reading.variance[seen].mean() if seen.any() else 0.0
-    denominator = (reading.variance + layer.epsilon * average).reshape(shape)
-    values, mask = call["values"], call.get("mask")
-    square = np.square(values - reading.mean.reshape(shape))
-    usable = denominator > 0
-    phi = np.where(
-        usable | ~np.isfinite(square),
-        square / np.where(usable, denominator, 1.0),
-        0.0,
+    mean, variance = (
+        array.reshape(shape) for array in (reading.mean, reading.variance)
     )
+    values, mask = call["values"], call.get("mask")
+    phi = scores.phi(values, mean, variance, layer.epsilon, seen.reshape(shape))
     kept = np.isfinite(phi) & seen.reshape(shape)
     if mask is not None:
         kept &= mask.reshape(mask.shape + (1,) * (phi.ndim - mask.ndim))

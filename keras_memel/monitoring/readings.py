@@ -25,12 +25,11 @@ def readings(model: Any) -> dict[str, float]:
 
     Returns:
         A dictionary from `"<layer>/<number>"` to a number, for each layer that
-        is built, by its path as in `find`:
-
-        - `inhibited_rate`: share of the values that were inhibited in the last
-          training step, in [0, 1]; NaN if the layer has counted no value.
-        - `target_rate`: share that its selection aims at, if it has one.
-        - `threshold`: moving threshold of `Rate`, in variances.
+        is built, by its path as in `find`: `inhibited_rate`, the share of the
+        values that were inhibited in the last training step, in [0, 1] (NaN
+        if the layer has counted no value); `target_rate`, the share that its
+        selection aims at, if it has one; and `threshold`, the moving
+        threshold of `Rate`, in variances.
 
     Raises:
         ValueError: If the model has no MEmeL that can be read.

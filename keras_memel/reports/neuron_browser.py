@@ -16,13 +16,16 @@ import os
 import pathlib
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_memel.reports.layer_report import LayerReport
-from keras_memel.reports.report import Report
+
+if TYPE_CHECKING:
+    from keras_memel.reports.report import Report
 
 Array = Any
 
@@ -31,7 +34,7 @@ _KINDS = ("text", "image", "series")
 
 
 def write(
-    report: Report,
+    report: "Report",
     path: str | os.PathLike[str],
     inputs: Sequence[Any] | None = None,
     kind: str = "auto",
@@ -105,7 +108,7 @@ def _plain(values: Array, digits: int = 4) -> Any:
     return [flat[i : i + width] for i in range(0, len(flat), width)]
 
 
-def _table(report: Report) -> dict[str, Any]:
+def _table(report: "Report") -> dict[str, Any]:
     """The columns of the table, each a list over all neurons."""
     frame = report.to_dataframe()
     frame["flags"] = [
@@ -177,7 +180,7 @@ def _layer(layer: LayerReport) -> dict[str, Any]:
 
 
 def _inputs(
-    report: Report,
+    report: "Report",
     inputs: Sequence[Any] | None,
     kind: str,
     tokenize: Callable[[str], Sequence[str]] | None,

@@ -6,14 +6,17 @@ draws into `ax`, or into new axes, and returns the matplotlib Axes.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
 
 from keras_memel.reports import layer_report
-from keras_memel.reports.report import Report
 from keras_memel.utils import plotting
 from keras_memel.utils import renamed
+
+if TYPE_CHECKING:
+    from keras_memel.reports.report import Report
 
 Axes = Any
 Array = Any
@@ -22,7 +25,7 @@ Array = Any
 _MOST_NAMES = 40
 
 
-def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
+def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
     """How the scales of neurons are spread, layer by layer.
 
     A box for each layer, over the 99 % quantile of the monosemantic scale of
@@ -78,7 +81,7 @@ def ms_distribution(report: Report, ax: Axes | None = None) -> Axes:
 
 
 def activation_by_label(
-    report: Report,
+    report: "Report",
     layer: str,
     neuron: int,
     ax: Axes | None = None,
@@ -150,7 +153,7 @@ def activation_by_label(
 
 
 def label_map(
-    report: Report, layer: str, ax: Axes | None = None, most: int = 60
+    report: "Report", layer: str, ax: Axes | None = None, most: int = 60
 ) -> Axes:
     """Neurons by labels: the mean scale of each on each.
 
@@ -279,7 +282,7 @@ def ms_over_training(
 
 
 def false_killing_rate(
-    report: Report, ax: Axes | None = None, rates: Array = None
+    report: "Report", ax: Axes | None = None, rates: Array = None
 ) -> Axes:
     """The False Killing Rate against the rate, [Wang et al. 2025] Eq. 4.
 

@@ -16,6 +16,8 @@ from sklearn import metrics
 from keras_memel import analyze
 from keras_memel.analysis import accumulate
 
+pytestmark = pytest.mark.quick
+
 BACKEND = keras.config.backend()
 
 

@@ -199,3 +199,10 @@ def test_summary_and_progress(capsys):
     out = capsys.readouterr().out
     assert "1,203 inputs, 7 neurons" in out
     assert "hidden: 5 neurons of 1,203 values" in out
+
+
+@pytest.mark.once
+def test_names_without_labels_are_refused():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    with pytest.raises(ValueError, match=r"`label_names`.*Received: labels=No"):
+        analyze(model, np.zeros((8, 4)), label_names=["a", "b"], verbose=0)

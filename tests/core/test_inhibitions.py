@@ -11,6 +11,8 @@ from keras_memel import LogPenalty
 from keras_memel import Observe
 from keras_memel import ReverseDeactivation
 
+pytestmark = pytest.mark.quick
+
 
 class Fixed(keras.layers.Layer):
     """Applies an inhibition with a mask and a mean that are given."""

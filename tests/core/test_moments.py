@@ -10,6 +10,8 @@ from keras_memel import Moments
 from keras_memel import batch_moments
 from keras_memel import pool
 
+pytestmark = pytest.mark.quick
+
 COLD = Moments(*np.zeros((3, 1, 4), "float32"))
 
 

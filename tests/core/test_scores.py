@@ -6,6 +6,8 @@ from keras import ops
 
 from keras_memel import monosemantic_scale
 
+pytestmark = pytest.mark.quick
+
 
 def scale(*args, **kwargs):
     args = [np.asarray(a, "float32") for a in args]

@@ -48,6 +48,7 @@ def test_examples_run(name):
     assert runner.failures == 0
 
 
+@pytest.mark.quick
 @pytest.mark.once
 def test_every_public_example_is_one_that_runs():
     """None is in a module, or on an object, that the walk does not reach."""
@@ -84,6 +85,7 @@ def public_code():
                     yield inspect.unwrap(member)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("found", list(public_objects()))
 def test_public_names_say_what_they_do(found):
     assert inspect.getdoc(found)

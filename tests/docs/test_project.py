@@ -86,3 +86,22 @@ def test_importing_the_package_imports_nothing_heavy():
         if path.parent.name == "kernels":
             allowed.add(path.stem)
         assert set(outside_imports(path)) <= allowed, path.name
+
+
+@pytest.mark.once
+@pytest.mark.quick
+def test_the_quick_check_covers_every_room(request):
+    """`pytest -m quick`; the helpers of `utils/` are tested by what calls
+    them."""
+    rooms = {path.parent.name for path in ROOT.glob("keras_memel/*/*.py")}
+    rooms -= {"utils"}
+    items = request.session.items
+    collected = {item.path.parent.name for item in items}
+    if not rooms <= collected:
+        pytest.skip("only a part of the tests was collected")
+    quick = {
+        item.path.parent.name
+        for item in items
+        if item.get_closest_marker("quick")
+    }
+    assert rooms <= quick

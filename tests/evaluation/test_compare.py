@@ -114,6 +114,7 @@ def test_an_executor_gives_what_one_process_gives(tmp_path):
         ({"contrasts": [("a", "c")]}, "Argument `contrasts`.*Received: 'c'"),
         ({"contrasts": ["ba"]}, "Argument `contrasts`.*Received: 'ba'"),
         ({"contrasts": "ba"}, "Argument `contrasts`.*Received: 'ba'"),
+        ({"executor": 4}, "Argument `executor`.*Received: executor=4"),
     ],
 )
 def test_wrong_arguments_stop_before_the_first_run(arguments, message):
@@ -156,3 +157,23 @@ def test_a_missing_library_names_the_extra(missing, monkeypatch):
     with pytest.raises(ImportError, match=rf"{missing}.*keras-memel\[evidence"):
         quiet(train, ["a", "b"])
     assert train.asked == []
+
+
+def test_a_lambda_is_refused_for_a_process_pool_with_the_cure():
+    with concurrent.futures.ProcessPoolExecutor(1) as executor:
+        with pytest.raises(ValueError, match=r"`train`.*top level.*loky"):
+            quiet(lambda arm, seed: 0.0, ["a", "b"], executor=executor)
+        arms = {"a": lambda: 0, "b": 1}
+        with pytest.raises(ValueError, match=r"`arms`.*top level"):
+            quiet(score, arms, executor=executor)
+
+
+def test_sys_exit_is_stored_and_the_study_goes_on():
+    def train(arm, seed):
+        if arm == "b":
+            sys.exit(3)
+        return 1.0
+
+    with pytest.warns(UserWarning, match="2 of 4 runs failed"):
+        found = quiet(train, ["a", "b"], 2)
+    assert "SystemExit: 3" in found.failed[0]["error"]

@@ -86,3 +86,39 @@ compare(train, ["a", "good"], store=sys.argv[1])
     for ours, theirs in zip(resumed.contrasts, whole.contrasts, strict=True):
         np.testing.assert_array_equal(ours.deltas, theirs.deltas)
         assert (ours.low, ours.high) == (theirs.low, theirs.high)
+
+
+def test_a_killed_worker_costs_its_own_run_only(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(
+        """
+import concurrent.futures, multiprocessing, os, sys, warnings
+from keras_memel import compare
+
+def train(arm, seed):
+    if (arm, seed) == ("b", 1):
+        os._exit(9)
+    if (arm, seed) == ("a", 2):
+        sys.exit("enough")
+    return float(seed)
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context) as executor:
+        compare(train, ["a", "b"], 3, store=sys.argv[1], executor=executor)
+"""
+    )
+    store = tmp_path / "runs.jsonl"
+    processes.run(script, store)
+    runs = {(r["arm"], r["seed"]): r for r in RunStore(store).read()}
+    assert len(runs) == 6
+    failed = {key: r["error"] for key, r in runs.items() if "error" in r}
+    assert failed.keys() == {("b", 1), ("a", 2)}
+    assert "2 deaths" in failed["b", 1]
+    assert "SystemExit: enough" in failed["a", 2]
+    # A second call has nothing left to run.
+    train = Recorder()
+    with pytest.warns(UserWarning, match="2 of 6 runs failed"):
+        quiet(train, ["a", "b"], 3, store=store)
+    assert train.asked == []

@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from keras_memel import Comparison
 from keras_memel.evaluation import contrasts
 
-pytestmark = [pytest.mark.once, pytest.mark.usefixtures("frozen_garbage")]
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.quick,
+    pytest.mark.usefixtures("frozen_garbage"),
+]
 
 SIGNS = 1 - 2 * ((np.arange(2**10)[:, None] >> np.arange(10)) & 1)
 

@@ -11,7 +11,7 @@ import pytest
 from keras_memel import RunStore
 from keras_memel.evaluation import run_store
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.quick]
 
 FULL = pathlib.Path("/dev/full")  # a disk without room, on Linux
 

@@ -36,6 +36,13 @@ def statistics(model):
     return [numbers(layer.weights) for layer in inserted(model).values()]
 
 
+def compiled(model):
+    """With an optimizer that keeps state: one that TensorFlow traces in half
+    the time that Adam takes."""
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    return model
+
+
 def sequential():
     model = keras.Sequential(
         [keras.Input((8,))]
@@ -45,8 +52,7 @@ def sequential():
         ]
         + [keras.layers.Dense(2, name="head")]
     )
-    model.compile("adam", "mse")
-    return model
+    return compiled(model)
 
 
 def functional():
@@ -55,8 +61,7 @@ def functional():
     second = keras.layers.Dense(8, activation="relu", name="second")(first)
     total = keras.layers.Add(name="total")([first, second])
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(total))
-    model.compile("adam", "mse")
-    return model
+    return compiled(model)
 
 
 @keras.saving.register_keras_serializable("memel_tests")
@@ -94,8 +99,7 @@ class TrainingBlocks(Blocks):
 def subclassed(kind=Blocks):
     model = kind()
     model.build((None, 8))
-    model.compile("adam", "mse")
-    return model
+    return compiled(model)
 
 
 def nested():
@@ -105,8 +109,7 @@ def nested():
     )
     inputs = keras.Input((8,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
-    model.compile("adam", "mse")
-    return model
+    return compiled(model)
 
 
 @keras.saving.register_keras_serializable("memel_tests")

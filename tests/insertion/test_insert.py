@@ -36,6 +36,7 @@ def model_and_where(request):
     return make(), where
 
 
+@pytest.mark.quick
 def test_find_names_layers_by_the_end_of_their_path():
     model = nested()
     blocks = [f"inner/sequential/block_{i}" for i in range(5)]
@@ -117,6 +118,7 @@ def test_siblings_of_one_name_have_paths_of_their_own():
     assert list(inserted(model)) == ["same~1"]
 
 
+@pytest.mark.quick
 def test_insertion_keeps_class_weights_and_inference(model_and_where):
     model, where = model_and_where
     kind, weights = type(model), numbers(model.weights)
@@ -173,6 +175,7 @@ def test_strip_after_fit_leaves_the_trained_plain_model(model_and_where):
         assert not {"call", "get_config", "save"} & set(vars(layer))
 
 
+@pytest.mark.quick
 def test_strip_leaves_every_layer_as_it_was(model_and_where):
     """Down to the last one, which holds a MEmeL as all others do."""
     model, _ = model_and_where
@@ -202,6 +205,7 @@ def test_training_differs_from_plain_only_once_inhibition_starts():
     assert not all(np.allclose(a, b) for a, b in zip(plain, train(1)))
 
 
+@pytest.mark.quick
 def test_statistics_are_those_of_the_values_at_the_site():
     model = functional()
     insert(model, "first", MEmeL(late_start=100))

@@ -1,6 +1,7 @@
 """Saving, loading, exporting: nothing inserted is lost without a word."""
 
 import copy
+import pathlib
 import pickle
 import signal
 import textwrap
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import processes
 import pytest
+from keras import ops
 from models import BACKEND
 from models import MODELS
 from models import Blocks
@@ -109,7 +111,7 @@ def test_other_copies_of_a_model_hold_the_layers(way):
         keras.models.clone_model,
         lambda model: model.get_config(),
         lambda model: model.get_layer("first").get_config(),
-        lambda model: keras.saving.save_model(model, "m.keras"),
+        lambda model: keras.saving.save_model(model, "m.h5"),
         lambda model: keras.Sequential([model]).get_config(),
         lambda model: keras.saving.serialize_keras_object(model),
     ],
@@ -120,7 +122,7 @@ def test_what_would_lose_the_layers_raises_and_says_what_to_call(
     monkeypatch.chdir(tmp_path)
     model = insert(functional(), "first", MEmeL())
     with pytest.raises(
-        ValueError, match=r"model\.save\(path\).*strip\(model\)"
+        ValueError, match=r"model\.save\(path\).*\.keras.*strip\(model\)"
     ):
         lose(model)
 
@@ -139,14 +141,14 @@ def test_legacy_files_are_refused(tmp_path):
 def test_a_model_around_is_saved_by_the_function(tmp_path):
     inner = trained("functional")
     outer = keras.Sequential([keras.Input((8,)), inner])
-    with pytest.raises(ValueError, match=r"keras_memel\.save\(model, path\)"):
-        outer.save(tmp_path / "m.keras")
-
-    save(outer, tmp_path / "m.keras")
-    loaded = keras.saving.load_model(tmp_path / "m.keras")
-
-    assert same(statistics(loaded), statistics(inner))
-    assert list(inserted(loaded)) == list(inserted(outer))
+    save(outer, tmp_path / "0.keras")
+    outer.save(tmp_path / "1.keras")
+    for number in range(2):
+        loaded = keras.saving.load_model(tmp_path / f"{number}.keras")
+        assert same(statistics(loaded), statistics(inner))
+        assert list(inserted(loaded)) == list(inserted(outer))
+    with pytest.raises(ValueError, match=r"ends in '\.keras'"):
+        save(outer, tmp_path / "m.h5")
 
 
 def test_weights_files_hold_the_statistics(tmp_path):
@@ -261,7 +263,7 @@ def test_the_file_names_the_stand_in_and_the_model(tmp_path):
     trained("functional").save(tmp_path / "m.keras")
     with zipfile.ZipFile(tmp_path / "m.keras") as archive:
         config = archive.read("config.json").decode()
-    assert "keras_memel>Inserted" in config
+    assert "keras_memel>ModelWithInsertions" in config
     assert '"Functional"' in config
 
 
@@ -328,3 +330,81 @@ def test_a_killed_fit_resumes_to_the_same_end(tmp_path):
     assert list(found["steps"]) == [20.0, 20.0]
     for key in set(expected) - {"epochs"}:
         np.testing.assert_array_equal(found[key], expected[key])
+
+
+FILES = pathlib.Path(__file__).parent / "files"
+
+
+def test_a_file_of_the_code_before_the_move_gives_the_same_numbers():
+    """Written on JAX, when the stand-in was called `Inserted`."""
+    # Compiled, it would ask PyTorch for the just-in-time compilation of JAX.
+    model = keras.saving.load_model(
+        FILES / "inserted_before_the_move.keras", compile=False
+    )
+    kept = np.load(FILES / "inserted_before_the_move.npz")
+
+    assert list(inserted(model)) == ["first", "inner/block_1"]
+    for path, memel in inserted(model).items():
+        for weight in memel.weights:
+            if f"{path}|{weight.name}" in kept:  # state may have been split
+                np.testing.assert_array_equal(
+                    ops.convert_to_numpy(weight.value),
+                    kept[f"{path}|{weight.name}"],
+                )
+    np.testing.assert_allclose(
+        model.predict(kept["inputs"], verbose=0), kept["outputs"], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_save_model_keeps_the_layers(around, tmp_path):
+    model = inner = trained("functional")
+    if around:
+        model = keras.Sequential([keras.Input((8,)), inner])
+    keras.saving.save_model(model, tmp_path / "m.keras")
+    model.save(tmp_path / "folder", zipped=False)
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert same(statistics(loaded), statistics(inner))
+    assert (
+        (tmp_path / "folder" / "config.json")
+        .read_text()
+        .count("ModelWithInsertions")
+    )
+
+
+def test_saving_of_plain_models_stays_as_it_is(tmp_path):
+    functional().save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        assert b"keras_memel" not in archive.read("config.json")
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_orbax_checkpoints_keep_the_layers(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    model = trained("functional")
+    for weights_only in (False, True):
+        callback = keras.callbacks.OrbaxCheckpoint(
+            str(tmp_path / f"{weights_only}"), save_weights_only=weights_only
+        )
+        model.fit(X, Y, verbose=0, callbacks=[callback])
+    loaded = keras.saving.load_model(str(tmp_path / "False"))
+
+    assert list(inserted(loaded)) == list(inserted(model))
+    assert steps(loaded) == [step - 1 for step in steps(model)]
+    weights = functional()
+    insert(weights, ["first", "total"], MEmeL(late_start=1))
+    weights.load_weights(str(tmp_path / "True"))
+    assert same(statistics(weights), statistics(model))
+
+
+def test_swapped_averages_leave_the_statistics(tmp_path):
+    model = insert(functional(), "first", MEmeL(late_start=1))
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
+    callbacks = [
+        keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+        keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"),
+    ]
+    model.fit(X, Y, batch_size=8, epochs=2, verbose=0, callbacks=callbacks)
+    loaded = keras.saving.load_model(tmp_path / "2.keras")
+    assert steps(model) == steps(loaded) == [4.0]
+    assert same(statistics(loaded), statistics(model))

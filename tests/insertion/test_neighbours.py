@@ -16,6 +16,7 @@ from models import numbers
 from models import same
 from models import sequential
 from models import steps
+from models import subclassed
 
 from keras_memel import MEmeL
 from keras_memel import insert
@@ -254,7 +255,7 @@ def test_a_parent_that_is_frozen_afterwards_freezes_the_memel(frozen):
     model = insert(sequential(), "middle:3", MEmeL(late_start=0))
     parent = model if frozen == "model" else model.get_layer("block_2")
     parent.trainable = False
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
     # A frozen model has nothing to fit, and JAX no gradient to take.
     model(X, training=True)
 
@@ -265,7 +266,7 @@ def test_a_parent_that_was_frozen_before_leaves_the_memel_active():
     model = sequential()
     model.get_layer("block_2").trainable = False
     insert(model, "block_2", MEmeL(late_start=0))
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
     model.fit(X, Y, verbose=0)
 
     assert steps(model) == [1.0]
@@ -277,7 +278,7 @@ def test_lora_of_a_layer_and_insertion_mix_in_any_order():
     model.get_layer("block_1").enable_lora(2)
     insert(model, "block_[12]", MEmeL(late_start=0))
     model.get_layer("block_2").enable_lora(2)
-    model.compile("adam", "mse")
+    model.compile("sgd", "mse")
     model.fit(X, Y, verbose=0)
 
     assert steps(model) == [1.0, 1.0]
@@ -352,6 +353,19 @@ def test_a_model_around_quantizes_the_parts_of_a_host_once():
     }
     outer(X, training=True)
     assert steps(model) == [1.0] * 2
+
+
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:.*have a `quantize` method")
+def test_a_layer_of_a_quantized_subclassed_model_is_a_host():
+    model = subclassed()
+    model.quantize("int8")
+    before = model.predict(X, verbose=0)
+    insert(model, "head", MEmeL(late_start=0))
+    assert same(model.predict(X, verbose=0), before)
+    model.compile("sgd", "mse")
+    model.fit(X, Y, verbose=0)
+    assert steps(model) == [1.0]
 
 
 def test_a_penalty_of_an_inserted_layer_is_part_of_the_loss():

@@ -76,6 +76,7 @@ def test_sums(shape, axes, mask_shape, way, rng, monkeypatch):
 @pytest.mark.parametrize(
     "shape", [(3, 64, 5), (3, 17, 5), (0, 4), (7, 3), (2, 0, 3), (2, 3, 0)]
 )
+@pytest.mark.quick
 def test_count_of_a_tensor(shape, way, rng):
     mask = rng.random(shape) < 0.5
     assert float(compiled(way, way.count, mask)) == mask.sum()
@@ -92,6 +93,7 @@ def test_count(size, share, way, rng):
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 12])
+@pytest.mark.quick
 def test_kth_largest(k, way, rng):
     x = rng.normal(size=(3, 4, 3)).astype("float32")
     kth = ops.convert_to_numpy(way.kth_largest(ops.convert_to_tensor(x), k))
@@ -101,6 +103,7 @@ def test_kth_largest(k, way, rng):
 
 
 @pytest.mark.parametrize("delta", [1.0, 0.0, -1.0, 7.0])
+@pytest.mark.quick
 def test_replace_has_the_gradient_of_the_formula(delta, rng):
     x, r = rng.normal(size=(2, 4, 3)).astype("float32")
     mask, mean = rng.random((4, 3)) < 0.5, rng.normal(size=3).astype("float32")

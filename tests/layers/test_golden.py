@@ -11,6 +11,8 @@ from keras_memel import MEmeL
 from keras_memel import ReverseDeactivation
 from keras_memel import TopK
 
+pytestmark = pytest.mark.quick
+
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 
 

@@ -52,6 +52,7 @@ def number(weight):
     return float(ops.convert_to_numpy(weight.value))
 
 
+@pytest.mark.quick
 def test_logs_are_the_state_of_the_layer_and_reach_other_callbacks(tmp_path):
     made = model()
     path = tmp_path / "log.csv"

@@ -17,6 +17,7 @@ from keras_memel import analyze
 from keras_memel import insert
 from keras_memel import inserted
 from keras_memel import readings
+from keras_memel.monitoring import diagnostics
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 4)).astype("float32")
@@ -113,6 +114,18 @@ def test_a_few_values_that_are_not_finite_leave_the_others():
     np.testing.assert_allclose(
         np.sort(scales[0]["memel"]), np.sort(scales[1]["memel"]), rtol=1e-5
     )
+
+
+def test_neurons_without_history_have_no_scale():
+    made = model()
+    fit(made, x=X)
+    layer = made.get_layer("memel")
+    snapshot = diagnostics.read(layer)
+    call = {"values": RNG.normal(size=(5, 8))}
+    snapshot.count[1:] = 0
+    assert len(diagnostics.scales(layer, snapshot, call)) == 5
+    snapshot.count[:] = 0
+    assert np.isnan(diagnostics.scales(layer, snapshot, call)).all()
 
 
 def padded(shortened):

@@ -8,7 +8,7 @@ import pytest
 from keras_memel import analyze
 from keras_memel import plots
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.quick]
 
 mpl.use("agg")
 plt = pytest.importorskip("matplotlib.pyplot")

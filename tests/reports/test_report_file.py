@@ -10,6 +10,8 @@ from keras_memel import Report
 from keras_memel import analyze
 from keras_memel import plots
 
+pytestmark = pytest.mark.quick
+
 # Written by the code before labels were called labels, from this network.
 OLD = pathlib.Path(__file__).parent / "files" / "report_before_labels.npz"
 

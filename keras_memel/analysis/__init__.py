@@ -1,0 +1,1 @@
+"""Activations to statistics: analyze and decrease_ratio."""

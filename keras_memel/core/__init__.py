@@ -1,0 +1,1 @@
+"""The method as pure functions: moments, scores, selections, inhibitions."""

@@ -1,0 +1,1 @@
+"""Comparison of training runs: arms, seeds, stores, verdicts."""

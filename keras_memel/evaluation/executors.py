@@ -1,0 +1,126 @@
+"""Run tasks in an executor whose workers may die.
+
+tasks --executor, renewed when it breaks--> (task, result, death)
+"""
+
+import collections
+import concurrent.futures
+import traceback
+from collections.abc import Callable
+from collections.abc import Generator
+from typing import Any
+
+# A task is given up after so many deaths of a worker that had it.
+MAX_DEATHS = 2
+
+
+def results(
+    executor: concurrent.futures.Executor,
+    function: Callable[..., Any],
+    tasks: list[Any],
+) -> Generator[tuple[Any, Any, str], None, None]:
+    """Yield each task with its result as soon as it is finished.
+
+    At most as many tasks are in the executor as it has workers, if it says
+    how many: when it breaks, any of them may have killed it, and no other.
+    They are then repeated one by one in a new executor.
+
+    Args:
+        executor: The executor. It is not shut down; one that replaces it is.
+        function: Called with the parts of each task.
+        tasks: Tuples of arguments.
+
+    Yields:
+        The task; its result, or `None`; how it died, or `""`.
+
+    Raises:
+        concurrent.futures.BrokenExecutor: If the executor breaks and cannot
+            be made anew.
+    """
+    waiting = collections.deque(enumerate(tasks))
+    suspects: collections.deque[tuple[int, Any]] = collections.deque()
+    deaths: collections.Counter[int] = collections.Counter()
+    running: dict[Any, tuple[int, Any]] = {}
+    ours = None
+    try:
+        while waiting or suspects or running:
+            broken: BaseException | None = None
+            workers = getattr(executor, "_max_workers", None) or len(tasks)
+            # One by one while there are suspects.
+            queue, room = (suspects, 1) if suspects else (waiting, workers)
+            alone = any(deaths[number] for number, _ in running.values())
+            while queue and len(running) < room and not alone:
+                number, task = queue.popleft()
+                try:
+                    future = executor.submit(function, *task)
+                except concurrent.futures.BrokenExecutor as error:
+                    queue.appendleft((number, task))
+                    broken = error
+                    break
+                running[future] = number, task
+                alone = queue is suspects
+            done: set[Any] = set()
+            if running and broken is None:
+                done = concurrent.futures.wait(
+                    running, return_when=concurrent.futures.FIRST_COMPLETED
+                ).done
+            for future in done:
+                number, task = running.pop(future)
+                try:
+                    result = future.result()
+                except concurrent.futures.BrokenExecutor as error:
+                    broken = error
+                    running[future] = number, task
+                except Exception:
+                    # The worker, or the way to it, failed: not the function,
+                    # which returns its errors.
+                    yield task, None, traceback.format_exc()
+                else:
+                    yield task, result, ""
+            if broken is None:
+                continue
+            # Results that arrived before the break.
+            concurrent.futures.wait(running)
+            for future, (number, task) in list(running.items()):
+                if not future.cancelled() and future.exception() is None:
+                    yield task, future.result(), ""
+                    continue
+                deaths[number] += 1
+                if deaths[number] < MAX_DEATHS:
+                    suspects.append((number, task))
+                else:
+                    yield (
+                        task,
+                        None,
+                        (
+                            f"Given up after {MAX_DEATHS} deaths of the "
+                            f"worker. The last: {broken!r}"
+                        ),
+                    )
+            running.clear()
+            renewed = _renew(executor)
+            if renewed is None:
+                raise broken
+            if ours is not None:
+                ours.shutdown(wait=False)
+            executor = ours = renewed
+    finally:
+        for future in running:
+            future.cancel()
+        if ours is not None:
+            ours.shutdown(cancel_futures=True)
+
+
+def _renew(
+    executor: concurrent.futures.Executor,
+) -> concurrent.futures.Executor | None:
+    """A new executor with the settings of a broken one, if that can be."""
+    if type(executor) is not concurrent.futures.ProcessPoolExecutor:
+        return None
+    settings = vars(executor)
+    return concurrent.futures.ProcessPoolExecutor(
+        settings["_max_workers"],
+        settings["_mp_context"],
+        settings["_initializer"],
+        settings["_initargs"],
+    )

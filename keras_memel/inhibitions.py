@@ -1,0 +1,17 @@
+"""The public path of the inhibitions, which are in `core/inhibitions.py`."""
+
+from keras_memel.core.inhibitions import Inhibition
+from keras_memel.core.inhibitions import LogPenalty
+from keras_memel.core.inhibitions import Observe
+from keras_memel.core.inhibitions import ReverseDeactivation
+from keras_memel.core.inhibitions import get
+from keras_memel.core.inhibitions import serialize
+
+__all__ = [
+    "Inhibition",
+    "LogPenalty",
+    "Observe",
+    "ReverseDeactivation",
+    "get",
+    "serialize",
+]

@@ -1,0 +1,1 @@
+"""MEmeL in existing models: find, insert, inserted, strip, save."""

@@ -1,0 +1,120 @@
+"""Files of models with insertions.
+
+Keras saves a model by its class and config, and no config knows of insertions.
+So another object stands in for the model in the config of a file: it holds the
+config of the plain model and where to insert what. Whatever writes a whole
+model gets this config from one function of Keras, which is wrapped here:
+`model.save`, `keras.saving.save_model`, pickle, `copy.deepcopy`, and the
+callbacks `ModelCheckpoint` and `OrbaxCheckpoint`, of a model and of any model
+around it. Models without insertions pass through unchanged.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_memel.insertion import paths
+from keras_memel.insertion.attach import attach
+from keras_memel.insertion.attach import insertions
+from keras_memel.insertion.attach import insertions_are_carried
+from keras_memel.insertion.attach import refuse_legacy_file
+from keras_memel.insertion.attach import variables_of
+from keras_memel.insertion.forward import insertion_of
+from keras_memel.utils import keras_internals
+
+
+def save(model: Any, filepath: Any, **kwargs: Any) -> None:
+    """Saves a model with the MEmeLs that were inserted anywhere into it.
+
+    The same as `model.save`, for a model that contains the one that was given
+    to `insert` as well.
+
+    Args:
+        model: A Keras model.
+        filepath: Path that ends in ".keras".
+        **kwargs: As in `keras.Model.save`.
+
+    Raises:
+        ValueError: If the path is that of an HDF5 file.
+
+    Example:
+
+    >>> import tempfile
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> model = insert(model, "dense*", MEmeL())
+    >>> path = tempfile.mkdtemp() + "/model.keras"
+    >>> save(model, path)
+    >>> len(inserted(keras.saving.load_model(path)))
+    1
+    """
+    refuse_legacy_file(filepath)
+    model.save(filepath, **kwargs)
+
+
+def _stand_in(model: Any) -> Any:
+    """What Keras is to take the config of: the model, or one in its place."""
+    if isinstance(model, keras.Layer) and any(
+        map(insertion_of, model._flatten_layers())
+    ):
+        return ModelWithInsertions(model)
+    return model
+
+
+keras_internals.wrap_model_serialization(_stand_in)
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class ModelWithInsertions(keras_internals.KerasSaveable):
+    """What a model with insertions is in a file; loaded, the model itself."""
+
+    def __init__(self, model: keras.Layer):
+        self._model = model
+
+    def _obj_type(self) -> str:
+        kind: str = self._model._obj_type()
+        return kind
+
+    def get_build_config(self) -> Any:
+        """That of the model."""
+        return self._model.get_build_config()
+
+    def get_compile_config(self) -> Any:
+        """That of the model: Keras compiles what it gets, if it shall."""
+        if isinstance(self._model, keras.Model):
+            return self._model.get_compile_config()
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """The plain model, and where to insert what."""
+        with insertions_are_carried():
+            plain = keras.saving.serialize_keras_object(self._model)
+        plain.pop("compile_config", None)
+        return {
+            "model": plain,
+            "insertions": [
+                {
+                    "address": paths.address(site),
+                    "output": held.output,
+                    "layer": keras.saving.serialize_keras_object(held.memel),
+                }
+                for site, held in insertions(self._model)
+            ],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """The model, with its MEmeLs."""
+        model = keras.saving.deserialize_keras_object(config["model"])
+        for insertion in config["insertions"]:
+            site = paths.resolve(model, insertion["address"])
+            with variables_of(model):
+                memel = keras.saving.deserialize_keras_object(
+                    insertion["layer"]
+                )
+            attach(site, memel, insertion["output"])
+        return model
+
+
+@keras.saving.register_keras_serializable("keras_memel", name="Inserted")
+class _Inserted(ModelWithInsertions):
+    """The name in files of development versions before 0.1.0."""

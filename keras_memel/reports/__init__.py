@@ -1,0 +1,1 @@
+"""What analyze returns, and how it is saved, drawn and browsed."""

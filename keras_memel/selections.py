@@ -1,0 +1,19 @@
+"""The public path of the selections, which are in `core/selections.py`."""
+
+from keras_memel.core.selections import Random
+from keras_memel.core.selections import Rate
+from keras_memel.core.selections import Selection
+from keras_memel.core.selections import Threshold
+from keras_memel.core.selections import TopK
+from keras_memel.core.selections import get
+from keras_memel.core.selections import serialize
+
+__all__ = [
+    "Random",
+    "Rate",
+    "Selection",
+    "Threshold",
+    "TopK",
+    "get",
+    "serialize",
+]

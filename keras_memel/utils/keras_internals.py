@@ -1,0 +1,77 @@
+"""Private names of Keras that the package uses, in one place.
+
+Each has a test in `tests/utils/test_keras_internals.py`, which says what is
+expected of it: when a new Keras breaks one, that test names it.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.backend import get_keras_mask
+from keras.src.backend import standardize_data_format
+from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+from keras.src.saving import saving_lib
+from keras.src.utils.argument_validation import standardize_padding
+from keras.src.utils.argument_validation import standardize_tuple
+
+__all__ = [
+    "DropoutRNNCell",
+    "KerasSaveable",
+    "get_keras_mask",
+    "get_stateless_scope",
+    "global_state",
+    "in_symbolic_scope",
+    "model_as_json",
+    "name_scopes_kept",
+    "standardize_data_format",
+    "standardize_padding",
+    "standardize_tuple",
+    "wrap_model_serialization",
+]
+
+# What Keras lets into a file; `Layer`, `Loss`, `Metric` and others are some.
+KerasSaveable: Any = keras.Operation.__base__
+
+
+@contextlib.contextmanager
+def name_scopes_kept() -> Iterator[None]:
+    """Leave the stack of name scopes as it was, after an error too.
+
+    TensorFlow refuses a scope like "block[0]" in a graph. Keras has put it on
+    its stack by then, and every later variable would be named under it.
+    """
+    stack = global_state.get_global_attribute("name_scope_stack")
+    depth = len(stack or ())
+    try:
+        yield
+    finally:
+        stack = global_state.get_global_attribute("name_scope_stack")
+        if stack is not None:
+            del stack[depth:]
+
+
+def model_as_json(model: Any) -> str:
+    """The config that the file of a whole model holds."""
+    text, _ = saving_lib._serialize_model_as_json(model)
+    return str(text)
+
+
+def wrap_model_serialization(stand_in: Callable[[Any], Any]) -> None:
+    """Has Keras take the config in files of models from `stand_in(model)`.
+
+    Everything that writes a whole model calls this one function of Keras.
+    """
+    serialize = saving_lib._serialize_model_as_json
+
+    @functools.wraps(serialize)
+    def wrapper(model: Any) -> Any:
+        return serialize(stand_in(model))
+
+    saving_lib._serialize_model_as_json = wrapper
