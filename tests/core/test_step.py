@@ -48,12 +48,15 @@ def cold(shape, selection):
 
 def as_numpy(tree):
     return keras.tree.map_structure(
-        lambda x: np.array(ops.convert_to_numpy(x)), tree
+        lambda x: None if x is None else np.array(ops.convert_to_numpy(x)),
+        tree,
     )
 
 
 def as_tensors(tree):
-    return keras.tree.map_structure(ops.convert_to_tensor, tree)
+    return keras.tree.map_structure(
+        lambda x: None if x is None else ops.convert_to_tensor(x), tree
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)
