@@ -6,6 +6,9 @@ import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# The models are tiny, and there is a process for each core: more threads only
+# wait for one another, on a busy machine for several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "KERAS_BACKEND" not in os.environ:  # the first one that is installed
     for name in ("jax", "tensorflow", "torch"):
         if importlib.util.find_spec(name):
