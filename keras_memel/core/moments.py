@@ -5,11 +5,18 @@ mean, and their variance. A training step measures them on its batch
 (`batch_moments`) and merges them into the history (`pool`). Where a batch
 comes in pieces, one time step after the other, `Sums` adds them up.
 
+A long run adds small changes to large numbers, which one float32 would round
+away. A `History` keeps what is rounded in numbers of its own
+(`add_compensated`).
+
 All functions are pure: arrays in, arrays out. All arrays are float32; the
 neuron axes of `values` keep their places and the others have size 1 in what
 is returned ("keepdims"), so that everything broadcasts.
 
-Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
+References:
+    [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
+    [Dekker 1971] A floating-point technique for extending the available
+        precision. Numerische Mathematik 18, 224-242.
 """
 
 import math
@@ -41,6 +48,72 @@ class Moments(NamedTuple):
     count: Tensor
     mean: Tensor
     variance: Tensor
+
+
+_NOTHING = Moments(0.0, 0.0, 0.0)
+
+
+class History(NamedTuple):
+    """Moments of all values so far, each the sum of a high and a low part.
+
+    The high parts are the moments rounded to float32. In float64,
+    `count + low.count` is exact up to 2^47.
+
+    Attributes:
+        count: Number of samples of every neuron, `(neurons)`.
+        mean: Their mean, `(neurons)`, in units of the activation.
+        variance: Their unbiased variance, `(neurons)`, in squared units.
+        low: The low parts. Those of mean and variance change only in a history
+            that never forgets.
+
+    Example:
+
+    >>> history = History(*np.zeros((3, 1, 2), "float32"))
+    >>> batch = Moments(*np.ones((3, 1, 2), "float32"))
+    >>> history = pool(history, batch)
+    >>> print(ops.convert_to_numpy(history.count + history.low.count))
+    [[1. 1.]]
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+    low: Moments = _NOTHING
+
+    @property
+    def moments(self) -> Moments:
+        """The high parts."""
+        return Moments(self.count, self.mean, self.variance)
+
+
+def add_compensated(
+    high: Tensor, low: Tensor, change: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`high + low + change` as a rounded sum and what the rounding left.
+
+    [Dekker 1971] Fast2Sum. The sum of two integers is exact. Where `change` is
+    larger than `high` and not an integer, the low part may be inexact, by less
+    than the rounding of `change`.
+
+    Args:
+        high: A float32 number.
+        low: What is missing from it, at most half a unit in its last place.
+        change: What to add.
+
+    Returns:
+        The new `high` and `low`.
+
+    Example:
+
+    >>> high, low = np.float32(2**24), np.float32(0)
+    >>> for _ in range(3):
+    ...     high, low = add_compensated(high, low, np.float32(1))
+    >>> float(high) + float(low) - 2**24
+    3.0
+    """
+    change = low + change
+    total = high + change
+    return total, change - (total - high)
 
 
 def sample_count(shape: Any, axes: tuple[int, ...], mask: Tensor) -> Tensor:
@@ -219,8 +292,10 @@ def _near_value(
 
 
 def pool(
-    history: Moments, batch: Moments, forget_steps: int | None = None
-) -> Moments:
+    history: Moments | History,
+    batch: Moments,
+    forget_steps: int | None = None,
+) -> History:
     """Merge a batch into the history, [Wang et al. 2024] Lemma 3.2, Eq. 8-9.
 
     With a history of `m` values (mean `mu`, unbiased variance `v`) and `b`
@@ -232,14 +307,17 @@ def pool(
 
     Forgetting (App. C.1): the history counts as `m = min(count, n_f b)`, so
     that from `n_f` equal batches on every batch has the weight `1/(n_f + 1)`.
+    Without forgetting the changes become ever smaller, and mean and variance
+    are sums of two float32 numbers, which do not stand still.
 
     Args:
-        history: Moments with the unbiased variance.
+        history: What earlier calls returned, or moments with the unbiased
+            variance.
         batch: Moments with the biased variance.
         forget_steps: `n_f`; `None` never forgets and pools exactly.
 
     Returns:
-        `Moments` with the unbiased variance (0 where fewer than two samples
+        `History` with the unbiased variance (0 where fewer than two samples
         were seen) and the number of samples seen in all. A neuron whose batch
         is empty or not finite keeps its history, count and all.
 
@@ -255,29 +333,49 @@ def pool(
     >>> print(round(float(pooled.variance), 4), both.var(ddof=1))
     9.7 9.7
     """
+    low = history.low if isinstance(history, History) else _NOTHING
     history, batch = _as_tensors(history), _as_tensors(batch)
     m, b = history.count, batch.count
-    if forget_steps is not None:
-        m = ops.minimum(m, forget_steps * b)
-    total = kernels.at_least(m + b, 1.0)
-    freedom = kernels.at_least(m + b - 1.0, 1.0)
     # mu + w (mu' - mu) rather than (m mu + b mu') / (m + b): the same number,
     # without the rounding of two large products.
     step = batch.mean - history.mean
-    weight = b / total
-    mean = history.mean + weight * step
-    variance = (
-        m * weight * step * step
-        + b * batch.variance
-        + kernels.at_least(m - 1.0, 0.0) * history.variance
-    ) / freedom
+    count_low = kernels.as_float32(low.count)
+    if forget_steps is None:
+        low = _as_tensors(low)
+        step = step - low.mean
+    else:
+        m = ops.minimum(m, forget_steps * b)
+    weight = b / kernels.at_least(m + b, 1.0)
+    freedom = kernels.at_least(m + b - 1.0, 1.0)
+    spread = m * weight * step * step + b * batch.variance
+    old = kernels.at_least(m - 1.0, 0.0) * history.variance
+    variance = (spread + old) / freedom
+    if forget_steps is None:
+        mean, mean_low = add_compensated(history.mean, low.mean, weight * step)
+        # As a change, once the history outweighs the batch: the difference is
+        # then not one of two nearly equal numbers.
+        change = (spread - b * history.variance) / freedom
+        changed = add_compensated(history.variance, low.variance, change)
+        settled = m > b
+        variance = kernels.where(settled, changed[0], variance)
+        variance_low = kernels.where(settled, changed[1], 0.0)
+    else:
+        mean, mean_low = history.mean + weight * step, low.mean
+        variance_low = low.variance
     usable = (b > 0) & kernels.isfinite(mean) & kernels.isfinite(variance)
-    return Moments(
-        count=kernels.where(usable, history.count + b, history.count),
+    more, more_low = add_compensated(history.count, count_low, b)
+    count = kernels.where(usable, more, history.count)
+    count_low = kernels.where(usable, more_low, count_low)
+    if forget_steps is None:
+        mean_low = kernels.where(usable, mean_low, low.mean)
+        variance_low = kernels.where(usable, variance_low, low.variance)
+    return History(
+        count=count,
         mean=kernels.where(usable, mean, history.mean),
         variance=kernels.where(usable, variance, history.variance),
+        low=Moments(count_low, mean_low, variance_low),
     )
 
 
-def _as_tensors(moments: Moments) -> Moments:
-    return Moments(*(kernels.as_float32(x) for x in moments))
+def _as_tensors(moments: Moments | History) -> Moments:
+    return Moments(*(kernels.as_float32(x) for x in moments[:3]))

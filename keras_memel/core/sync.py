@@ -19,15 +19,17 @@ replicas get the same sums and go on alike, bit for bit.
     TensorFlow, `tf.distribute`          the replica context of a
                                          MirroredStrategy or
                                          MultiWorkerMirroredStrategy
-    PyTorch, `torch.distributed`         the default process group
+    PyTorch, `torch.distributed`         a process group, by default that of
+                                         all processes
 
-With one replica nothing is packed or sent. (The tests run all of these but
-the MultiWorkerMirroredStrategy, which needs more than one machine's setup.)
+With one replica nothing is packed or sent. The tests run all of these, the
+workers of a MultiWorkerMirroredStrategy as two processes of one machine.
 
-What an engine must see to: every replica runs every training step, with an
-empty batch if it has no samples (`DistributedDataParallel.join` does not wait
-for the sums of layers); and on PyTorch, all processes of the default group
-train one model together.
+An engine must ensure two things. Every replica runs every training step, with
+an empty batch if it has no samples (`DistributedDataParallel.join` does not
+wait for the sums of layers). On PyTorch, all processes of the group train one
+model together, on different values: with tensor or pipeline parallelism the
+group is that of data parallelism, as from `DeviceMesh.get_group("data")`.
 """
 
 import math
@@ -49,10 +51,14 @@ elif _BACKEND == "torch":
     import torch
 
 
-def replicas() -> int:
+def replicas(group: Any = None) -> int:
     """Number of replicas that run this training step, each on its own values.
 
     1 on JAX, where arrays are global.
+
+    Args:
+        group: On PyTorch, the process group of the replicas; `None`: the
+            default group, of all processes.
 
     Raises:
         ValueError: Where replicas cannot be kept equal: on an unknown backend,
@@ -69,18 +75,19 @@ def replicas() -> int:
     if _BACKEND == "tensorflow":
         return _replicas_tensorflow()
     if _BACKEND == "torch":
-        return _replicas_torch()
+        return _replicas_torch(group)
     raise ValueError(
         "MEmeL trains on the backends 'jax', 'tensorflow' and 'torch'. "
         f"Received: backend={_BACKEND!r}"
     )
 
 
-def total(*numbers: Tensor) -> tuple[Tensor, ...]:
+def total(*numbers: Tensor, group: Any = None) -> tuple[Tensor, ...]:
     """Each number summed over the replicas, all in one message.
 
     Args:
         *numbers: float32 tensors of any shapes, the same on all replicas.
+        group: As of `replicas`.
 
     Returns:
         As many float32 tensors of the same shapes, equal on all replicas. No
@@ -91,18 +98,21 @@ def total(*numbers: Tensor) -> tuple[Tensor, ...]:
     >>> total(ops.array(3.0)) == (3.0,)
     True
     """
-    if replicas() == 1:
+    if replicas(group) == 1:
         return numbers
-    return tuple(ops.cast(s, "float32") for s in _all_reduce(numbers))
+    return tuple(ops.cast(s, "float32") for s in _all_reduce(numbers, group))
 
 
-def merge(batch: Moments, *numbers: Tensor) -> tuple[Any, ...]:
+def merge(
+    batch: Moments, *numbers: Tensor, group: Any = None
+) -> tuple[Any, ...]:
     """Moments of the whole batch from those of each replica's part.
 
     Args:
         batch: Moments of the local values, with the biased variance. Parts
             may differ in size, or be empty.
         *numbers: float32 tensors to be summed, in the same message.
+        group: As of `replicas`.
 
     Returns:
         The moments, then as many sums; all equal on all replicas. A neuron
@@ -116,12 +126,12 @@ def merge(batch: Moments, *numbers: Tensor) -> tuple[Any, ...]:
     >>> print(ops.convert_to_numpy(merged.count), float(number))
     [[8. 8.]] 3.0
     """
-    if replicas() == 1:
+    if replicas(group) == 1:
         return batch, *numbers
     count, mean, variance = (ops.cast(x, "float64") for x in batch)
     second = count * (variance + mean * mean)
     count, first, second, *sums = _all_reduce(
-        (count, count * mean, second, *numbers)
+        (count, count * mean, second, *numbers), group
     )
     divisor = ops.maximum(count, 1.0)
     mean = first / divisor
@@ -132,7 +142,9 @@ def merge(batch: Moments, *numbers: Tensor) -> tuple[Any, ...]:
     return merged, *(ops.cast(s, "float32") for s in sums)
 
 
-def weighted(mean: Tensor, number: Tensor, total: Tensor) -> Tensor:
+def weighted(
+    mean: Tensor, number: Tensor, total: Tensor, group: Any = None
+) -> Tensor:
     """A local mean, so weighted that its average is the mean of all values.
 
     `DistributedDataParallel` and Keras under `tf.distribute` average what the
@@ -143,25 +155,54 @@ def weighted(mean: Tensor, number: Tensor, total: Tensor) -> Tensor:
         mean: Over the local values, with its gradient.
         number: How many of them there are.
         total: How many there are on all replicas.
+        group: As of `replicas`.
 
     Example:
 
     >>> float(weighted(ops.array(0.5), ops.array(3.0), ops.array(3.0)))
     0.5
     """
-    count = replicas()
+    count = replicas(group)
     if count == 1:
         return mean
     return mean * ops.stop_gradient(number * count / ops.maximum(total, 1.0))
 
 
-def _all_reduce(parts: tuple[Tensor, ...]) -> list[Tensor]:
+def check_group(group: Any) -> Any:
+    """Return the argument `process_group`, if it can be one.
+
+    Raises:
+        ValueError: If it is not a group that this process belongs to, or the
+            backend is not PyTorch.
+    """
+    if group is None:
+        return None
+    if _BACKEND != "torch":
+        raise ValueError(
+            "Argument `process_group` is for PyTorch: other backends know the "
+            f"replicas. Received: process_group={group!r} on the backend "
+            f"{_BACKEND!r}"
+        )
+    kind = getattr(torch.distributed, "ProcessGroup", ())
+    if not isinstance(group, kind):
+        raise ValueError(
+            "Argument `process_group` must be a "
+            "`torch.distributed.ProcessGroup` that this process belongs to, or "
+            "None for all processes. "
+            f"Received: process_group={group!r} ({type(group).__name__})"
+        )
+    return group
+
+
+def _all_reduce(parts: tuple[Tensor, ...], group: Any) -> list[Tensor]:
     """Sums over the replicas, float64, of one vector of all parts."""
     shapes = [tuple(part.shape) for part in parts]
     flat = [ops.reshape(ops.cast(part, "float64"), (-1,)) for part in parts]
     packed = ops.stop_gradient(ops.concatenate(flat))
-    add = _sum_tensorflow if _BACKEND == "tensorflow" else _sum_torch
-    summed = add(packed)
+    if _BACKEND == "tensorflow":
+        summed = _sum_tensorflow(packed)
+    else:
+        summed = _sum_torch(packed, group)
     sums, end = [], 0
     for shape in shapes:
         start, end = end, end + math.prod(shape)
@@ -213,13 +254,13 @@ def _sum_tensorflow(packed: Tensor) -> Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
 
 
-def _replicas_torch() -> int:
-    group = torch.distributed
-    if group.is_available() and group.is_initialized():
-        return int(group.get_world_size())
+def _replicas_torch(group: Any) -> int:
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_world_size(group))
     return 1
 
 
-def _sum_torch(packed: Tensor) -> Tensor:
-    torch.distributed.all_reduce(packed)
+def _sum_torch(packed: Tensor, group: Any) -> Tensor:
+    torch.distributed.all_reduce(packed, group=group)
     return packed

@@ -281,6 +281,7 @@ def _copy(
             "name": name,
             "selection": _of_site(layer.selection, number),
             "inhibition": layer.inhibition,
+            "process_group": layer.process_group,
         }
     )
     shape = [None, *spec.shape[1:]]

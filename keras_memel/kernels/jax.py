@@ -10,11 +10,44 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from keras_memel.kernels import reference
+from keras_memel.kernels.reference import after
+from keras_memel.kernels.reference import as_float32
+from keras_memel.kernels.reference import at_least
+from keras_memel.kernels.reference import by_sample
+from keras_memel.kernels.reference import conv
+from keras_memel.kernels.reference import copy
+from keras_memel.kernels.reference import fused
+from keras_memel.kernels.reference import isfinite
+from keras_memel.kernels.reference import replace
+from keras_memel.kernels.reference import reshape
+from keras_memel.kernels.reference import score
+from keras_memel.kernels.reference import where
+
+__all__ = [
+    "after",
+    "as_float32",
+    "at_least",
+    "by_sample",
+    "choose",
+    "conv",
+    "copy",
+    "count",
+    "fused",
+    "isfinite",
+    "kth_largest",
+    "replace",
+    "reshape",
+    "scan",
+    "score",
+    "sums",
+    "where",
+]
 
 Tensor = Any
 
@@ -31,10 +64,10 @@ def sums(
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.sums`."""
-    spread = jax.device_count() > 1
+    spread = is_spread(values)
     leading = axes == tuple(range(len(axes)))
     known = leading and is_known(values) and values.size
-    if not (spread or (on_cpu() and known)):
+    if not (spread or (on_cpu(values) and known)):
         return reference.sums(values, shift, axes, mask)
     deviation = reference.as_float32(values) - shift
     if mask is not None:
@@ -97,7 +130,7 @@ def _larger(x: Tensor, y: Tensor) -> Tensor:
 def count(mask: Tensor) -> Tensor:
     """As `reference.count`."""
     # XLA adds bytes four times as fast as floats.
-    if not (is_known(mask) and on_cpu()):
+    if not (is_known(mask) and on_cpu(mask)):
         return reference.count(mask)
     flat = mask.reshape(-1)
     blocks = flat.size // math.prod(BLOCK)
@@ -141,10 +174,10 @@ def _rounded(values: Tensor) -> Tensor:
 def kth_largest(score: Tensor, k: int) -> Tensor:
     """As `reference.kth_largest`."""
     score = jnp.asarray(score)
-    if k > 1 and jax.device_count() > 1:
+    if k > 1 and is_spread(score):
         kth = _kth_largest_of_rows(score.reshape(len(score), -1), k)
         return kth.reshape((-1,) + (1,) * (score.ndim - 1))
-    if k > 1 or not on_cpu() or not is_known(score):
+    if k > 1 or not on_cpu(score) or not is_known(score):
         return reference.kth_largest(score, k)
     # XLA hands a maximum to a library, for which the scores must be written
     # to memory first. A reduction that it does not recognize is fused with
@@ -188,13 +221,30 @@ def is_known(values: Tensor) -> bool:
     return all(isinstance(size, int) for size in values.shape)
 
 
-def on_cpu() -> bool:
+def on_cpu(values: Tensor) -> bool:
     """Whether the ways that were measured on a CPU, a single one, apply.
 
     Spread over many devices, slices of an array move it between them, and an
     unusual reduction is one that XLA cannot finish across them.
     """
-    return bool(jax.default_backend() == "cpu" and jax.device_count() == 1)
+    return bool(jax.default_backend() == "cpu" and not is_spread(values))
+
+
+def is_spread(values: Tensor) -> bool:
+    """Whether `values` lie on several devices, as far as a trace can know.
+
+    The mesh of the values themselves, that of `jax.set_mesh`, or that of
+    `keras.distribution`: not the devices that the process has besides. Only
+    `jax.jit(in_shardings=...)` of arrays that lie on one device shows no mesh
+    while it is traced.
+    """
+    meshes = [
+        jax.typeof(values).sharding.mesh,
+        jax.sharding.get_abstract_mesh(),
+    ]
+    distribution = keras.distribution.distribution()
+    size = 1 if distribution is None else distribution.device_mesh.devices.size
+    return bool(max(size, *(mesh.size for mesh in meshes)) > 1)
 
 
 def scan(

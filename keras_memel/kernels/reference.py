@@ -7,6 +7,26 @@ from typing import Any
 import keras
 from keras import ops
 
+__all__ = [
+    "after",
+    "as_float32",
+    "at_least",
+    "by_sample",
+    "choose",
+    "conv",
+    "copy",
+    "count",
+    "fused",
+    "isfinite",
+    "kth_largest",
+    "replace",
+    "reshape",
+    "scan",
+    "score",
+    "sums",
+    "where",
+]
+
 Tensor = Any
 
 where = ops.where
@@ -91,6 +111,15 @@ def score(
     if valid is not None:
         scored = ops.logical_and(scored, valid)
     return ops.where(scored, phi, -1.0)
+
+
+def after(x: Tensor, values: Tensor) -> Tensor:
+    """`x`, which is not computed before `values` are there.
+
+    Where what has an effect may run although its inputs fail.
+    """
+    del values
+    return x
 
 
 def by_sample(

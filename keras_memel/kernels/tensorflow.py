@@ -12,6 +12,36 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
 from keras_memel.kernels import reference
+from keras_memel.kernels.reference import as_float32
+from keras_memel.kernels.reference import at_least
+from keras_memel.kernels.reference import by_sample
+from keras_memel.kernels.reference import choose
+from keras_memel.kernels.reference import copy
+from keras_memel.kernels.reference import isfinite
+from keras_memel.kernels.reference import kth_largest
+from keras_memel.kernels.reference import reshape
+from keras_memel.kernels.reference import score
+from keras_memel.kernels.reference import where
+
+__all__ = [
+    "after",
+    "as_float32",
+    "at_least",
+    "by_sample",
+    "choose",
+    "conv",
+    "copy",
+    "count",
+    "fused",
+    "isfinite",
+    "kth_largest",
+    "replace",
+    "reshape",
+    "scan",
+    "score",
+    "sums",
+    "where",
+]
 
 Tensor = Any
 
@@ -101,6 +131,16 @@ def on_cpu() -> bool:
     """Whether the ways that were measured on a CPU apply."""
     kinds = {device.device_type for device in tf.config.list_logical_devices()}
     return kinds == {"CPU"}
+
+
+def after(x: Tensor, values: Tensor) -> Tensor:
+    """As `reference.after`."""
+    # At the end of data of unknown length, a step runs until it asks for the
+    # next batch; an assignment that needs no values of it has been done then.
+    if tf.executing_eagerly():
+        return x
+    with tf.control_dependencies([values]):
+        return tf.identity(x)
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:

@@ -12,6 +12,31 @@ from typing import Any
 import torch
 
 from keras_memel.kernels import reference
+from keras_memel.kernels.reference import after
+from keras_memel.kernels.reference import choose
+from keras_memel.kernels.reference import conv
+from keras_memel.kernels.reference import fused
+from keras_memel.kernels.reference import scan
+
+__all__ = [
+    "after",
+    "as_float32",
+    "at_least",
+    "by_sample",
+    "choose",
+    "conv",
+    "copy",
+    "count",
+    "fused",
+    "isfinite",
+    "kth_largest",
+    "replace",
+    "reshape",
+    "scan",
+    "score",
+    "sums",
+    "where",
+]
 
 Tensor = Any
 

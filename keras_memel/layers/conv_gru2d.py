@@ -341,7 +341,7 @@ class ConvGRU2D(keras.layers.RNN):
             collect=self.return_sequences,
         )
         if inhibitor is not None:
-            inhibitor.learn(sums)
+            inhibitor.write(sums)
         if self.stateful:
             self.states[0].assign(state)
         output = state

@@ -1,17 +1,12 @@
 """MEmeL: the layer that sees and inhibits monosemantic neurons.
 
-Data flows through four pure steps, and only this file keeps state between
-them (and `scans.py`, which takes them at other times):
-
-    values --moments--> statistics --scores--> phi --selections--> mask
-    values + mask + statistics --inhibitions--> outputs
+`core/step.py` has the step itself, as a pure function; this file keeps its
+state in weights.
 
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
-from functools import partial
 from typing import Any
-from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -20,32 +15,16 @@ from keras_memel import kernels
 from keras_memel.core import axes
 from keras_memel.core import inhibitions
 from keras_memel.core import selections
+from keras_memel.core import step
 from keras_memel.core import sync
+from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
-from keras_memel.core.moments import Sums
-from keras_memel.core.moments import batch_moments
-from keras_memel.core.moments import pool
-from keras_memel.core.scores import inverse_variance
 from keras_memel.layers import rematerialization
 from keras_memel.layers import untracked
 from keras_memel.utils import arguments
 
 Tensor = Any
 Shape = tuple[int | None, ...]
-
-
-class Reading(NamedTuple):
-    """What a layer knows before a training step.
-
-    Attributes:
-        history: Of every neuron, broadcastable to the values.
-        steps: Number of training steps, scalar.
-        selection: What the selection remembers, by name.
-    """
-
-    history: Moments
-    steps: Tensor
-    selection: dict[str, Tensor]
 
 
 @keras.saving.register_keras_serializable("keras_memel")
@@ -95,6 +74,11 @@ class MEmeL(keras.layers.Layer):
             authors' code does.
         at_inference: `True` inhibits at inference too, with the statistics as
             they are (the paper's Tables 6-8).
+        process_group: On PyTorch with `torch.distributed`, the group of the
+            processes that share each batch; `None` (default) for all
+            processes. Pass the data-parallel group under tensor or pipeline
+            parallelism. It is no part of the config or of files: set the
+            attribute of a layer that was loaded or cloned.
         name: Of the layer; `memel`, `memel_1`, ... by default.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -108,18 +92,23 @@ class MEmeL(keras.layers.Layer):
 
     Output shape: That of the inputs, in the compute dtype.
 
-    Weights (all float32 whatever the policy, none trainable):
+    Weights (float32 whatever the policy, none trainable):
         moving_mean: `mu`, of the sizes of the neuron axes.
         moving_variance: `v`, unbiased, of the same shape; 0 before the second
             sample.
         count: Samples seen by each neuron, of the same shape (a mask or a
             non-finite value can give each neuron its own).
-        steps: Training steps seen, scalar.
+        steps: Training steps seen, an integer scalar.
         inhibited_rate: Share of the values selected in the last training
             step, scalar, in [0, 1]; 0 before the late start.
         skipped_updates: Number of times that a neuron was not updated because
             its values were not finite, over all neurons, scalar.
         threshold: Of `Rate` only: its moving threshold, scalar, in variances.
+        count_low, skipped_updates_low: What rounding to float32 leaves of
+            these: the exact count is `count + count_low` in float64.
+        moving_mean_low, moving_variance_low: The same, with
+            `forget_steps=None` only, so that a history that never forgets
+            follows small changes for ever.
 
     At cold start a neuron has no history, no score, and is not selected.
     A value that is not finite passes untouched, and its neuron keeps its
@@ -174,6 +163,7 @@ class MEmeL(keras.layers.Layer):
         epsilon: float = 0.01,
         score_with: str = "history",
         at_inference: bool = False,
+        process_group: Any = None,
         name: str | None = None,
         **kwargs: Any,
     ):
@@ -199,6 +189,18 @@ class MEmeL(keras.layers.Layer):
             )
         self.score_with = score_with
         self.at_inference = arguments.boolean("at_inference", at_inference)
+        self.process_group = process_group
+
+    @property
+    def process_group(self) -> Any:
+        """The processes that share a batch, on PyTorch; may be set."""
+        return self._process_group
+
+    @process_group.setter
+    def process_group(self, group: Any) -> None:
+        self._process_group = sync.check_group(group)
+        if self.built:
+            self._settings.process_group = group
 
     def build(self, input_shape: Shape) -> None:
         rank = len(input_shape)
@@ -222,34 +224,17 @@ class MEmeL(keras.layers.Layer):
             input_shape[axis] if axis in neurons else 1 for axis in range(rank)
         )
         shape = tuple(s for a, s in enumerate(input_shape) if a in neurons)
-        self.moving_mean = self._add_state("moving_mean", shape)
-        self.moving_variance = self._add_state("moving_variance", shape)
-        self.count = self._add_state("count", shape)
-        self.steps = self._add_state("steps")
-        self.inhibited_rate = self._add_state("inhibited_rate")
-        self.skipped_updates = self._add_state("skipped_updates")
-        initial_state = self.selection.initial_state()
-        self._state_keys = tuple(initial_state)
-        for key, value in initial_state.items():
-            if hasattr(self, key):
-                raise ValueError(
-                    "`initial_state` of a selection must use names that the "
-                    f"layer does not have. Received: {key!r} from "
-                    f"{type(self.selection).__name__}"
-                )
-            setattr(self, key, self._add_state(key, initial=value))
-        if self.selection.random:
-            self.seed_generator = keras.random.SeedGenerator(
-                getattr(self.selection, "seed", None)
-            )
-        self._measure = kernels.fused(partial(_measure, self._sample_axes))
-        # A random selection advances its seed: it is not pure.
-        fused = (lambda f: f) if self.selection.random else kernels.fused
-        settings = self.selection, self.inhibition
-        self._inhibit = fused(partial(_inhibit, *settings, self.epsilon))
-        # The parts of a call for one time step of many.
-        self.add_to = kernels.fused(partial(_add_to, self._sample_axes))
-        self.replace = fused(partial(_replace, *settings))
+        self._add_weights(shape)
+        self._settings = step.Settings(
+            selection=self.selection,
+            inhibition=self.inhibition,
+            sample_axes=self._sample_axes,
+            forget_steps=self.forget_steps,
+            late_start=self.late_start,
+            epsilon=self.epsilon,
+            score_with=self.score_with,
+            process_group=self.process_group,
+        )
         self.input_spec = keras.layers.InputSpec(
             ndim=rank, axes={axis: input_shape[axis] for axis in neurons}
         )
@@ -271,125 +256,143 @@ class MEmeL(keras.layers.Layer):
         if learning:
             untracked.refuse(self)
 
-        valid = axes.expand_mask(mask, inputs)
-        before = self.read()
-        statistics, pooled = before.history, None
-        if learning:
-            batch = self._measure(inputs, before.history, valid)
-            if self.score_with == "current":
-                (batch,) = sync.merge(batch)
-                pooled = pool(before.history, batch, self.forget_steps)
-                statistics = pooled
-
-        ready = self.ready(statistics, before.steps)
-        state = dict(before.selection)
-        if self.selection.random:
-            state["seed"] = self.seed_generator
-        outputs, number, penalty = self._inhibit(
-            inputs, statistics, ready, valid, state
+        outputs, loss, state = step.step(
+            inputs,
+            self._read(),
+            axes.expand_mask(mask, inputs),
+            self._settings,
+            learning,
         )
-        if learning:
-            self.learn(before, batch, ready, number, penalty, pooled)
+        self._write(loss, state, learning)
         return outputs
 
-    def read(self) -> Reading:
-        """The state as it is now."""
-        history = Moments(
-            *(
-                kernels.reshape(_read(weight), self._keepdims_shape)
-                for weight in (
-                    self.count,
-                    self.moving_mean,
-                    self.moving_variance,
+    def _add_weights(self, shape: Shape) -> None:
+        """Adds the state, in the order in which files hold it."""
+        self.moving_mean = self._add_state("moving_mean", shape)
+        self.moving_variance = self._add_state("moving_variance", shape)
+        self.count = self._add_state("count", shape)
+        # The integers of Keras' own counters, as of `optimizer.iterations`.
+        self.steps = self._add_state("steps", dtype="int")
+        self.inhibited_rate = self._add_state("inhibited_rate")
+        self.skipped_updates = self._add_state("skipped_updates")
+        initial_state = self.selection.initial_state()
+        self._state_keys = tuple(initial_state)
+        for key, value in initial_state.items():
+            if hasattr(self, key):
+                raise ValueError(
+                    "`initial_state` of a selection must use names that the "
+                    f"layer does not have. Received: {key!r} from "
+                    f"{type(self.selection).__name__}"
                 )
+            setattr(self, key, self._add_state(key, initial=value))
+        self._number_in_old_files = len(self.weights)
+        # The low parts last: files from before them are still loaded.
+        self.count_low = self._add_state("count_low", shape)
+        self.skipped_updates_low = self._add_state("skipped_updates_low")
+        if self.forget_steps is None:
+            self.moving_mean_low = self._add_state("moving_mean_low", shape)
+            self.moving_variance_low = self._add_state(
+                "moving_variance_low", shape
             )
-        )
-        return Reading(
-            history,
-            _read(self.steps),
-            {key: _read(getattr(self, key)) for key in self._state_keys},
-        )
-
-    def ready(self, statistics: Moments, steps: Tensor) -> Tensor:
-        """Whether each neuron may be inhibited, by its statistics."""
-        return (statistics.count > 0) & (steps >= self.late_start)
-
-    def learn(
-        self,
-        before: Reading,
-        batch: Moments,
-        ready: Tensor,
-        number: Tensor,
-        penalty: Tensor | None,
-        pooled: Moments | None = None,
-    ) -> None:
-        """Writes what a training step has found out.
-
-        Args:
-            before: What was known before it.
-            batch: Moments of its values on this replica; on all of them if
-                `pooled` is given.
-            ready: Which neurons could be inhibited.
-            number: How many values were, on this replica.
-            penalty: To be added to the loss, or `None`.
-            pooled: Moments of history and batch, if they are known already.
-        """
-        if pooled is None:
-            batch, total = sync.merge(batch, number)
-            pooled = pool(before.history, batch, self.forget_steps)
-        else:
-            (total,) = sync.total(number)
-        if penalty is not None:
-            if self.inhibition.loss_is_mean:
-                penalty = sync.weighted(penalty, number, total)
-            # What Keras adds losses in; TensorFlow adds no two dtypes.
-            self.add_loss(ops.cast(penalty, keras.config.floatx()))
-        self._write_statistics(pooled)
-        self._write_gauges(batch, ready, total, before.selection)
-        self.steps.assign(before.steps + 1.0)
-
-    def _write_statistics(self, statistics: Moments) -> None:
-        for weight, value in (
-            (self.count, statistics.count),
-            (self.moving_mean, statistics.mean),
-            (self.moving_variance, statistics.variance),
-        ):
-            weight.assign(kernels.reshape(value, weight.shape))
-
-    def _write_gauges(
-        self,
-        batch: Moments,
-        ready: Tensor,
-        number: Tensor,
-        state: dict[str, Tensor],
-    ) -> None:
-        total = ops.sum(batch.count)
-        could = ops.sum(kernels.where(ready, batch.count, 0.0))
-        self.inhibited_rate.assign(
-            kernels.where(
-                total > 0,
-                number / kernels.at_least(total, 1.0),
-                self.inhibited_rate.value,
+        if self.selection.random:
+            self.seed_generator = keras.random.SeedGenerator(
+                getattr(self.selection, "seed", None)
             )
-        )
-        share = number / kernels.at_least(could, 1.0)
-        for key, value in self.selection.update(share, **state).items():
-            new = kernels.where(could > 0, value, state[key])
-            getattr(self, key).assign(new)
-        bad = ops.logical_not(kernels.isfinite(batch.mean + batch.variance))
-        self.skipped_updates.assign_add(kernels.count(bad))
 
     def _add_state(
-        self, name: str, shape: Shape = (), initial: float = 0.0
+        self,
+        name: str,
+        shape: Shape = (),
+        initial: float = 0.0,
+        dtype: str = "float32",
     ) -> Any:
         return self.add_weight(
             name=name,
             shape=shape,
             initializer=keras.initializers.Constant(initial),
-            dtype="float32",
+            dtype=dtype,
             autocast=False,
             trainable=False,
         )
+
+    def _read(self) -> step.LayerState:
+        """The state as it is now."""
+
+        def neurons(weight: Any) -> Tensor:
+            return kernels.reshape(_copy(weight), self._keepdims_shape)
+
+        mean_low: Tensor = 0.0
+        variance_low: Tensor = 0.0
+        if self.forget_steps is None:
+            mean_low = neurons(self.moving_mean_low)
+            variance_low = neurons(self.moving_variance_low)
+        return step.LayerState(
+            history=History(
+                neurons(self.count),
+                neurons(self.moving_mean),
+                neurons(self.moving_variance),
+                Moments(neurons(self.count_low), mean_low, variance_low),
+            ),
+            steps=_copy(self.steps),
+            inhibited_rate=_copy(self.inhibited_rate),
+            skipped_updates=(
+                _copy(self.skipped_updates),
+                _copy(self.skipped_updates_low),
+            ),
+            selection={k: _copy(getattr(self, k)) for k in self._state_keys},
+            seed=_copy(self.seed_generator.state)
+            if self.selection.random
+            else None,
+        )
+
+    def _write(
+        self, loss: Tensor | None, state: step.LayerState, learning: bool
+    ) -> None:
+        """Keeps what a step has found out."""
+        if state.seed is not None:
+            self.seed_generator.state.assign(state.seed)
+        if not learning:
+            return
+        if loss is not None:
+            # What Keras adds losses in; TensorFlow adds no two dtypes.
+            self.add_loss(ops.cast(loss, keras.config.floatx()))
+        history = state.history
+        for weight, value in (
+            (self.count, history.count),
+            (self.count_low, history.low.count),
+            (self.moving_mean, history.mean),
+            (self.moving_variance, history.variance),
+        ):
+            weight.assign(kernels.reshape(value, weight.shape))
+        if self.forget_steps is None:
+            for weight, value in (
+                (self.moving_mean_low, history.low.mean),
+                (self.moving_variance_low, history.low.variance),
+            ):
+                weight.assign(kernels.reshape(value, weight.shape))
+        self.steps.assign(state.steps)
+        self.inhibited_rate.assign(state.inhibited_rate)
+        high, low = state.skipped_updates
+        self.skipped_updates.assign(high)
+        self.skipped_updates_low.assign(low)
+        for key, value in state.selection.items():
+            getattr(self, key).assign(value)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the state, also from files that hold no low parts.
+
+        Those of another `forget_steps` may hold more of them, or fewer.
+        """
+        own = self._trainable_variables + self._non_trainable_variables
+        first = self._number_in_old_files
+        if not first <= len(store.keys()) <= first + 4:
+            super().load_own_variables(store)  # raises, and says why
+            return
+        for number, weight in enumerate(own):
+            if number < first or str(number) in store:
+                weight.assign(store[str(number)])
+            else:
+                weight.assign(ops.zeros(weight.shape, weight.dtype))
 
     def rematerialized_call(
         self, layer_call: Any, *args: Any, **kwargs: Any
@@ -430,88 +433,13 @@ class MEmeL(keras.layers.Layer):
         return config
 
 
-def _measure(
-    axes: tuple[int, ...],
-    inputs: Tensor,
-    history: Moments,
-    valid: Tensor | None,
-) -> Moments:
-    return batch_moments(ops.stop_gradient(inputs), axes, history, valid)
-
-
-def _add_to(
-    axes: tuple[int, ...],
-    sums: Sums,
-    inputs: Tensor,
-    known: Tensor,
-    valid: Tensor | None,
-) -> Sums:
-    return sums.add(ops.stop_gradient(inputs), axes, known, valid)
-
-
-def _inhibit(
-    selection: selections.Selection,
-    inhibition: inhibitions.Inhibition,
-    epsilon: float,
-    inputs: Tensor,
-    statistics: Moments,
-    ready: Tensor,
-    valid: Tensor | None,
-    state: dict[str, Any],
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Outputs, the number of values selected, and a penalty if there is one."""
-    scale = inverse_variance(statistics.variance, epsilon, where=ready)
-    return _replace(
-        selection,
-        inhibition,
-        inputs,
-        statistics.mean,
-        scale,
-        valid,
-        state,
-    )
-
-
-def _replace(
-    selection: selections.Selection,
-    inhibition: inhibitions.Inhibition,
-    inputs: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    valid: Tensor | None,
-    state: dict[str, Any],
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `_inhibit`, from the `inverse_variance` of every neuron."""
-
-    def select(values: Tensor, valid: Tensor | None) -> Tensor:
-        def score(values: Tensor) -> Tensor:
-            return kernels.score(values, mean, scale, valid)
-
-        scores, selected = kernels.choose(selection, score, values, state)
-        selected = ops.cast(selected, "bool")
-        if not selection.skips_negative:
-            selected = ops.logical_and(selected, scores >= 0)
-        return selected
-
-    if selection.by_sample:
-        selected = kernels.by_sample(select, ops.stop_gradient(inputs), valid)
-    else:
-        selected = select(ops.stop_gradient(inputs), valid)
-    center = ops.cast(mean, inputs.dtype)
-    return (
-        inhibition(inputs, selected, center),
-        kernels.count(selected),
-        inhibition.loss(inputs, selected, center),
-    )
-
-
 def _default_name() -> str:
     # memel, memel_1, ...: the numbers that Keras gives to its own layers.
     number = keras.backend.get_uid("memel") - 1
     return f"memel_{number}" if number else "memel"
 
 
-def _read(weight: Any) -> Tensor:
+def _copy(weight: Any) -> Tensor:
     # PyTorch assigns in place: without the copy, what was computed from the
     # old value would see the new one in the backward pass.
     return kernels.copy(weight)

@@ -14,11 +14,11 @@ import keras
 from keras import ops
 
 from keras_memel import kernels
+from keras_memel.core import step
 from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.moments import Sums
 from keras_memel.core.scores import inverse_variance
 from keras_memel.layers.memel import MEmeL
-from keras_memel.layers.memel import Reading
 
 Tensor = Any
 
@@ -57,15 +57,17 @@ class Inhibitor:
 
     def __init__(self, memel: MEmeL, learning: bool):
         self.memel, self.learning = memel, learning
-        self.before: Reading = memel.read()
+        self.settings, self.before = memel._settings, memel._read()
         history = self.before.history
         self.known = history.count > 0
-        self.ready = memel.ready(history, self.before.steps)
+        self.ready = step.is_ready(history, self.before.steps, self.settings)
         self.scale = inverse_variance(
-            history.variance, memel.epsilon, where=self.ready
+            history.variance, self.settings.epsilon, where=self.ready
         )
         # An inhibition that has no loss of its own costs nothing.
-        self.has_loss = type(memel.inhibition).loss is not Inhibition.loss
+        inhibition = self.settings.inhibition
+        self.has_loss = type(inhibition).loss is not Inhibition.loss
+        self.seed = self.before.seed
 
     def seeds(self, time: Tensor) -> Tensor:
         """What tells the time steps apart: a seed for each, `(time, ...)`.
@@ -73,14 +75,13 @@ class Inhibitor:
         The generator of the MEmeL advances as if it were asked at each step.
         """
         steps = ops.arange(time)
-        if not self.memel.selection.random:
+        if self.seed is None:
             return steps
-        state = self.memel.seed_generator.state
-        first = ops.expand_dims(kernels.copy(state), 0)
-        steps = ops.cast(steps, state.dtype)
-        seeds = first + ops.stack([ops.zeros_like(steps), steps], axis=1)
-        one = ops.cast(ops.convert_to_tensor([0, 1]), state.dtype)
-        state.assign(seeds[-1] + one)
+        steps = ops.cast(steps, self.seed.dtype)
+        moved = ops.stack([ops.zeros_like(steps), steps], axis=1)
+        seeds = ops.expand_dims(self.seed, 0) + moved
+        one = ops.cast(ops.convert_to_tensor([0, 1]), self.seed.dtype)
+        self.seed = seeds[-1] + one
         return seeds
 
     def start(self, valid: Tensor | None) -> tuple[Tensor, ...]:
@@ -89,7 +90,7 @@ class Inhibitor:
             return ()
         zero = ops.zeros((), dtype="float32")
         mask = None if valid is None else valid[0]
-        return (*Sums.start(self.before.history, mask), zero, zero)
+        return (*Sums.start(self.before.history.moments, mask), zero, zero)
 
     def __call__(
         self,
@@ -99,57 +100,50 @@ class Inhibitor:
         seed: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
         """What is used of the candidates of one time step, and new sums."""
-        arguments = dict(self.before.selection)
-        if self.memel.selection.random:
-            arguments["seed"] = StepSeed(seed)
-        used, number, penalty = self.memel.replace(
-            candidate, self.before.history.mean, self.scale, valid, arguments
+        found = step.replace(
+            candidate,
+            self.before.history.mean,
+            self.scale,
+            valid,
+            self.before._replace(seed=seed),
+            self.settings,
         )
         if not self.learning:
-            return used, []
-        *sums, all_numbers, all_penalties = carry
-        new = self.memel.add_to(Sums(*sums), candidate, self.known, valid)
+            return found.outputs, []
+        *sums, all_numbers, all_losses = carry
+        new = self.settings.add_to(Sums(*sums), candidate, self.known, valid)
         # Outside of what was fused: TensorFlow would look for gradients of it
         # in each step of a loop, to multiply them with zeros.
-        new = (ops.stop_gradient(x) for x in new)
-        number = ops.stop_gradient(number)
-        if self.has_loss and penalty is not None:
-            penalty = ops.cast(penalty, "float32")
-            if self.memel.inhibition.loss_is_mean:
-                penalty = penalty * number
-            all_penalties = all_penalties + penalty
-        return used, [*new, all_numbers + number, all_penalties]
+        constants = [ops.stop_gradient(x) for x in new]
+        number = ops.stop_gradient(found.number)
+        if self.has_loss and found.loss is not None:
+            loss = ops.cast(found.loss, "float32")
+            if self.settings.inhibition.loss_is_mean:
+                loss = loss * number
+            all_losses = all_losses + loss
+        return found.outputs, [*constants, all_numbers + number, all_losses]
 
-    def learn(self, carry: list[Tensor]) -> None:
-        """Writes what the scan has found, if it is to be learned."""
+    def write(self, carry: list[Tensor]) -> None:
+        """Keeps what the scan has found out."""
         if not self.learning:
+            self.memel._write(None, self.before._replace(seed=self.seed), False)
             return
-        *sums, number, penalty = carry
-        if self.memel.inhibition.loss_is_mean:
-            penalty = penalty / kernels.at_least(number, 1.0)
-        self.memel.learn(
-            self.before,
-            Sums(*sums).moments(),
-            self.ready,
-            number,
-            penalty if self.has_loss else None,
+        *sums, number, loss = carry
+        if self.settings.inhibition.loss_is_mean:
+            loss = loss / kernels.at_least(number, 1.0)
+        seed = self.seed
+        if seed is not None:
+            seed = kernels.after(seed, number)
+        found = step.Inhibited(
+            None, number, loss if self.has_loss else None, seed
         )
-
-
-class StepSeed(keras.random.SeedGenerator):
-    """A generator of seeds inside a scan, where no variable may be assigned.
-
-    Args:
-        seed: The state of a `keras.random.SeedGenerator`.
-    """
-
-    def __init__(self, seed: Tensor):
-        self._seed, self._drawn = seed, 0
-
-    def next(self, ordered: bool = True) -> Tensor:
-        """The seed; for a second and third of the same time step, others."""
-        other = [7919 * self._drawn, 0]
-        self._drawn += 1
-        return self._seed + ops.cast(
-            ops.convert_to_tensor(other), self._seed.dtype
+        self.memel._write(
+            *step.learn(
+                self.before,
+                Sums(*sums).moments(),
+                self.ready,
+                found,
+                self.settings,
+            ),
+            True,
         )

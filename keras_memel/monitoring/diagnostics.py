@@ -68,11 +68,11 @@ def read(layer: MEmeL) -> WeightSnapshot:
         to_numpy(layer.count),
         to_numpy(layer.moving_mean),
         to_numpy(layer.moving_variance),
-        _replicas(layer.moving_mean),
+        _replicas(layer.moving_mean, layer.process_group),
     )
 
 
-def _replicas(weight: Any) -> tuple[Array, ...]:
+def _replicas(weight: Any, group: Any) -> tuple[Array, ...]:
     # TensorFlow keeps a copy a replica in one variable; PyTorch a process a
     # replica; on JAX there is one array, whatever it is spread over.
     value = weight.value
@@ -90,9 +90,9 @@ def _replicas(weight: Any) -> tuple[Array, ...]:
             own = value.detach().contiguous()
             every = [
                 torch.empty_like(own)
-                for _ in range(torch.distributed.get_world_size())
+                for _ in range(torch.distributed.get_world_size(group))
             ]
-            torch.distributed.all_gather(every, own)
+            torch.distributed.all_gather(every, own, group=group)
             return tuple(copy.cpu().numpy() for copy in every)
     return ()
 

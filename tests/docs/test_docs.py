@@ -28,14 +28,18 @@ WITH_CODE = [
     if any(language == "python" for language, _ in blocks)
 ]
 
-# keras_hub and what it stands on warn of many things that are not ours.
-HUB = {"insert.md": [pytest.mark.filterwarnings("ignore")]}
+MARKS = {
+    # keras_hub and what it stands on warn of many things that are not ours.
+    "insert.md": [pytest.mark.filterwarnings("ignore")],
+    # How long a small network takes on a busy machine is no matter here.
+    "monitor.md": [pytest.mark.filterwarnings("ignore:The MEmeL layers take")],
+}
 
 
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=HUB.get(name, [])) for name in WITH_CODE],
+    [pytest.param(name, marks=MARKS.get(name, [])) for name in WITH_CODE],
 )
 def test_the_code_of_a_page_runs_and_prints_what_it_says(
     name, capsys, monkeypatch

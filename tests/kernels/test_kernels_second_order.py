@@ -127,5 +127,6 @@ def test_every_kernel_is_here():
         if callable(found) and hasattr(kernels.reference, name)
     }
     assert len(names) > 10
-    # These two have none: booleans, and the value of a weight that is fixed.
-    assert {n for n in names if n not in tested} == {"isfinite", "copy"}
+    # Of booleans, and of weights that are fixed or count steps.
+    without = {"isfinite", "copy", "after"}
+    assert {n for n in names if n not in tested} == without

@@ -129,6 +129,43 @@ def test_a_trained_model_is_that_of_one_device(ranks):
 
 
 @only["tensorflow"]
+def test_workers_of_many_machines_learn_what_one_device_does(tmp_path):
+    ports = processes.free_ports(2)
+    processes.together(
+        *(
+            ("tensorflow_workers.py", tmp_path, rank, *ports)
+            for rank in range(2)
+        ),
+        cwd=FOLDER,
+    )
+    workers = [scenario.load(tmp_path / f"rank_{rank}.npz") for rank in (0, 1)]
+    x, r, mask = (a[: scenario.WORKER_STEPS] for a in scenario.values())
+    for name, make in scenario.ALONE.items():
+        layer = make()
+        advance = fast_step(layer)
+        y, g = zip(*(advance(*arrays) for arrays in zip(x, r, mask)))
+        first, second = (by_name(worker[name]) for worker in workers)
+        assert_close(first, state(layer))
+        for key in state(layer):
+            np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+        for key, whole in (("y", y), ("g", g)):
+            starts, parts = [0, 0], []
+            for sizes in scenario.PARTS[: len(whole)]:
+                for rank, size in enumerate(sizes):
+                    end = starts[rank] + size
+                    parts.append(workers[rank][name][key][starts[rank] : end])
+                    starts[rank] = end
+            np.testing.assert_allclose(
+                np.concatenate(parts),
+                np.concatenate(whole),
+                rtol=1e-5,
+                atol=1e-5,
+                err_msg=f"{name}: {key}",
+            )
+        assert first["steps"] == scenario.WORKER_STEPS
+
+
+@only["tensorflow"]
 def test_a_report_of_a_mirrored_model_counts_each_input_once(ranks):
     model = scenario.model()
     x, y = scenario.training_data()
@@ -147,7 +184,8 @@ def test_ranks_agree_bit_for_bit(ranks):
     assert {"far", "fit", "top_1", "penalty"} <= set(first)
     for run, arrays in first.items():
         for name, value in arrays.items():
-            if name not in ("y", "g"):
+            of_both = not run.startswith("alone") and run != "refused"
+            if of_both and name not in ("y", "g"):
                 np.testing.assert_array_equal(
                     value, second[run][name], err_msg=f"{run}: {name}"
                 )
@@ -175,6 +213,44 @@ def test_one_message_a_step_holds_three_numbers_a_neuron(folder):
     assert sent["rate_current"] == [3 * positions, 1]
 
 
+@only["torch"]
+@pytest.mark.parametrize("name", scenario.ALONE)
+def test_a_process_group_shares_its_own_batches_only(name, ranks):
+    for rank, results in enumerate(ranks):
+        layer = scenario.ALONE[name]()
+        advance = fast_step(layer)
+        for number, arrays in enumerate(zip(*scenario.values())):
+            x, r, mask = (
+                scenario.shared(np.stack([a] * (number + 1)), number, rank)
+                for a in arrays
+            )
+            advance(x, 2 * r, mask)
+        found = by_name(results[f"alone {name}"])
+        assert_close(found, state(layer))
+    first, second = (by_name(r[f"alone {name}"]) for r in ranks)
+    assert np.abs(first["moving_mean"] - second["moving_mean"]).max() > 0.02
+
+
+@only["torch"]
+def test_a_group_of_other_processes_is_refused(ranks):
+    for results in ranks:
+        message = str(results["refused"]["error"])
+        assert "that this process belongs to" in message
+        assert "Received: process_group=" in message
+
+
+def test_a_process_group_must_be_one():
+    expected = "for PyTorch" if BACKEND != "torch" else "must be a"
+    with pytest.raises(ValueError, match=f"`process_group` .*{expected}"):
+        MEmeL(process_group="data")
+    layer = MEmeL()
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="Received: process_group=1"):
+        layer.process_group = 1
+    assert layer.process_group is None
+    assert "process_group" not in layer.get_config()
+
+
 @only["jax"]
 def test_devices_send_statistics_and_no_values(folder):
     sent = json.loads((folder / "facts.json").read_text())["sent"]
@@ -190,6 +266,24 @@ def test_devices_send_statistics_and_no_values(folder):
             else:
                 assert kind == "all-reduce", name
                 assert elements <= neurons, name
+
+
+@only["jax"]
+def test_what_follows_the_devices_follows_those_in_use(folder):
+    """The process has four, of which an array without a mesh lies on one."""
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["spread"] == {
+        "plain": False,
+        "plain in jit": False,
+        "one of many": False,
+        "rows": True,
+        "rows in jit": True,
+        "derived in jit": True,
+        "set_mesh": True,
+        "distribution": True,
+    }
+    # The one case that no trace can see is right all the same.
+    assert facts["in_shardings"] < 1e-4
 
 
 @only["jax"]

@@ -272,7 +272,7 @@ def test_passes_the_layer_test_of_keras(settings, shape, extra_weights, seeds):
         input_shape=shape,
         expected_output_shape=shape,
         expected_num_trainable_weights=0,
-        expected_num_non_trainable_weights=6
+        expected_num_non_trainable_weights=8
         + (extra_weights if not seeds else 0),
         expected_num_seed_generators=seeds,
         expected_num_losses=0,

@@ -106,7 +106,9 @@ def test_half_precision_keeps_float32_statistics(rng):
         plain(x, training=True)
     assert keras.backend.standardize_dtype(y.dtype) == "float16"
     ours, theirs = state(layer.memel), state(plain.memel)
-    assert {w.dtype for w in layer.memel.weights} == {"float32"}
+    assert {
+        w.dtype for w in layer.memel.weights if w is not layer.memel.steps
+    } == {"float32"}
     for name in ("moving_mean", "moving_variance", "count"):
         np.testing.assert_allclose(
             ours[name], theirs[name], rtol=2e-2, atol=1e-3

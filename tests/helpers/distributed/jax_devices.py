@@ -24,6 +24,8 @@ from keras.distribution import DeviceMesh
 from keras.distribution import LayoutMap
 from keras.distribution import ModelParallel
 
+from keras_memel import kernels
+
 DEVICES = keras.distribution.list_devices()
 MESH = DeviceMesh((2, 2), ("batch", "model"), DEVICES)
 AXES = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), MESH.axis_names)
@@ -116,8 +118,67 @@ def equal_copies(array):
     )
 
 
+def spread():
+    """What the kernels take to lie on several devices."""
+    is_spread = kernels.own.is_spread
+    found = {}
+
+    def traced(name, x, function=lambda x: x):
+        def look(x):
+            found[name] = is_spread(function(x))
+            return x
+
+        jax.jit(look)(x)
+
+    x = np.ones((8, 4), "float32")
+    plain, other = jax.device_put(x), jax.device_put(x, jax.devices()[2])
+    rows = jax.device_put(x, NamedSharding(AXES, PartitionSpec("batch")))
+    found["plain"], found["rows"] = is_spread(plain), is_spread(rows)
+    found["one of many"] = is_spread(other)
+    traced("plain in jit", plain)
+    traced("rows in jit", rows)
+    traced("derived in jit", rows, lambda x: jax.numpy.tanh(x @ x.T).sum(1))
+    with jax.set_mesh(AXES):
+        traced("set_mesh", plain)
+    keras.distribution.set_distribution(DataParallel(devices=DEVICES))
+    traced("distribution", plain)
+    keras.distribution.set_distribution(None)
+    return found
+
+
+def wrong_with_in_shardings():
+    """How far kernels are off in a program for several devices that they
+    take to be one for a single device."""
+    x = np.random.default_rng(0).normal(size=(64, 32, 48)).astype("float32")
+
+    def run(x):
+        first, second = kernels.sums(x, np.zeros((1, 1, 48), "f"), (0, 1))
+        largest = [kernels.kth_largest(x, k) for k in (1, 3)]
+        return first, second, *largest, kernels.count(x > 1)
+
+    sharding = NamedSharding(AXES, SHARDED["neurons"])
+    found = jax.jit(run, in_shardings=sharding)(x)
+    order = np.sort(x.reshape(64, -1), axis=1)[:, :, None, None]
+    expected = (
+        x.sum((0, 1), keepdims=True, dtype="float64"),
+        np.square(x, dtype="float64").sum((0, 1), keepdims=True),
+        order[:, -1],
+        order[:, -3],
+        (x > 1).sum(),
+    )
+    return max(
+        float(np.abs(np.asarray(f) - e).max())
+        / max(1.0, float(np.abs(e).max()))
+        for f, e in zip(found, expected)
+    )
+
+
 def main(folder):
     results, sent = {}, {}
+    reported = {
+        "spread": spread(),
+        "in_shardings": wrong_with_in_shardings(),
+    }
     for how, spec in SHARDED.items():
         # Frames have no axis of neurons as these have.
         scans = scenario.SCANS if how == "rows" else {}
@@ -147,7 +208,9 @@ def main(folder):
             },
         }
     scenario.save(folder / "rank_0.npz", results)
-    (folder / "facts.json").write_text(json.dumps({"sent": sent, "fit": facts}))
+    (folder / "facts.json").write_text(
+        json.dumps({"sent": sent, "fit": facts, **reported})
+    )
 
 
 if __name__ == "__main__":

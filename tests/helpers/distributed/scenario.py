@@ -17,6 +17,8 @@ from keras_memel import Threshold
 from keras_memel import TopK
 
 STEPS, BATCH, TIME, WIDTH = 50, 8, 4, 6
+# Of processes that wait for one another at each step.
+WORKER_STEPS = 8
 PARTS = [{2: (8, 0), 6: (0, 8)}.get(step % 7, (4, 4)) for step in range(STEPS)]
 
 LAYERS = {
@@ -62,6 +64,8 @@ class Scan(keras.layers.Layer):
 
 
 SCANS = {"scan": Scan}
+# Of which each replica keeps statistics of its own part.
+ALONE = {name: LAYERS[name] for name in ("rate_current", "penalty")} | SCANS
 
 
 def values():

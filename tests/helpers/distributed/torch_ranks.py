@@ -13,6 +13,8 @@ import scenario
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+import keras_memel
+
 EVERY = {**scenario.LAYERS, **scenario.BLIND, **scenario.SCANS}
 
 
@@ -77,6 +79,18 @@ def main(folder):
         layer = make()
         outputs = run_layer(layer, rank)
         results[name] = {**scenario.state(layer.weights), **outputs}
+    # As with tensor parallelism: processes that share no batch.
+    alone = [torch.distributed.new_group([number]) for number in range(2)]
+    for name, make in scenario.ALONE.items():
+        layer = make()
+        memel = layer.scan.memel if name == "scan" else layer
+        memel.process_group = alone[rank]
+        outputs = run_layer(layer, rank)
+        results[f"alone {name}"] = {**scenario.state(layer.weights), **outputs}
+    try:
+        keras_memel.MEmeL(process_group=alone[1 - rank])
+    except ValueError as error:
+        results["refused"] = {"error": np.array(str(error))}
     layer = scenario.far_layer()
     layer(torch.tensor(np.split(scenario.far_values(), 2)[rank]), training=True)
     results["far"] = scenario.state(layer.weights)
