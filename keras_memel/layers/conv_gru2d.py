@@ -27,9 +27,8 @@ from keras_memel.layers.scan_memel import Inhibitor
 from keras_memel.layers.scan_memel import checked
 from keras_memel.utils import arguments
 from keras_memel.utils.keras_internals import get_keras_mask
-
-Tensor = Any
-Shape = tuple[int | None, ...]
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 _CELL_ARGUMENTS = tuple(inspect.signature(ConvGRU2DCell).parameters)[:-1]
 

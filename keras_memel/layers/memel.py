@@ -22,9 +22,8 @@ from keras_memel.core.moments import Moments
 from keras_memel.layers import rematerialization
 from keras_memel.layers import untracked
 from keras_memel.utils import arguments
-
-Tensor = Any
-Shape = tuple[int | None, ...]
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_memel")

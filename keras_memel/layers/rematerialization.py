@@ -9,8 +9,7 @@ import math
 from typing import Any
 
 from keras_memel.utils.keras_internals import global_state
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 def refuse_parent(layer: Any, inputs: Tensor, learning: bool) -> None:
