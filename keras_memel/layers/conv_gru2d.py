@@ -339,10 +339,10 @@ class ConvGRU2D(keras.layers.RNN):
         if self.memel is None:
             return None
         learning = training and self.memel.trainable
-        rematerialization.refuse_parent(self, sequences, learning)
         if not (learning or self.memel.at_inference):
             return None
         if learning:
+            rematerialization.refuse(self.memel)
             untracked.refuse(self.memel)
         return Inhibitor(self.memel, learning)
 

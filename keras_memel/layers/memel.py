@@ -250,10 +250,10 @@ class MEmeL(keras.layers.Layer):
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
-        rematerialization.refuse_parent(self, inputs, learning)
         if not (learning or self.at_inference):
             return inputs
         if learning:
+            rematerialization.refuse(self)
             untracked.refuse(self)
 
         outputs, loss, state = step.step(
