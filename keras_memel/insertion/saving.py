@@ -59,7 +59,7 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
 
 
 def restore(model: Any, source: Any) -> Any:
-    """Puts saved insertions and their statistics back into a PyTorch module.
+    """Put saved insertions and their statistics back into a PyTorch module.
 
     Keras models need no such step: `keras.saving.load_model` does it.
 
@@ -76,6 +76,17 @@ def restore(model: Any, source: Any) -> Any:
     Raises:
         ValueError: If the model is no PyTorch module, the source is none of
             these, or it lacks the statistics.
+
+    Example:
+
+    >>> import pathlib, tempfile, torch
+    >>> model = insert(torch.nn.Sequential(torch.nn.Linear(4, 8)), "0", MEmeL())
+    >>> _ = model(torch.ones(2, 4))
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "model.pt")
+    >>> save(model, path)
+    >>> again = restore(torch.nn.Sequential(torch.nn.Linear(4, 8)), path)
+    >>> int(inserted(again)["0"].steps)
+    1
     """
     if not native.is_torch(model):
         raise ValueError(

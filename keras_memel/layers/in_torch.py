@@ -11,8 +11,6 @@ from typing import Any
 
 import keras
 
-Tensor = Any
-
 if keras.backend.backend() == "torch":
     import torch
 

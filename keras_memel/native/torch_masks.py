@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 # Arguments that hold a mask of positions, and whether true means padding.
 _NAMES = {

@@ -16,8 +16,7 @@ from keras_memel.native import torch_step
 from keras_memel.native.torch_replay import Call
 from keras_memel.native.torch_replay import in_backward
 from keras_memel.native.torch_state import StateInBuffers
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 # The arguments of `MEmeL` that a module has too.
 _SETTINGS = (

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from keras_memel.native.torch_paths import Site
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 def select(outputs: Any, output: Any) -> tuple[Tensor, Any]:

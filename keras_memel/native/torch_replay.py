@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from keras_memel.core.moments import History
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 # Calls without a graph that are kept: the first run of the reentrant kind of
 # checkpointing is without gradients.

@@ -9,8 +9,7 @@ from torch import nn
 from keras_memel.core import axes
 from keras_memel.core.selections import Selection
 from keras_memel.native.torch_replay import Calls
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 # The order is that of `state_dict`.
 _OF_NEURONS = ("moving_mean", "moving_variance", "count", "count_low")

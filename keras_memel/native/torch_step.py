@@ -21,8 +21,7 @@ from keras_memel.core.scores import TINY
 from keras_memel.core.selections import Rate
 from keras_memel.core.selections import Selection
 from keras_memel.kernels import torch as kernels
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 def batch_moments(
