@@ -199,7 +199,7 @@ class MEmeL(keras.layers.Layer):
 
     @process_group.setter
     def process_group(self, group: Any) -> None:
-        self._process_group = sync.check_group(group)
+        self._process_group = sync._check_group(group)
         if self.built:
             self._settings.process_group = group
 
