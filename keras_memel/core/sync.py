@@ -39,8 +39,7 @@ import keras
 from keras import ops
 
 from keras_memel.core.moments import Moments
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 _BACKEND = keras.backend.backend()
 if _BACKEND == "jax":

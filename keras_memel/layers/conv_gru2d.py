@@ -27,9 +27,8 @@ from keras_memel.layers.scan_memel import Inhibitor
 from keras_memel.layers.scan_memel import checked
 from keras_memel.utils import arguments
 from keras_memel.utils.keras_internals import get_keras_mask
-
-Tensor = Any
-Shape = tuple[int | None, ...]
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 _CELL_ARGUMENTS = tuple(inspect.signature(ConvGRU2DCell).parameters)[:-1]
 
@@ -340,10 +339,10 @@ class ConvGRU2D(keras.layers.RNN):
         if self.memel is None:
             return None
         learning = training and self.memel.trainable
-        rematerialization.refuse_parent(self, sequences, learning)
         if not (learning or self.memel.at_inference):
             return None
         if learning:
+            rematerialization.refuse(self.memel)
             untracked.refuse(self.memel)
         return Inhibitor(self.memel, learning)
 

@@ -23,9 +23,8 @@ from keras_memel.utils.keras_internals import DropoutRNNCell
 from keras_memel.utils.keras_internals import standardize_data_format
 from keras_memel.utils.keras_internals import standardize_padding
 from keras_memel.utils.keras_internals import standardize_tuple
-
-Tensor = Any
-Shape = tuple[int | None, ...]
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 # The gates, in the order in which they lie in the kernels: that of
 # `keras.layers.GRU`.
