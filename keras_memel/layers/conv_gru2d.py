@@ -66,14 +66,11 @@ class ConvGRU2D(keras.layers.RNN):
     Args:
         filters: Number of channels of the state and of the outputs.
         kernel_size: Size of the kernel of the inputs, an integer or a pair.
-        recurrent_kernel_size: Size of the kernel of the state. `None`
-            (default): `kernel_size`.
-        strides: Strides of the convolution of the inputs, an integer or a
-            pair. The convolution of the state keeps its size.
+        recurrent_kernel_size: The same for the state; `None`: `kernel_size`.
+        strides: Strides over the inputs, an integer or a pair.
         padding: Padding of the inputs, `"valid"` (default) or `"same"`.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for what
-            `keras.config.image_data_format()` says. (On a CPU, TensorFlow
-            convolves channels-first images by transposing them.)
+            `keras.config.image_data_format()` says.
         dilation_rate: Dilation of the convolution of the inputs, an integer
             or a pair; not together with strides.
         activation: Activation of the candidate state.
@@ -101,8 +98,7 @@ class ConvGRU2D(keras.layers.RNN):
         stateful: Whether a batch begins with the last states of the batch
             before, sample by sample. The batch size must be fixed.
         unroll: Whether to write a known number of time steps out, without loop.
-        zero_output_for_mask: Whether the outputs of masked time steps are 0
-            instead of the state, with `return_sequences`.
+        zero_output_for_mask: Whether masked time steps return 0, not the state.
         memel: A new `MEmeL` for the candidate states `c`, or `None`; see below.
         **kwargs: Arguments of `keras.layers.Layer`.
 
