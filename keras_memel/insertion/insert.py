@@ -16,6 +16,7 @@ from keras_memel.insertion import attach
 from keras_memel.insertion import models_around
 from keras_memel.insertion import output_specs
 from keras_memel.insertion import paths
+from keras_memel.insertion import patterns
 from keras_memel.insertion.forward import Output
 from keras_memel.insertion.forward import insertion_of
 from keras_memel.insertion.paths import Site
@@ -71,7 +72,7 @@ def find(model: Any, where: Where = "**") -> list[str]:
         from keras_memel.native import torch_insert
 
         return torch_insert.find(model, where)
-    return [site.path for site in paths.select(model, where)]
+    return [site.path for site in patterns.select(model, where)]
 
 
 def insert(
@@ -180,7 +181,7 @@ def insert(
             "data, or build it, before. "
             f"Received: model={model!r}"
         )
-    found = paths.select(model, where)
+    found = patterns.select(model, where)
     for site in found:
         if insertion_of(site.layer) is not None:
             raise ValueError(
