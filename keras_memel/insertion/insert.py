@@ -11,7 +11,7 @@ from typing import TypeVar
 import keras
 import numpy as np
 
-from keras_memel.core.selections import Selection
+from keras_memel.core.selection import Selection
 from keras_memel.insertion import attach
 from keras_memel.insertion import models_around
 from keras_memel.insertion import output_specs
