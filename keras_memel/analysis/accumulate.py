@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from keras_memel.analysis.value_store import Spool
-
-Array = Any
+from keras_memel.utils.types import Array
 
 # Values that are worked on at once: a few megabytes in float64.
 CHUNK = 1 << 20

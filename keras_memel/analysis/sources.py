@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-Array = Any
+from keras_memel.utils.types import Array
 
 
 class Source:

@@ -6,8 +6,7 @@ The selections themselves are in `selections.py`.
 from typing import Any
 
 from keras_memel.utils import serialization
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 class Selection:

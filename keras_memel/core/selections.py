@@ -29,8 +29,7 @@ from keras_memel import kernels
 from keras_memel.core.selection import Selection
 from keras_memel.utils import arguments
 from keras_memel.utils import serialization
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_memel")

@@ -25,8 +25,7 @@ from keras_memel.insertion.forward import noting_call
 from keras_memel.insertion.method_patches import is_hooked
 from keras_memel.insertion.paths import Site
 from keras_memel.layers.memel import MEmeL
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:

@@ -1,8 +1,8 @@
 """ConvGRU2D: a convolutional GRU, as `keras.layers.ConvLSTM2D` is an LSTM.
 
-Keras has no such layer. `cells.py` has the equations of a time step. What of
-them depends on the inputs alone is computed for all time steps at once, before
-the scan over time; `scans.py` says how a MEmeL works within it.
+Keras has no such layer. `conv_gru2d_cell.py` has the equations of a time step.
+What of them depends on the inputs alone is computed for all time steps at once,
+before the scan over time; `scan_memel.py` says how a MEmeL works within it.
 
 Reference: [Shi et al. 2017] Deep Learning for Precipitation Nowcasting: A
 Benchmark and A New Model (arXiv 1706.03458), Eq. 1.
@@ -22,13 +22,13 @@ from keras_memel.layers.conv_gru2d_cell import GATES
 from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
 from keras_memel.layers.conv_gru2d_cell import Weights
 from keras_memel.layers.conv_gru2d_cell import dropped
+from keras_memel.layers.conv_gru2d_cell import updated
 from keras_memel.layers.scan_memel import Inhibitor
 from keras_memel.layers.scan_memel import checked
 from keras_memel.utils import arguments
 from keras_memel.utils.keras_internals import get_keras_mask
-
-Tensor = Any
-Shape = tuple[int | None, ...]
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 _CELL_ARGUMENTS = tuple(inspect.signature(ConvGRU2DCell).parameters)[:-1]
 
@@ -220,30 +220,10 @@ class ConvGRU2D(keras.layers.RNN):
         memel: Any = None,
         **kwargs: Any,
     ):
+        # All arguments of the cell are arguments here, under the same names.
+        given = locals()
         cell = ConvGRU2DCell(
-            filters=filters,
-            kernel_size=kernel_size,
-            recurrent_kernel_size=recurrent_kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            recurrent_regularizer=recurrent_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            recurrent_constraint=recurrent_constraint,
-            bias_constraint=bias_constraint,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            reset_after=reset_after,
-            seed=seed,
+            **{name: given[name] for name in _CELL_ARGUMENTS},
             name="conv_gru2d_cell",
             dtype=kwargs.get("dtype"),
         )
@@ -327,7 +307,7 @@ class ConvGRU2D(keras.layers.RNN):
             )
             if inhibitor is not None:
                 candidate, sums = inhibitor(candidate, keep, sums, rest[-1])
-            new = gate * state + (1 - gate) * candidate
+            new = updated(gate, state, candidate)
             if keep is not None:
                 new = ops.where(keep, new, state)
             return (new, *sums)
@@ -359,10 +339,10 @@ class ConvGRU2D(keras.layers.RNN):
         if self.memel is None:
             return None
         learning = training and self.memel.trainable
-        rematerialization.refuse_parent(self, sequences, learning)
         if not (learning or self.memel.at_inference):
             return None
         if learning:
+            rematerialization.refuse(self.memel)
             untracked.refuse(self.memel)
         return Inhibitor(self.memel, learning)
 

@@ -22,9 +22,8 @@ from keras_memel.core.moments import Moments
 from keras_memel.layers import rematerialization
 from keras_memel.layers import untracked
 from keras_memel.utils import arguments
-
-Tensor = Any
-Shape = tuple[int | None, ...]
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_memel")
@@ -199,7 +198,7 @@ class MEmeL(keras.layers.Layer):
 
     @process_group.setter
     def process_group(self, group: Any) -> None:
-        self._process_group = sync.check_group(group)
+        self._process_group = sync._check_group(group)
         if self.built:
             self._settings.process_group = group
 
@@ -251,10 +250,10 @@ class MEmeL(keras.layers.Layer):
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
-        rematerialization.refuse_parent(self, inputs, learning)
         if not (learning or self.at_inference):
             return inputs
         if learning:
+            rematerialization.refuse(self)
             untracked.refuse(self)
 
         outputs, loss, state = step.step(

@@ -19,8 +19,7 @@ from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.moments import Sums
 from keras_memel.core.scores import inverse_variance
 from keras_memel.layers.memel import MEmeL
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 def checked(memel: Any) -> MEmeL | None:

@@ -14,12 +14,12 @@ import numpy as np
 from keras_memel.reports import layer_report
 from keras_memel.utils import plotting
 from keras_memel.utils import renamed
+from keras_memel.utils.types import Array
+from keras_memel.utils.types import Axes
 
 if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
-Axes = Any
-Array = Any
 
 # Past these, names on an axis run into each other.
 _MOST_NAMES = 40

@@ -20,9 +20,8 @@ from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.layer_report import along_last
 from keras_memel.reports.layer_report import unlabelled
 from keras_memel.utils import renamed
-
-Array = Any
-Pandas = Any  # pandas and matplotlib are loaded when they are used
+from keras_memel.utils.types import Array
+from keras_memel.utils.types import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Report:
     threshold: float
     labels: tuple[str, ...] = ()
 
-    def to_dataframe(self, rate: float = 0.02) -> Pandas:
+    def to_dataframe(self, rate: float = 0.02) -> Table:
         """One row a neuron, in a `pandas.DataFrame`.
 
         Args:
@@ -115,7 +114,7 @@ class Report:
 
     def false_killing_rate(
         self, rate: float | None = 0.02, threshold: float | None = None
-    ) -> Pandas:
+    ) -> Table:
         """Of the values that would be inhibited, the share that is mistaken.
 
         [Wang et al. 2025] Eq. 4: of all values of a neuron with `phi` of at
@@ -151,7 +150,7 @@ class Report:
             lambda layer: layer.false_killing_rate(rate, threshold),
         )
 
-    def ks_statistic(self) -> Pandas:
+    def ks_statistic(self) -> Table:
         """Kolmogorov-Smirnov distance, `pandas.Series` by layer and neuron.
 
         Between `phi` on the most monosemantic label of a neuron and
@@ -160,7 +159,7 @@ class Report:
         """
         return self._labelled("ks_statistic")
 
-    def roc_auc(self) -> Pandas:
+    def roc_auc(self) -> Table:
         """Area under the ROC curve, `pandas.Series` by layer and neuron.
 
         Of `phi` as a detector of the most monosemantic label: the
@@ -199,7 +198,7 @@ class Report:
             )
         return self.layers[path]
 
-    def _labelled(self, name: str) -> Pandas:
+    def _labelled(self, name: str) -> Table:
         def get(layer: LayerReport) -> Array:
             found: Array | None = getattr(layer, name)
             if found is None:
@@ -208,7 +207,7 @@ class Report:
 
         return self._series(name, get)
 
-    def _series(self, name: str, get: Callable[[LayerReport], Array]) -> Pandas:
+    def _series(self, name: str, get: Callable[[LayerReport], Array]) -> Table:
         import pandas as pd
 
         parts = {

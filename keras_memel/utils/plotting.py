@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-Axes = Any
+from keras_memel.utils.types import Axes
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 

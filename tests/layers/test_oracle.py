@@ -1,5 +1,7 @@
 """The layer against the float64 oracle: every combination, random cases."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import assume
@@ -102,10 +104,28 @@ def run_and_check(pair, rng, shape, steps=5, masked=False, vary_batch=True):
         pair.step(x, r, mask)
 
 
-@pytest.mark.parametrize("score_with", ["history", "current"])
-@pytest.mark.parametrize("axis", [None, -1, 1, (1, 3)])
-@pytest.mark.parametrize("inhibition", INHIBITIONS)
-@pytest.mark.parametrize("selection", SELECTIONS)
+AXES = [None, -1, 1, (1, 3)]
+COMBINATIONS = itertools.product(
+    enumerate(SELECTIONS), enumerate(INHIBITIONS), enumerate(AXES), (0, 1)
+)
+
+
+def case(selection, inhibition, axis, current):
+    """All on PyTorch, where they cost least; where each takes a compilation,
+    every selection with every inhibition and both kinds of scores, and any two
+    settings together."""
+    numbers = [number for number, _ in (selection, inhibition, axis)]
+    return pytest.param(
+        *(value for _, value in (selection, inhibition, axis)),
+        ("history", "current")[current],
+        marks=[] if (sum(numbers) + current) % 4 == 0 else pytest.mark.once,
+    )
+
+
+@pytest.mark.parametrize(
+    ("selection", "inhibition", "axis", "score_with"),
+    [*itertools.starmap(case, COMBINATIONS)],
+)
 def test_every_combination(selection, inhibition, axis, score_with, rng):
     pair = Pair(
         selection,
