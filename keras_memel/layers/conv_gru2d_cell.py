@@ -323,17 +323,13 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         parts = [kernel]
         if len(inputs) > 1:
             parts = ops.split(kernel, len(inputs), axis=-1)
-        found = [
-            kernels.conv(
-                x,
-                part,
-                strides=strides,
-                padding=padding,
-                data_format=self.data_format,
-                dilation_rate=dilation_rate,
-            )
-            for x, part in zip(inputs, parts)
-        ]
+        settings = {
+            "strides": strides,
+            "padding": padding,
+            "data_format": self.data_format,
+            "dilation_rate": dilation_rate,
+        }
+        found = [kernels.conv(*pair, **settings) for pair in zip(inputs, parts)]
         if len(found) == 1:
             return found[0]
         return ops.concatenate(found, axis=self._channels)
@@ -355,8 +351,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
 
     def get_initial_state(self, batch_size: Any = None) -> list[Tensor]:
         """Zeros: `[(batch, new rows, new columns, filters)]`."""
-        shape = (batch_size, *self.state_shape)
-        return [ops.zeros(shape, dtype=self.compute_dtype)]
+        return [ops.zeros((batch_size, *self.state_shape), self.compute_dtype)]
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
