@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from keras_memel.core.selections import Selection
+from keras_memel.core.selection import Selection
 
 
 def of_site(selection: Selection, number: int) -> Selection:

@@ -9,6 +9,7 @@ from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
 from keras_memel.core.moments import add_compensated
 from keras_memel.core.selections import Random
+from keras_memel.core.selections import RandomK
 from keras_memel.kernels import torch as kernels
 from keras_memel.layers.memel import MEmeL
 from keras_memel.native import torch_masks
@@ -207,7 +208,7 @@ class TorchMEmeL(StateInBuffers):
         arguments: dict[str, Any] = dict(call.selection)
         selection: Any = self.selection
         if selection.random:
-            if compiling and type(selection) is Random:
+            if compiling and type(selection) in (Random, RandomK):
                 # PyTorch's own generator is one that a graph may hold.
                 selection = _InGraph(selection)
             else:
@@ -345,14 +346,21 @@ class _AddLoss(torch.autograd.Function):
 
 
 class _InGraph:
-    """`Random` with the generator of PyTorch."""
+    """`Random` and `RandomK` with the generator of PyTorch."""
 
     random = True
     by_sample = False
-    skips_negative = False
 
-    def __init__(self, selection: Random):
-        self.rate = selection.rate
+    def __init__(self, selection: Random | RandomK):
+        self._own = selection
+        self.skips_negative = selection.skips_negative
 
     def __call__(self, score: Tensor) -> Tensor:
-        return torch.rand_like(score) < self.rate
+        drawn = torch.rand_like(score)
+        if isinstance(self._own, Random):
+            return drawn < self._own.rate
+        flat = torch.where(score > 0, drawn, -1.0).flatten(1)
+        places = flat.topk(self._own.k).indices
+        chosen = torch.zeros_like(flat, dtype=torch.bool)
+        chosen = chosen.scatter(1, places, True).reshape(score.shape)
+        return chosen & (score > 0)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from keras_memel.core import axes
-from keras_memel.core.selections import Selection
+from keras_memel.core.selection import Selection
 from keras_memel.native.torch_replay import Calls
 from keras_memel.utils.types import Tensor
 

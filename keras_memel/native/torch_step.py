@@ -18,8 +18,8 @@ from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
 from keras_memel.core.moments import add_compensated
 from keras_memel.core.scores import TINY
+from keras_memel.core.selection import Selection
 from keras_memel.core.selections import Rate
-from keras_memel.core.selections import Selection
 from keras_memel.kernels import torch as kernels
 from keras_memel.utils.types import Tensor
 

@@ -13,6 +13,7 @@ from keras_memel import Inhibition
 from keras_memel import LogPenalty
 from keras_memel import MEmeL
 from keras_memel import Random
+from keras_memel import RandomK
 from keras_memel import Rate
 from keras_memel import Selection
 from keras_memel import Threshold
@@ -48,6 +49,7 @@ SELECTIONS = {
     "rate": Rate(0.1),
     "threshold": Threshold(2.0),
     "random": Random(0.2, seed=3),
+    "random_k": RandomK(3, seed=3),
     "own": AboveMean(),
 }
 INHIBITIONS = {
@@ -84,7 +86,7 @@ def assert_same_state(first, second):
     [
         (("history", "current")[sum(numbers) % 2], *settings)
         for numbers, settings in zip(
-            itertools.product(range(2), range(3), range(6), range(6)),
+            itertools.product(range(2), range(3), range(6), range(7)),
             itertools.product(
                 (False, True), (None, -1, 1), INHIBITIONS, SELECTIONS
             ),
@@ -395,6 +397,18 @@ def test_a_compiled_placebo_draws_anew():
     first, second = compiled(x) != x, compiled(x) != x
     assert 0.3 < float(first.float().mean()) < 0.7
     assert (first != second).any()
+    torch._dynamo.reset()
+
+
+def test_a_compiled_placebo_draws_k_of_each_sample():
+    torch._dynamo.reset()
+    module = TorchMEmeL(RandomK(3), axis=-1, late_start=0, shape=(None, 6))
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    x = torch.randn(64, 6)
+    compiled(x)
+    chosen = compiled(x) != x
+    assert (chosen.sum(1) == 3).all()
+    assert len(torch.unique(chosen, dim=0)) > 1
     torch._dynamo.reset()
 
 
