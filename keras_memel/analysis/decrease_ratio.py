@@ -5,12 +5,13 @@ Reference: [M] Wang et al. (2024), Learning from Emergence (arXiv 2312.11560).
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_memel import native
 from keras_memel.core import scores
 from keras_memel.core.selections import TopK
 from keras_memel.insertion import capture
@@ -33,11 +34,13 @@ _ARMS = {
 
 
 def decrease_ratio(
-    model: keras.Model,
+    model: Any,
     x: Any,
     y: Any,
     where: Where,
     *,
+    step: Callable[[Any, Any], Any] | None = None,
+    optimizer: Any = None,
     axis: int | tuple[int, ...] | None = None,
     k: int = 1,
     batch_size: int = 32,
@@ -62,11 +65,15 @@ def decrease_ratio(
     are put back between batches, so that each is one step from the same model.
 
     Args:
-        model: A built and compiled model, without inserted MEmeLs. Its weights
-            and its optimizer are as before when this returns.
+        model: A built and compiled model, without inserted MEmeLs; or a
+            PyTorch module. Its weights and its optimizer are as before when
+            this returns.
         x: Array of inputs, or a structure of them.
         y: Array of targets; at least `warm_up + 1` batches.
         where: The layers whose values are watched, as in `insert`.
+        step: For a PyTorch module only: a function that takes one training
+            step on a batch `(x, y)` of tensors, in training mode.
+        optimizer: The optimizer that `step` uses, whose state is put back too.
         axis: What tells neurons apart, as in `MEmeL`; `None` as in the paper.
         k: Values a sample.
         batch_size: Samples a step.
@@ -79,8 +86,9 @@ def decrease_ratio(
         `total_update_ratio` and `values`, the number of selected values.
 
     Raises:
-        ValueError: If the model is not compiled, its optimizer accumulates
-            gradients over steps, it holds MEmeLs, or there are too few inputs.
+        ValueError: If the model is not compiled, or is a PyTorch module and
+            there is no `step`; if its optimizer accumulates gradients over
+            steps, it holds MEmeLs, or there are too few inputs.
 
     Example:
 
@@ -100,21 +108,7 @@ def decrease_ratio(
 
     batch_size = arguments.integer("batch_size", batch_size, "at least 1", 1)
     warm_up = arguments.integer("warm_up", warm_up, "at least 1", 1)
-    if not getattr(model, "compiled", False):
-        raise ValueError(
-            "Argument `model` must be compiled: its optimizer takes the "
-            f"steps. Received: model={model!r}"
-        )
-    optimizer = model.optimizer
-    # Of a LossScaleOptimizer, which `compile` puts around under mixed_float16.
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    accumulated = getattr(optimizer, "gradient_accumulation_steps", None)
-    if accumulated:
-        raise ValueError(
-            "Argument `model` must be compiled without gradient accumulation: "
-            "a single step would leave the weights as they are. Received: an "
-            f"optimizer with gradient_accumulation_steps={accumulated}"
-        )
+    subject = _subject(model, step, optimizer)
     if inserted(model):
         raise ValueError(
             "Argument `model` must hold no inserted MEmeLs: call "
@@ -134,9 +128,8 @@ def decrease_ratio(
         )
         for i in range(number)
     ]
-    model.optimizer.build(model.trainable_variables)
     rows = {}
-    with _restored(model) as restore:
+    try:
         for arm, inhibition in _ARMS.items():
             memel = MEmeL(
                 TopK(k),
@@ -148,48 +141,124 @@ def decrease_ratio(
             insert(model, where, memel)
             try:
                 rows[arm] = _arm(
-                    model, batches, warm_up, restore, memel.epsilon, k, seed
+                    subject, batches, warm_up, memel.epsilon, k, seed
                 )
             finally:
                 strip(model)
-                restore()
+                subject.restore()
+    finally:
+        subject.restore()
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-@contextlib.contextmanager
-def _restored(model: keras.Model) -> Iterator[Any]:
-    kept = [
-        (variable, to_numpy(variable))
-        for variable in [*model.variables, *model.optimizer.variables]
-    ]
+def _subject(model: Any, step: Any, optimizer: Any) -> Any:
+    """What the experiment does to a model, of Keras or PyTorch.
 
-    def restore() -> None:
-        for variable, value in kept:
-            variable.assign(value)
+    Raises:
+        ValueError: If no step can be taken.
+    """
+    if native.is_torch(model):
+        from keras_memel.native.torch_decrease import TorchSubject
 
-    try:
-        yield restore
-    finally:
-        restore()
+        if step is None:
+            raise ValueError(
+                "Argument `step` must be a function that takes one training "
+                "step, as `step(x, y)`: a PyTorch module has no optimizer of "
+                "its own. Received: step=None"
+            )
+        return TorchSubject(model, step, optimizer)
+    if step is not None or optimizer is not None:
+        raise ValueError(
+            "Arguments `step` and `optimizer` are for PyTorch modules: a Keras "
+            "model takes the step that it is compiled for. "
+            f"Received: a model of type {type(model).__name__}"
+        )
+    return _KerasSubject(model)
+
+
+class _KerasSubject:
+    """Take steps with a compiled model, and put it back.
+
+    Args:
+        model: The model, without insertions.
+    """
+
+    capture = capture
+    anchor = "/"
+
+    def __init__(self, model: Any):
+        if not getattr(model, "compiled", False):
+            raise ValueError(
+                "Argument `model` must be compiled: its optimizer takes the "
+                f"steps. Received: model={model!r}"
+            )
+        optimizer = model.optimizer
+        # Of a LossScaleOptimizer, which `compile` puts around under
+        # mixed_float16.
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        accumulated = getattr(optimizer, "gradient_accumulation_steps", None)
+        if accumulated:
+            raise ValueError(
+                "Argument `model` must be compiled without gradient "
+                "accumulation: a single step would leave the weights as they "
+                "are. Received: an optimizer with "
+                f"gradient_accumulation_steps={accumulated}"
+            )
+        model.optimizer.build(model.trainable_variables)
+        self.model = model
+        self._kept = [
+            (variable, to_numpy(variable))
+            for variable in [*model.variables, *model.optimizer.variables]
+        ]
+
+    def restore(self) -> None:
+        """Put back the weights and the optimizer."""
+        self.put_back(self._kept)
+
+    def train(self, x: Any, y: Any) -> None:
+        """Take one step."""
+        self.model.train_on_batch(x, y)
+
+    def learn(self, memel: MEmeL, values: Array, mask: Any) -> None:
+        """Gather the statistics of values, and nothing else."""
+        memel(values, mask=mask, training=True)
+
+    def state(self, memels: list[MEmeL]) -> list[Any]:
+        """The statistics as they are now."""
+        weights = [weight for memel in memels for weight in memel.weights]
+        return [(weight, to_numpy(weight)) for weight in weights]
+
+    def put_back(self, state: list[Any]) -> None:
+        """The statistics as they were."""
+        for weight, value in state:
+            weight.assign(value)
+
+    def statistics(self, memel: MEmeL) -> tuple[Array, Array, Array]:
+        """Count, mean and variance of the neurons, broadcastable to values."""
+        named = memel.count, memel.moving_mean, memel.moving_variance
+        count, mean, variance = (
+            to_numpy(weight).reshape(memel._keepdims_shape) for weight in named
+        )
+        return count, mean, variance
 
 
 def _arm(
-    model: keras.Model,
+    subject: Any,
     batches: list[Any],
     warm_up: int,
-    restore: Any,
     epsilon: float,
     k: int,
     seed: int,
 ) -> dict[str, float]:
     keras.utils.set_random_seed(seed)
+    model, run = subject.model, subject.capture
     memels = list(inserted(model).values())
-    hosts = [f"/{path}" for path in inserted(model)]
+    hosts = [subject.anchor + path for path in inserted(model)]
     pending: list[Any] = []
     # One stream for all batches: the model is compiled but once.
-    stream = capture.outputs(
+    stream = run.outputs(
         model,
-        capture.chosen(model, hosts),
+        run.chosen(model, hosts),
         (pending.pop() for _ in itertools.count()),
     )
 
@@ -205,21 +274,17 @@ def _arm(
         for x, _ in batches[:warm_up]:
             # Training for the MEmeLs only, so that nothing else moves.
             for (old, mask), memel in zip(values(x), memels):
-                memel(old, mask=mask, training=True)
-        state = [
-            (weight, to_numpy(weight))
-            for memel in memels
-            for weight in memel.weights
-        ]
+                subject.learn(memel, old, mask)
+        state = subject.state(memels)
+        statistics = [subject.statistics(memel) for memel in memels]
         for x, y in batches[warm_up:]:
-            restore()
-            for weight, value in state:
-                weight.assign(value)
+            subject.restore()
+            subject.put_back(state)
             before = values(x)
-            model.train_on_batch(x, y)
+            subject.train(x, y)
             after = values(x)
-            for memel, (old, mask), (new, _) in zip(memels, before, after):
-                sums += _moved(memel, state, old, new, mask, epsilon, k)
+            for found, (old, mask), (new, _) in zip(statistics, before, after):
+                sums += _moved(found, old, new, mask, epsilon, k)
     total, left, moved, distance, number = sums
     return {
         "decrease_ratio": 1 - left / total,
@@ -235,8 +300,7 @@ def _mask(calls: list[dict[str, Array]]) -> Array | None:
 
 
 def _moved(
-    memel: MEmeL,
-    state: list[tuple[Any, Array]],
+    statistics: tuple[Array, Array, Array],
     old: Array,
     new: Array,
     mask: Array | None,
@@ -244,12 +308,8 @@ def _moved(
     k: int,
 ) -> Array:
     """Sums over the selected values: phi before, after, and distances."""
-    kept = {id(weight): value for weight, value in state}
-    shape = memel._keepdims_shape
-    mean = kept[id(memel.moving_mean)].astype("float64").reshape(shape)
-    variance = kept[id(memel.moving_variance)].astype("float64")
-    seen = kept[id(memel.count)] > 0
-    seen, variance = seen.reshape(shape), variance.reshape(shape)
+    count, mean, variance = (part.astype("float64") for part in statistics)
+    seen = count > 0
     phi = scores.phi(old, mean, variance, epsilon, seen)
     later = scores.phi(new, mean, variance, epsilon, seen)
     if mask is not None:

@@ -12,6 +12,7 @@ not need PyTorch.
     torch_outputs   which tensor of what a module returns; running a model
     torch_saving    save and restore
     torch_analysis  what analyze looks at
+    torch_decrease  what decrease_ratio does
 """
 
 import sys

@@ -96,7 +96,7 @@ def outputs(
     """
     root = torch_paths.unwrap(model)
     for batch in batches:
-        inputs = _tensors(batch, root)
+        inputs = to_tensors(batch, root)
         with _tapped(found, output) as taps, torch_outputs.evaluating(root):
             torch_outputs.call(root, inputs)
         yield [_checked(site, tap.seen) for site, tap in zip(found, taps)]
@@ -161,8 +161,8 @@ def _tapped(found: list[Site], output: Any) -> Iterator[list[_Tap]]:
         yield taps
 
 
-def _tensors(batch: Any, model: nn.Module) -> Any:
-    """Arrays as tensors of the device and dtype of the model."""
+def to_tensors(batch: Any, model: nn.Module) -> Any:
+    """Convert arrays to tensors of the device and dtype of a model."""
     parameter = next(model.parameters(), torch.zeros(()))
 
     def convert(leaf: Any) -> Tensor:

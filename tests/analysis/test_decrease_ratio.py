@@ -99,3 +99,55 @@ def test_bad_arguments():
         made.compile(optimizer, "mse")
         with pytest.raises(ValueError, match="gradient_accumulation_steps=4"):
             decrease_ratio(made, X, Y, "hidden", batch_size=10)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="of PyTorch")
+def test_a_pytorch_module_takes_the_same_steps():
+    import torch
+    from torch import nn
+
+    made = nn.Sequential()
+    made.add_module("hidden", nn.Linear(3, 4))
+    made.add_module("head", nn.Linear(4, 1))
+    for layer, kernel, bias in zip(made, (W, V), (B, C)):
+        layer.weight.data = torch.tensor(kernel.T, dtype=torch.float32)
+        layer.bias.data = torch.tensor(bias, dtype=torch.float32)
+    optimizer = torch.optim.SGD(made.parameters(), RATE, momentum=0.9)
+    before = [parameter.clone() for parameter in made.parameters()]
+
+    def step(x, y):
+        assert made.training
+        optimizer.zero_grad()
+        (made(x) - y).square().mean().backward()
+        optimizer.step()
+
+    table = decrease_ratio(
+        made.eval(),
+        *(X, Y, "hidden"),
+        step=step,
+        optimizer=optimizer,
+        axis=-1,
+        batch_size=10,
+        warm_up=3,
+    )
+    for arm, delta in (("original", None), ("naive (a)", 0), ("RD", 1)):
+        ratio, update = by_hand(delta)
+        found = table.loc[arm]
+        np.testing.assert_allclose(found["decrease_ratio"], ratio, atol=5e-6)
+        np.testing.assert_allclose(found["total_update_ratio"], update, 1e-3)
+        assert found["values"] == 20
+    for parameter, value in zip(made.parameters(), before):
+        assert torch.equal(parameter, value)
+        assert parameter.grad is None
+    assert not optimizer.state
+    assert not made.training
+    assert not list(made.buffers())
+    with pytest.raises(ValueError, match="`step` must be a function"):
+        decrease_ratio(made, X, Y, "hidden", batch_size=10, warm_up=3)
+
+
+def test_a_keras_model_has_a_step_of_its_own():
+    with pytest.raises(ValueError, match="`step` and `optimizer`"):
+        decrease_ratio(
+            model(), X, Y, "hidden", step=print, batch_size=10, warm_up=3
+        )

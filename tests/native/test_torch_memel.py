@@ -441,6 +441,22 @@ def test_a_grad_scaler_leaves_the_penalty_as_it_is():
     torch.testing.assert_close(*gradients)
 
 
+def test_a_loss_that_is_divided_divides_the_penalty():
+    """Micro-batches of accumulated gradients; here of one batch, twice."""
+    gradients = []
+    for parts in (1, 2):
+        model = model_of(inhibition=LogPenalty(0.5), late_start=0)
+        model[1].loss_scale = 1 / parts
+        x = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+        model(x)
+        state = copy.deepcopy(model[1].state_dict())
+        for _ in range(parts):
+            model[1].load_state_dict(state)
+            (model(x).sum() / parts).backward()
+        gradients.append(model[0].weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
 def test_an_average_of_weights_has_the_statistics_too():
     model = model_of(shape=(None, 8))
     average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
