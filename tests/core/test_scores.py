@@ -1,5 +1,6 @@
 """The Monosemantic Scale, alone."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -45,6 +46,13 @@ def test_neurons_without_history_have_no_score_and_no_say():
     )
     np.testing.assert_allclose(phi[0, :2], [9 / 2.0, 9 / 4.0])
     assert np.isnan(phi[0, 2])
+
+
+def test_half_precision_is_scored_in_float32():
+    values = ops.cast([[300.0, 1000.0]], "float16")  # squared, 65504 is passed
+    phi = monosemantic_scale(values, [0.0, 0.0], [1.0, 100.0])
+    assert keras.backend.standardize_dtype(phi.dtype) == "float32"
+    np.testing.assert_allclose(ops.convert_to_numpy(phi), [[9e4, 1e4]])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -128,6 +128,23 @@ def test_the_penalty_leaves_the_scan(rng):
     assert layer.losses == []
 
 
+def test_the_penalty_of_a_single_value_is_its_own(rng):
+    layer = new(MEmeL(TopK(1), LogPenalty(0.5), -1, late_start=1))
+    oracle = Oracle(("top_k", 1), ("penalty", 0.5, 1e-6), -1, late_start=1)
+    layer.build((1, 1, *SHAPE[2:]))
+    pair = Candidates(network_of(layer), oracle)
+    mask = np.ones((1, 1), bool)
+    for x, r in values(rng, 2):
+        mean = np.copy(getattr(oracle, "mean", 0.0))
+        layer(x[:1, :1], mask=mask, training=True)
+        pair.call(x[:1, :1], r[:1, :1], mask)
+    off = (np.concatenate(pair.seen) - mean)[np.concatenate(pair.chosen)]
+    assert off.shape == (1,)
+    (loss,) = layer.losses
+    expected = 0.5 * np.log(off[0] ** 2 + 1e-6)
+    assert numpy(loss) == pytest.approx(expected, rel=1e-4)
+
+
 def test_losses_of_ones_own_are_added_up(rng):
     class Count(Inhibition):
         def loss(self, values, mask, mean):
