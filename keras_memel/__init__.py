@@ -3,6 +3,8 @@
 Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 """
 
+import keras
+
 from keras_memel import inhibitions
 from keras_memel import paper
 from keras_memel import plots
@@ -18,9 +20,10 @@ from keras_memel.core.moments import Moments
 from keras_memel.core.moments import batch_moments
 from keras_memel.core.moments import pool
 from keras_memel.core.scores import monosemantic_scale
+from keras_memel.core.selection import Selection
 from keras_memel.core.selections import Random
+from keras_memel.core.selections import RandomK
 from keras_memel.core.selections import Rate
-from keras_memel.core.selections import Selection
 from keras_memel.core.selections import Threshold
 from keras_memel.core.selections import TopK
 from keras_memel.evaluation.compare import compare
@@ -31,6 +34,7 @@ from keras_memel.insertion.insert import find
 from keras_memel.insertion.insert import insert
 from keras_memel.insertion.insert import inserted
 from keras_memel.insertion.insert import strip
+from keras_memel.insertion.saving import restore
 from keras_memel.insertion.saving import save
 from keras_memel.layers.conv_gru2d import ConvGRU2D
 from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
@@ -40,6 +44,10 @@ from keras_memel.monitoring.readings import readings
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.report import Report
 from keras_memel.utils.version import __version__ as __version__
+
+if keras.backend.backend() == "torch":
+    # A PyTorch module, which no other backend has.
+    from keras_memel.native.torch_memel import TorchMEmeL as TorchMEmeL
 
 __all__ = [
     "Comparison",
@@ -54,6 +62,7 @@ __all__ = [
     "MonosemanticityMonitor",
     "Observe",
     "Random",
+    "RandomK",
     "Rate",
     "Report",
     "ReverseDeactivation",
@@ -74,6 +83,7 @@ __all__ = [
     "plots",
     "pool",
     "readings",
+    "restore",
     "save",
     "selections",
     "strip",

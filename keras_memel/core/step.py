@@ -36,7 +36,7 @@ from keras_memel.core.moments import add_compensated
 from keras_memel.core.moments import batch_moments
 from keras_memel.core.moments import pool
 from keras_memel.core.scores import inverse_variance
-from keras_memel.core.selections import Selection
+from keras_memel.core.selection import Selection
 from keras_memel.utils.types import Tensor
 
 # A scan adds 1 from one time step to the next. Within one, a selection that

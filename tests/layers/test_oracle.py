@@ -18,6 +18,7 @@ from keras_memel import LogPenalty
 from keras_memel import MEmeL
 from keras_memel import Observe
 from keras_memel import Random
+from keras_memel import RandomK
 from keras_memel import Rate
 from keras_memel import ReverseDeactivation
 from keras_memel import Threshold
@@ -29,6 +30,7 @@ SELECTIONS = {
     "rate": (Rate(0.1), ("rate", 0.1, 0.1)),
     "threshold": (Threshold(2.0), ("threshold", 2.0)),
     "random": (Random(0.2, seed=1), ("random", 0.2)),
+    "random_k": (RandomK(2, seed=1), ("random", 2)),
 }
 INHIBITIONS = {
     "reverse": (ReverseDeactivation(), ("reverse", 1.0)),
@@ -44,7 +46,7 @@ class Pair:
     """A layer and its oracle, stepped together and compared."""
 
     def __init__(self, selection, inhibition, compiled=False, **settings):
-        self.random = selection == "random"
+        self.random = selection.startswith("random")
         self.observes = inhibition in ("penalty", "observe")
         layer_selection, oracle_selection = SELECTIONS[selection]
         layer_inhibition, oracle_inhibition = INHIBITIONS[inhibition]
