@@ -28,6 +28,7 @@ from steps import step
 from keras_memel import Inhibition
 from keras_memel import LogPenalty
 from keras_memel import MEmeL
+from keras_memel import Random
 from keras_memel import Selection
 from keras_memel import Threshold
 from keras_memel import TopK
@@ -126,6 +127,22 @@ def test_the_penalty_leaves_the_scan(rng):
     assert numpy(loss) == pytest.approx(expected, rel=1e-4)
     layer(x2)
     assert layer.losses == []
+
+
+def test_at_inference_each_call_draws_anew(rng):
+    memel = MEmeL(
+        Random(0.3, seed=1), "naive_a", -1, late_start=0, at_inference=True
+    )
+    layer = new(memel)
+    (x, _), *_ = values(rng, 1)
+    layer(x, training=True)
+    before = state(layer.memel)
+    first, second = (numpy(layer(x)) for _ in range(2))
+    assert np.abs(first - second).max() > 0.01
+    # The seed moves on, and nothing else does.
+    seed = numpy(memel.seed_generator.state.value)
+    assert seed[1] == 3 * SHAPE[1]
+    assert_state(layer.memel, before)
 
 
 def test_the_penalty_of_a_single_value_is_its_own(rng):
