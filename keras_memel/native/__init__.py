@@ -8,8 +8,10 @@ not need PyTorch.
     torch_replay    calls that activation checkpointing runs again
     torch_insert    find, insert, inserted, strip; paths in torch_paths
     torch_hooks     hooks that pass outputs through it, and masks to it
+    torch_masks     masks of positions, from the arguments of a model
     torch_outputs   which tensor of what a module returns; running a model
     torch_saving    save and restore
+    torch_analysis  what analyze looks at
 """
 
 import sys

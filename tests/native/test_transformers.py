@@ -172,6 +172,37 @@ def test_a_language_model_trains_and_generates():
     )
 
 
+def test_swin_whose_layers_return_tuples_in_some_versions():
+    torch.manual_seed(0)
+    model = transformers.SwinForImageClassification(
+        transformers.SwinConfig(
+            image_size=16,
+            patch_size=2,
+            embed_dim=8,
+            depths=[2, 2],
+            num_heads=[1, 2],
+            window_size=4,
+            num_labels=3,
+        )
+    ).eval()
+    x = torch.randn(2, 3, 16, 16)
+    before = model(pixel_values=x).logits
+    insert(model, "blocks.*", MEmeL(axis=-1, late_start=1))
+    model.train()
+    for _ in range(3):
+        model(pixel_values=x).logits.sum().backward()
+    places = {
+        f"{s}.blocks.{b}": n for s, n in ((0, 64), (1, 16)) for b in (0, 1)
+    }
+    found = inserted(model)
+    assert len(found) == len(places)
+    for path, places_of in places.items():
+        (memel,) = (m for key, m in found.items() if key.endswith(path))
+        assert float(memel.count[0]) == 3 * 2 * places_of
+        assert float(memel.inhibited_rate) > 0
+    assert torch.equal(strip(model).eval()(pixel_values=x).logits, before)
+
+
 def test_adapters_first(tmp_path):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(target_modules=["query"], r=2)
