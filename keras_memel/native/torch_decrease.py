@@ -86,7 +86,9 @@ class TorchSubject:
     def statistics(self, memel: TorchMEmeL) -> tuple[Array, Array, Array]:
         """Count, mean and variance of the neurons, broadcastable to values."""
         named = memel.count, memel.moving_mean, memel.moving_variance
+        # Copies: the next step writes into the buffers.
         count, mean, variance = (
-            each.cpu().numpy().reshape(memel._keepdims) for each in named
+            each.clone().cpu().numpy().reshape(memel._keepdims)
+            for each in named
         )
         return count, mean, variance
