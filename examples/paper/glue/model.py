@@ -1,5 +1,7 @@
 """The network of train.py: a BERT of keras_hub, and its optimizer."""
 
+import types
+
 import keras
 
 from examples.paper.common import hub
@@ -32,7 +34,10 @@ def build(arm, options, outputs):
         name: keras.Input((options.length,), dtype="int32", name=name)
         for name in classifier.input
     }
-    return keras.Model(inputs, classifier(inputs))
+    model = keras.Model(inputs, classifier(inputs))
+    # Where `insert` looks for the number of positions.
+    model.preprocessor = types.SimpleNamespace(sequence_length=options.length)
+    return model
 
 
 @keras.saving.register_keras_serializable("keras_memel_examples")
