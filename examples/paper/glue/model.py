@@ -1,7 +1,5 @@
 """The network of train.py: a BERT of keras_hub, and its optimizer."""
 
-import types
-
 import keras
 
 from examples.paper.common import hub
@@ -35,9 +33,18 @@ def build(arm, options, outputs):
         for name in classifier.input
     }
     model = keras.Model(inputs, classifier(inputs))
-    # Where `insert` looks for the number of positions.
-    model.preprocessor = types.SimpleNamespace(sequence_length=options.length)
+    model.preprocessor = Tokenized(options.length)
     return model
+
+
+class Tokenized:
+    """Tells `insert` the number of positions, and leaves tokens as they are."""
+
+    def __init__(self, sequence_length):
+        self.sequence_length = sequence_length
+
+    def __call__(self, inputs):
+        return inputs
 
 
 @keras.saving.register_keras_serializable("keras_memel_examples")
