@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_memel import native
 from keras_memel.analysis.layer_stream import Stream
 from keras_memel.analysis.sources import Labels
 from keras_memel.analysis.sources import Source
@@ -19,10 +20,7 @@ from keras_memel.analysis.value_store import MOST_ROWS
 from keras_memel.core import axes
 from keras_memel.insertion import capture
 from keras_memel.insertion.forward import Output
-from keras_memel.insertion.forward import insertion_of
-from keras_memel.insertion.paths import Site
 from keras_memel.insertion.paths import Where
-from keras_memel.layers.memel import MEmeL
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.report import Report
 from keras_memel.utils import arguments
@@ -36,7 +34,7 @@ _AHEAD = 2
 
 @renamed.arguments(features="labels", feature_names="label_names")
 def analyze(
-    model: keras.Layer,
+    model: Any,
     x: Any,
     labels: Any = None,
     layers: Where | None = None,
@@ -75,7 +73,8 @@ def analyze(
     nowhere. A value that is not finite is left out too, and counted.
 
     Args:
-        model: A built model, with or without MEmeL layers.
+        model: A built model, or a PyTorch module, with or without MEmeL
+            layers.
         x: Inputs: arrays as for `predict`, a `tf.data.Dataset`, a PyTorch
             `DataLoader`, a `keras.utils.PyDataset`, or an iterable of batches,
             `inputs` or `(inputs, targets)`. A list of arrays is one of inputs,
@@ -87,7 +86,9 @@ def analyze(
             within it.
         axis: What tells neurons apart, as in `MEmeL`. "auto": as the MEmeL of
             the layer does; without one, a neuron a channel: -1, or 1 of a layer
-            with `data_format="channels_first"`.
+            with `data_format="channels_first"`. For a PyTorch module, 1 of a
+            convolution, or a batch or group normalization; pass `axis=1` for
+            blocks of these.
         output: Which output, if a layer has several: an index or a key.
         epsilon: Share of the layer's mean variance that is added to that of
             each neuron.
@@ -129,7 +130,12 @@ def analyze(
     if sample is not None:
         sample = arguments.integer("sample", sample, "at least 1", 1)
     disk_limit = arguments.integer("disk_limit", disk_limit, "at least 1", 1)
-    if not (isinstance(model, keras.Layer) and model.built):
+    run: Any = capture
+    if native.is_torch(model):
+        from keras_memel.native import torch_analysis
+
+        run = torch_analysis
+    elif not (isinstance(model, keras.Layer) and model.built):
         raise ValueError(
             "Argument `model` must be a built Keras model: call it on some "
             f"data, or build it, before. Received: model={model!r}"
@@ -137,7 +143,7 @@ def analyze(
     source = Source(x, batch_size)
     _check_number(model, source)
     given = Labels(labels, label_names, source)
-    found = capture.chosen(model, layers)
+    found = run.chosen(model, layers)
     if not found:
         raise ValueError(
             "The model has no layer with weights to look at. Name some in "
@@ -146,7 +152,7 @@ def analyze(
     streams = [
         Stream(
             site,
-            _axis(site, axis),
+            run.axis_of(site) if axis == "auto" else axes.check(axis),
             top,
             disk_limit // len(found),
             MEMORY // len(found),
@@ -162,7 +168,7 @@ def analyze(
         # else keep the taps in the model.
         seen = files.enter_context(
             contextlib.closing(
-                capture.outputs(model, found, source.inputs(given), output)
+                run.outputs(model, found, source.inputs(given), output)
             )
         )
         worker = files.enter_context(ThreadPoolExecutor(1))
@@ -208,17 +214,6 @@ def _bar(verbose: int | str, target: int | None, unit: str) -> Any:
     return keras.utils.Progbar(
         target, verbose=0 if verbose == 0 else 1, unit_name=unit
     )
-
-
-def _axis(site: Site, axis: Any) -> Any:
-    if axis != "auto":
-        return axes.check(axis)
-    held = insertion_of(site.layer)
-    memel = held.memel if held else site.layer
-    if isinstance(memel, MEmeL):
-        return memel.axis
-    first = getattr(site.layer, "data_format", None) == "channels_first"
-    return 1 if first else -1
 
 
 def _check_number(model: keras.Layer, source: Source) -> None:
