@@ -101,9 +101,7 @@ class MEmeLState(keras.layers.Layer):
                 _copy(self.skipped_updates_low),
             ),
             selection={k: _copy(getattr(self, k)) for k in self._state_keys},
-            seed=_copy(self._seed_state)
-            if self.selection.random
-            else None,
+            seed=_copy(self._seed_state) if self.selection.random else None,
         )
 
     def _write(
