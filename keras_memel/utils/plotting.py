@@ -24,6 +24,17 @@ def new(ax: Axes | None, height: float = 3.6, width: float = 6.0) -> Axes:
     return ax
 
 
+def plain(text: str) -> str:
+    r"""A name that is drawn as it is: `$` begins no formula.
+
+    Example:
+
+    >>> print(plain("price in $"))
+    price in \$
+    """
+    return str(text).replace("$", r"\$")
+
+
 def level(ax: Axes, axis: str, value: float, name: str) -> None:
     """A dashed line where `axis`, "x" or "y", has a value; and its name."""
     upright = axis == "x"
@@ -52,7 +63,7 @@ def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
         own = ax.transData.transform((x, y))[1]
         at = own if at is None else max(own, at + gap)
         ax.annotate(
-            name,
+            plain(name),
             (x, y),
             xytext=(6, (at - own) * 72 / ax.figure.dpi),
             textcoords="offset points",

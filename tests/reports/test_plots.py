@@ -46,6 +46,7 @@ def test_distribution_of_the_scale(report):
 def test_activation_by_feature_puts_its_own_first(report):
     ax = plots.activation_by_label(report, "z", 1)
     assert ticks(ax.yaxis)[0] == "birch"
+    assert report["z"][1]["label"] == "birch"
     first = ax.patches[0]
     counts = report.layers["z"].histogram[1, 1]
     drawn = -first.get_data().values
