@@ -19,9 +19,10 @@ from keras_memel.core.moments import Moments
 from keras_memel.core.moments import batch_moments
 from keras_memel.core.moments import pool
 from keras_memel.core.scores import monosemantic_scale
+from keras_memel.core.selection import Selection
 from keras_memel.core.selections import Random
+from keras_memel.core.selections import RandomK
 from keras_memel.core.selections import Rate
-from keras_memel.core.selections import Selection
 from keras_memel.core.selections import Threshold
 from keras_memel.core.selections import TopK
 from keras_memel.evaluation.compare import compare
@@ -55,6 +56,7 @@ __all__ = [
     "MonosemanticityMonitor",
     "Observe",
     "Random",
+    "RandomK",
     "Rate",
     "Report",
     "ReverseDeactivation",

@@ -1,8 +1,9 @@
 """The public path of the selections, which are in `core/selections.py`."""
 
+from keras_memel.core.selection import Selection
 from keras_memel.core.selections import Random
+from keras_memel.core.selections import RandomK
 from keras_memel.core.selections import Rate
-from keras_memel.core.selections import Selection
 from keras_memel.core.selections import Threshold
 from keras_memel.core.selections import TopK
 from keras_memel.core.selections import get
@@ -10,6 +11,7 @@ from keras_memel.core.selections import serialize
 
 __all__ = [
     "Random",
+    "RandomK",
     "Rate",
     "Selection",
     "Threshold",

@@ -22,8 +22,7 @@ from keras_memel.analysis.label_sums import LabelSums
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.value_store import Spool
 from keras_memel.reports.halves import held_out
-
-Array = Any
+from keras_memel.utils.types import Array
 
 # Values that are worked on at once: a few megabytes in float64.
 CHUNK = 1 << 20

@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from keras_memel.utils.types import Array
 
 # Values that are summed at once, so many that their powers stay in the cache.
 _SLAB = 1 << 17

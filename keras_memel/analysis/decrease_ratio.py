@@ -21,9 +21,8 @@ from keras_memel.insertion.paths import Where
 from keras_memel.layers.memel import MEmeL
 from keras_memel.utils import arguments
 from keras_memel.utils.arrays import to_numpy
-
-Table = Any
-Array = Any
+from keras_memel.utils.types import Array
+from keras_memel.utils.types import Table
 
 _ARMS = {
     "original": "observe",

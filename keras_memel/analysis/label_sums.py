@@ -1,12 +1,9 @@
 """Moments of the values of each label, and what follows from them."""
 
-from typing import Any
-
 import numpy as np
 
 from keras_memel.analysis.central_moments import Central
-
-Array = Any
+from keras_memel.utils.types import Array
 
 # Labels of a histogram at most; with more, those with the highest scale.
 SHOWN = 64

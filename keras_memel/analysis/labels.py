@@ -9,8 +9,7 @@ import numpy as np
 
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import as_numpy
-
-Array = Any
+from keras_memel.utils.types import Array
 
 # What Keras, scikit-learn and PyTorch use for "no label here".
 UNLABELLED = (-1, -100)

@@ -16,8 +16,7 @@ from keras_memel.core import axes
 from keras_memel.core import scores
 from keras_memel.insertion.paths import Site
 from keras_memel.reports.layer_report import LayerReport
-
-Array = Any
+from keras_memel.utils.types import Array
 
 
 class Stream:

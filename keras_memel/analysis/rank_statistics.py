@@ -16,8 +16,7 @@ from keras_memel.reports.halves import held_out
 from keras_memel.reports.ranking import RANKS
 from keras_memel.reports.ranking import Curve
 from keras_memel.reports.ranking import Groups
-
-Array = Any
+from keras_memel.utils.types import Array
 
 # Of a histogram: enough to see two humps, few enough for 10,000 neurons.
 BINS = 24

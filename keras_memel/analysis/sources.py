@@ -7,8 +7,6 @@ from typing import Any
 import keras
 import numpy as np
 
-Array = Any
-
 
 class Source:
     """Batches of inputs and targets, from whatever they come.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
+from keras_memel.utils.types import Array
 
 # Rows that are put in order at once; with more, a random part of them stands
 # for all. Each takes about 100 bytes of memory while one neuron is read.

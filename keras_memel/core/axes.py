@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 def check(axis: Any) -> int | tuple[int, ...] | None:

@@ -23,8 +23,7 @@ from keras import ops
 from keras_memel import kernels
 from keras_memel.utils import arguments
 from keras_memel.utils import serialization
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 class Inhibition:

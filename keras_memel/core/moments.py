@@ -26,8 +26,7 @@ from typing import NamedTuple
 from keras import ops
 
 from keras_memel import kernels
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 class Moments(NamedTuple):

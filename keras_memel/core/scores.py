@@ -4,14 +4,12 @@ Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_memel import kernels
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 # The smallest normal float32: below it a variance says nothing, and its
 # reciprocal overflows.

@@ -5,7 +5,8 @@
     Rate(r)     its score reaches a threshold that is nudged     L2E, r = 2 %
                 each step until a share r of all values does
     Threshold   its score reaches a constant
-    Random(r)   a die says so, with probability r: the placebo
+    Random(r)   a draw with probability r selects it: the placebo of Rate
+    RandomK(k)  it is among k drawn from its sample: the placebo of TopK
 
 A selection is a pure rule. What it must remember between steps (the moving
 threshold of `Rate`) it declares in `initial_state`; the layer keeps it as
@@ -25,114 +26,10 @@ import keras
 from keras import ops
 
 from keras_memel import kernels
+from keras_memel.core.selection import Selection
 from keras_memel.utils import arguments
 from keras_memel.utils import serialization
-
-Tensor = Any
-
-
-class Selection:
-    """Base class: subclass it to try a selection of your own.
-
-    Override `__call__`; `get_config` if the constructor takes arguments; and
-    `initial_state` with `update` if it remembers something. Decorate the
-    class with `@keras.saving.register_keras_serializable()` and models that
-    hold it can be saved and loaded.
-
-    Attributes:
-        skips_negative: True if a score below 0 is never selected, which saves
-            the layer a pass over the values to see to it.
-        by_sample: True if what is selected in a sample depends on the scores
-            of that sample alone, so that the layer may ask for some samples
-            at a time, which is faster on PyTorch.
-        random: True if `__call__` takes a `seed`, a
-            `keras.random.SeedGenerator` that the layer keeps and saves. It is
-            made from the attribute `seed` of the selection, if there is one.
-
-    The first two are promises about `__call__`: a subclass that overrides it
-    does not inherit them, and sets them again if they still hold.
-
-    Example:
-
-    >>> class AboveMean(Selection):
-    ...     def __call__(self, score):
-    ...         return score > ops.mean(score)
-    >>> layer = MEmeL(selection=AboveMean(), late_start=0)
-    """
-
-    skips_negative = False
-    by_sample = False
-    random = False
-    # Whether `__call__(score, _cutoff(score))` is `__call__(score)`.
-    _has_cutoff = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        promises = "skips_negative", "by_sample", "_has_cutoff"
-        serialization.drop_promises(cls, "__call__", promises)
-
-    def __call__(self, score: Tensor, **state: Any) -> Tensor:
-        """Select.
-
-        Args:
-            score: Monosemantic scale of every value, float32,
-                `(batch, ..., neurons)`, in variances. -1 where there is none:
-                the value is masked or not finite, its neuron has no history,
-                or the late start is not over. What is selected there is
-                ignored.
-            **state: What `initial_state` declares, each by its name; and
-                `seed` if `random`.
-
-        Returns:
-            Booleans of the shape of `score`, or broadcastable to it.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} must override `__call__(score)`."
-        )
-
-    def initial_state(self) -> dict[str, float]:
-        """Name and first value of every float32 scalar to remember."""
-        return {}
-
-    def update(self, share: Tensor, **state: Any) -> dict[str, Tensor]:
-        """The state after a training step.
-
-        Args:
-            share: Selected share of the values that could be selected,
-                a scalar in [0, 1]. On many replicas, the share over all.
-            **state: The state that the selection was made with.
-
-        Returns:
-            The new state. It is dropped after a step in which no value could
-            be selected.
-        """
-        del share
-        return state
-
-    def _check(self, shape: tuple[int | None, ...]) -> None:
-        """Raise if the selection cannot work on samples of this shape.
-
-        Args:
-            shape: Shape of one sample; `None` where it is not known.
-        """
-        del shape
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor, as in any Keras object.
-
-        Raises:
-            NotImplementedError: If there are some, and the class does not
-                override this.
-        """
-        return serialization.default_config(self, Selection)
-
-    def __repr__(self) -> str:
-        return serialization.represent(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Selection":
-        """The inverse of `get_config`."""
-        return cls(**config)
+from keras_memel.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_memel")
@@ -181,9 +78,9 @@ class TopK(Selection):
         values = math.prod(known)
         if len(known) == len(shape) and self.k > values:
             raise ValueError(
-                "Argument `k` of `TopK` must be at most the number of values "
-                f"of a sample. Received: k={self.k} for samples of shape "
-                f"{tuple(shape)}, which hold {values} values."
+                f"Argument `k` of `{type(self).__name__}` must be at most the "
+                f"number of values of a sample. Received: k={self.k} for "
+                f"samples of shape {tuple(shape)}, which hold {values} values."
             )
 
     def get_config(self) -> dict[str, Any]:
@@ -313,9 +210,7 @@ class Random(Selection):
 
     def __init__(self, rate: float = 0.02, seed: int | None = None):
         self.rate = _rate(rate)
-        if seed is not None:
-            seed = arguments.integer("seed", seed, "an integer or None", 0)
-        self.seed = seed
+        self.seed = _seed(seed)
 
     def __call__(self, score: Tensor, seed: Any) -> Tensor:
         shape = ops.shape(score)
@@ -325,6 +220,63 @@ class Random(Selection):
 
     def get_config(self) -> dict[str, Any]:
         return {"rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_memel")
+class RandomK(TopK):
+    """Select k values of each sample at random: the placebo of `TopK(k)`.
+
+    Each set of k values with a score above 0, which `TopK` could select, is
+    equally likely; a sample with fewer of them has them all selected.
+
+    Args:
+        k: Number of values per sample.
+        seed: As in `Random`.
+
+    Raises:
+        ValueError: If `k` is below 1 or above the number of values of a
+            sample, as in `TopK`, or `seed` is not an integer.
+
+    Example:
+
+    >>> mask = RandomK(3)(np.ones((2, 40)), keras.random.SeedGenerator(0))
+    >>> print(ops.convert_to_numpy(mask).sum(axis=1))
+    [3 3]
+    """
+
+    random = True
+    skips_negative = True
+
+    def __init__(self, k: int = 1, seed: int | None = None):
+        super().__init__(k)
+        self.seed = _seed(seed)
+
+    def __call__(self, score: Tensor, seed: Any) -> Tensor:
+        score = ops.convert_to_tensor(score)
+        self._check(tuple(score.shape)[1:])
+        shape = ops.shape(score)
+        drawn = keras.random.uniform(shape, dtype="float32", seed=seed)
+        drawn = ops.where(score > 0, drawn, -1.0)
+        # By place, since of thousands of draws some are equal: a cutoff would
+        # select both.
+        size = math.prod(shape[1:])
+        places = ops.top_k(ops.reshape(drawn, (shape[0], size)), self.k)[1]
+        first = size * ops.expand_dims(ops.arange(shape[0]), 1)
+        places = ops.cast(places, "int32") + ops.cast(first, "int32")
+        places = ops.reshape(places, (-1, 1))
+        chosen = ops.scatter(
+            places, ops.ones_like(places[:, 0]), (shape[0] * size,)
+        )
+        return ops.cast(ops.reshape(chosen, shape), "bool") & (score > 0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "seed": self.seed}
+
+
+def _seed(seed: Any) -> int | None:
+    if seed is None:
+        return None
+    return arguments.integer("seed", seed, "an integer or None", 0)
 
 
 def _rate(rate: Any) -> float:
@@ -338,6 +290,7 @@ _NAMES: dict[str, Callable[[], Selection]] = {
     "rate": Rate,
     "threshold": Threshold,
     "random": Random,
+    "random_k": RandomK,
 }
 
 
@@ -345,9 +298,9 @@ def get(identifier: Any) -> Selection:
     """A selection from its name, its config, its class or itself.
 
     Args:
-        identifier: `"top_k"`, `"rate"`, `"threshold"`, `"random"`; a
-            `Selection`, a subclass of it, or the dictionary that `serialize`
-            returns.
+        identifier: `"top_k"`, `"rate"`, `"threshold"`, `"random"`,
+            `"random_k"`; a `Selection`, a subclass of it, or the dictionary
+            that `serialize` returns.
 
     Raises:
         ValueError: If it is none of these.

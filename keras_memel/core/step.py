@@ -36,9 +36,8 @@ from keras_memel.core.moments import add_compensated
 from keras_memel.core.moments import batch_moments
 from keras_memel.core.moments import pool
 from keras_memel.core.scores import inverse_variance
-from keras_memel.core.selections import Selection
-
-Tensor = Any
+from keras_memel.core.selection import Selection
+from keras_memel.utils.types import Tensor
 
 # A scan adds 1 from one time step to the next. Within one, a selection that
 # draws more than once must not draw what another time step does.

@@ -39,8 +39,7 @@ import keras
 from keras import ops
 
 from keras_memel.core.moments import Moments
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 _BACKEND = keras.backend.backend()
 if _BACKEND == "jax":
@@ -168,13 +167,7 @@ def weighted(
     return mean * ops.stop_gradient(number * count / ops.maximum(total, 1.0))
 
 
-def check_group(group: Any) -> Any:
-    """Return the argument `process_group`, if it can be one.
-
-    Raises:
-        ValueError: If it is not a group that this process belongs to, or the
-            backend is not PyTorch.
-    """
+def _check_group(group: Any) -> Any:
     if group is None:
         return None
     if _BACKEND != "torch":

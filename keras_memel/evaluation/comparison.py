@@ -19,6 +19,7 @@ from keras_memel.evaluation.contrasts import contrast_all
 from keras_memel.evaluation.contrasts import mcnemar
 from keras_memel.evaluation.run_store import Run
 from keras_memel.utils.optional_imports import need
+from keras_memel.utils.types import Axes
 
 
 class Comparison:
@@ -291,8 +292,11 @@ class Comparison:
         return metric
 
     def plot(
-        self, metric: str | None = None, scale: float = 1.0, ax: Any = None
-    ) -> Any:
+        self,
+        metric: str | None = None,
+        scale: float = 1.0,
+        ax: Axes | None = None,
+    ) -> Axes:
         """A dot a seed, and the mean with its interval, for each contrast.
 
         Blue is better, orange is worse, grey is not shown.

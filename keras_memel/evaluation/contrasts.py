@@ -80,7 +80,7 @@ def contrast_all(
     pairs: Sequence[tuple[str, str]],
     scores: Mapping[str, Mapping[int, float]],
     seeds: Sequence[int],
-    higher_is_better: bool = True,
+    higher_is_better: bool,
 ) -> list[Contrast]:
     """Every pair of arms on one metric, with Holm's correction over them.
 
@@ -97,7 +97,8 @@ def contrast_all(
     Example:
 
     >>> scores = {"a": dict.fromkeys(range(10), 1.0), "b": {}}
-    >>> contrast_all("accuracy", [("a", "b")], scores, range(10))[0].why
+    >>> found = contrast_all("loss", [("a", "b")], scores, range(10), False)
+    >>> found[0].why
     '10 of 10 seeds lack a finite score of both arms'
     """
     multitest = need("statsmodels.stats.multitest", "evidence", "`Comparison`")
@@ -168,15 +169,16 @@ def _contrast(
     # What differs by rounding alone is equal.
     largest = max(map(abs, [*ours.values(), *theirs.values()]), default=0.0)
     noise = 8 * np.finfo(float).eps * largest
-    equal = number > 1 and np.ptp(deltas) <= noise
+    enough = number >= ENOUGH_SEEDS
+    equal = enough and np.ptp(deltas) <= noise
     low = high = math.nan
-    if number >= ENOUGH_SEEDS and not equal:
+    if enough and not equal:
         low, high = _interval(deltas)
     why = ""
     if number < len(wanted):
         why = f"{len(wanted) - number} of {len(wanted)} seeds lack a finite "
         why += "score of both arms"
-    elif number < ENOUGH_SEEDS:
+    elif not enough:
         why = f"a verdict takes {ENOUGH_SEEDS} seeds"
     elif equal:
         why = "the deltas of all seeds are equal"

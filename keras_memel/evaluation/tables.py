@@ -3,12 +3,12 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from keras_memel.evaluation.contrasts import Contrast
 from keras_memel.utils import plotting
+from keras_memel.utils.types import Axes
 
 COLOURS = {
     "better": plotting.BLUE,
@@ -70,7 +70,7 @@ def _cells(contrasts: Sequence[Contrast], scale: float) -> list[list[str]]:
     return rows
 
 
-def plot(contrasts: Sequence[Contrast], scale: float, ax: Any) -> Any:
+def plot(contrasts: Sequence[Contrast], scale: float, ax: Axes | None) -> Axes:
     """A picture, as `Comparison.plot`."""
     ax = plotting.new(ax, 1.2 + 0.5 * len(contrasts), width=7)
     for place, c in enumerate(contrasts):

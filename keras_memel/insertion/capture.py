@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from keras_memel.insertion import paths
+from keras_memel.insertion import patterns
 from keras_memel.insertion.forward import Insertion
 from keras_memel.insertion.forward import Output
 from keras_memel.insertion.forward import insertion_of
@@ -25,8 +26,7 @@ from keras_memel.insertion.forward import noting_call
 from keras_memel.insertion.method_patches import is_hooked
 from keras_memel.insertion.paths import Site
 from keras_memel.layers.memel import MEmeL
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 
 def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
@@ -45,7 +45,7 @@ def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
     """
     found = paths.walk(model, memels=True)
     if layers is not None:
-        return paths.select(model, layers, memels=True, argument="layers")
+        return patterns.select(model, layers, memels=True, argument="layers")
     hosts = [
         site
         for site in found

@@ -22,8 +22,8 @@ from keras_memel.insertion import sequences
 from keras_memel.insertion.padding import Padding
 from keras_memel.layers.memel import MEmeL
 from keras_memel.utils.keras_internals import get_keras_mask
+from keras_memel.utils.types import Tensor
 
-Tensor = Any
 Output = int | str | None
 
 # Where an inserted MEmeL notes that padding is counted, for the monitor.

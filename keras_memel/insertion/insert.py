@@ -11,11 +11,12 @@ from typing import TypeVar
 import keras
 import numpy as np
 
-from keras_memel.core.selections import Selection
+from keras_memel.core.selection import Selection
 from keras_memel.insertion import attach
 from keras_memel.insertion import models_around
 from keras_memel.insertion import output_specs
 from keras_memel.insertion import paths
+from keras_memel.insertion import patterns
 from keras_memel.insertion.forward import Output
 from keras_memel.insertion.forward import insertion_of
 from keras_memel.insertion.paths import Site
@@ -66,7 +67,7 @@ def find(model: keras.Layer, where: Where = "**") -> list[str]:
     >>> find(model, "middle:2")
     ['block_1', 'block_2']
     """
-    return [site.path for site in paths.select(model, where)]
+    return [site.path for site in patterns.select(model, where)]
 
 
 def insert(
@@ -157,7 +158,7 @@ def insert(
             "data, or build it, before. "
             f"Received: model={model!r}"
         )
-    found = paths.select(model, where)
+    found = patterns.select(model, where)
     for site in found:
         if insertion_of(site.layer) is not None:
             raise ValueError(

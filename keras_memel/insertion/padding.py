@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 _SUFFIX = "padding_mask"
 # Names that layers give to the mask of the sequence that they return.

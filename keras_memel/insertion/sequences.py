@@ -14,8 +14,7 @@ from keras import ops
 
 from keras_memel.insertion import padding
 from keras_memel.insertion.padding import Padding
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 # The parts of a mask along the time axis: the number of an input that is a
 # mask, or the number of positions that always count. `None` without padding.

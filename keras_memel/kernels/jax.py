@@ -28,6 +28,7 @@ from keras_memel.kernels.reference import replace
 from keras_memel.kernels.reference import reshape
 from keras_memel.kernels.reference import score
 from keras_memel.kernels.reference import where
+from keras_memel.utils.types import Tensor
 
 __all__ = [
     "after",
@@ -49,7 +50,6 @@ __all__ = [
     "where",
 ]
 
-Tensor = Any
 
 # 128 ones fit in a byte. 768, since with a power of two all rows would share
 # one set of the cache.

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_memel.utils.types import Tensor
+
 __all__ = [
     "after",
     "as_float32",
@@ -27,7 +29,6 @@ __all__ = [
     "where",
 ]
 
-Tensor = Any
 
 where = ops.where
 isfinite = ops.isfinite

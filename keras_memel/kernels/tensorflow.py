@@ -22,6 +22,7 @@ from keras_memel.kernels.reference import kth_largest
 from keras_memel.kernels.reference import reshape
 from keras_memel.kernels.reference import score
 from keras_memel.kernels.reference import where
+from keras_memel.utils.types import Tensor
 
 __all__ = [
     "after",
@@ -43,7 +44,6 @@ __all__ = [
     "where",
 ]
 
-Tensor = Any
 
 FEW_ROWS = 16
 compiling: ContextVar[bool] = ContextVar("compiling", default=False)

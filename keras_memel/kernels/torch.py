@@ -17,6 +17,7 @@ from keras_memel.kernels.reference import choose
 from keras_memel.kernels.reference import conv
 from keras_memel.kernels.reference import fused
 from keras_memel.kernels.reference import scan
+from keras_memel.utils.types import Tensor
 
 __all__ = [
     "after",
@@ -38,7 +39,6 @@ __all__ = [
     "where",
 ]
 
-Tensor = Any
 
 # Values in a block: its temporaries fit the cache of a core, and there are
 # so few blocks that the calls do not matter.

@@ -1,8 +1,8 @@
 """ConvGRU2D: a convolutional GRU, as `keras.layers.ConvLSTM2D` is an LSTM.
 
-Keras has no such layer. `cells.py` has the equations of a time step. What of
-them depends on the inputs alone is computed for all time steps at once, before
-the scan over time; `scans.py` says how a MEmeL works within it.
+Keras has no such layer. `conv_gru2d_cell.py` has the equations of a time step.
+What of them depends on the inputs alone is computed for all time steps at once,
+before the scan over time; `scan_memel.py` says how a MEmeL works within it.
 
 Reference: [Shi et al. 2017] Deep Learning for Precipitation Nowcasting: A
 Benchmark and A New Model (arXiv 1706.03458), Eq. 1.
@@ -16,19 +16,23 @@ import keras
 from keras import ops
 
 from keras_memel import kernels
-from keras_memel.layers import rematerialization
-from keras_memel.layers import untracked
 from keras_memel.layers.conv_gru2d_cell import GATES
 from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
 from keras_memel.layers.conv_gru2d_cell import Weights
 from keras_memel.layers.conv_gru2d_cell import dropped
-from keras_memel.layers.scan_memel import Inhibitor
+from keras_memel.layers.conv_gru2d_cell import updated
+from keras_memel.layers.scan_memel import build_new
 from keras_memel.layers.scan_memel import checked
+from keras_memel.layers.scan_memel import config_of
+from keras_memel.layers.scan_memel import inhibitor_of
+from keras_memel.layers.sequence_inputs import any_part
+from keras_memel.layers.sequence_inputs import check_sequences
+from keras_memel.layers.sequence_inputs import only_state
+from keras_memel.layers.sequence_inputs import time_mask
 from keras_memel.utils import arguments
 from keras_memel.utils.keras_internals import get_keras_mask
-
-Tensor = Any
-Shape = tuple[int | None, ...]
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 _CELL_ARGUMENTS = tuple(inspect.signature(ConvGRU2DCell).parameters)[:-1]
 
@@ -61,18 +65,12 @@ class ConvGRU2D(keras.layers.RNN):
 
     Args:
         filters: Number of channels of the state and of the outputs.
-        kernel_size: Rows and columns of the convolution of the inputs, an
-            integer or a pair.
-        recurrent_kernel_size: The same of the state. `None` (default):
-            `kernel_size`.
-        strides: Strides of the convolution of the inputs, an integer or a
-            pair. That of the state has none: it keeps its size.
-        padding: Of the convolution of the inputs, `"valid"` (default) or
-            `"same"`. The state is always padded to stay as large as it is.
+        kernel_size: Size of the kernel of the inputs, an integer or a pair.
+        recurrent_kernel_size: The same for the state; `None`: `kernel_size`.
+        strides: Strides over the inputs, an integer or a pair.
+        padding: Padding of the inputs, `"valid"` (default) or `"same"`.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for what
-            `keras.config.image_data_format()` says. (TensorFlow convolves
-            channels-first images on a GPU only; on a CPU they are turned
-            around and back.)
+            `keras.config.image_data_format()` says.
         dilation_rate: Dilation of the convolution of the inputs, an integer
             or a pair; not together with strides.
         activation: Activation of the candidate state.
@@ -94,17 +92,13 @@ class ConvGRU2D(keras.layers.RNN):
         reset_after: Whether the reset gate is applied after the convolution
             of the state (default, as in `keras.layers.GRU`) or before it.
         seed: Integer, for the same dropout again; `None` draws one.
-        return_sequences: Whether to return the state of every time step, or
-            that of the last (default).
+        return_sequences: Whether to return all states, or the last (default).
         return_state: Whether to return the last state besides.
-        go_backwards: Whether to begin with the last frame. The outputs come
-            in the order in which they are computed.
-        stateful: Whether a batch begins with the states that the batch before
-            ended with, sample by sample. The batch size must be fixed.
-        unroll: Whether to write all time steps out in place of a loop. Their
-            number must be known.
-        zero_output_for_mask: Whether the outputs of masked time steps are 0
-            instead of the state, with `return_sequences`.
+        go_backwards: Whether to begin with the last frame, and return it first.
+        stateful: Whether a batch begins with the last states of the batch
+            before, sample by sample. The batch size must be fixed.
+        unroll: Whether to write a known number of time steps out, without loop.
+        zero_output_for_mask: Whether masked time steps return 0, not the state.
         memel: A new `MEmeL` for the candidate states `c`, or `None`; see below.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -113,10 +107,9 @@ class ConvGRU2D(keras.layers.RNN):
             `(batch, time, channels, rows, columns)` if channels come first.
         initial_state: The state before the first time step, or a list that
             holds it. `None`: zeros, or the last one if stateful.
-        mask: Booleans `(batch, time)`: true for the time steps that count. At
-            the others the state stays as it is, whatever the frame holds. With
-            more axes, as from `keras.layers.Masking`, a time step counts if
-            any part of it does.
+        mask: Booleans `(batch, time)`: true for the time steps that count. The
+            others leave the state as it is. With more axes, as from
+            `keras.layers.Masking`, a time step counts if any part of it does.
         training: Python boolean, for dropout.
 
     Output shape:
@@ -130,9 +123,8 @@ class ConvGRU2D(keras.layers.RNN):
         bias: `(2, 3 filters)`, of inputs and of state; `(3 filters,)` with
             `reset_after=False`.
 
-    A stateful layer keeps its states from call to call in `fit`, `evaluate`
-    and `predict` on all backends. They are not saved. `reset_state()` makes
-    them 0.
+    A stateful layer keeps its states from call to call on all backends. They
+    are not saved. `reset_state()` makes them 0.
 
     MEmeL on the candidate states, as in the nowcasting network of
     [Wang et al. 2024]: the candidate `c` of every time step is scored and
@@ -143,31 +135,26 @@ class ConvGRU2D(keras.layers.RNN):
       these: `None` for a neuron at each place of each channel, the same at
       all time steps; -1 (channels first: 1) for one neuron a channel.
     - A call is one training step: `steps`, `late_start` and `forget_steps`
-      count calls, whatever their number of time steps. (The authors' code
-      counts time steps, so that its late start ends within the first call.)
+      count calls. (The authors' code counts time steps.)
     - All time steps of a call are scored with the statistics from before it.
-      A neuron's samples are its values in all sequences at all time steps:
-      `b = batch * time` of them (for a channel, times its places) are pooled
-      into the statistics, once, after the scan. `inhibited_rate` and the
-      threshold of `Rate` are of all these values too.
+      The values of a neuron in all sequences at all time steps, `b = batch *
+      time` of them (for a channel, times its places), are pooled once, after
+      the scan. `inhibited_rate` and `threshold` refer to all these values.
     - `TopK(k)` selects k values of each sequence at each time step. `Random`
       draws anew at each. A penalty is the mean over what is selected in all
-      of them; of an inhibition of your own with `loss_is_mean = False`, the
-      sum of its losses.
+      of them; with `loss_is_mean = False`, the sum of its losses.
     - Masked time steps are neither scored nor counted.
     - `score_with="current"` is refused: the candidates of a time step depend
-      on what was inhibited at the steps before it, so that the statistics of
-      a call are not known until it ends.
+      on the inhibition at the steps before it.
     - Under `keras.RematScope` the layer is not rematerialized.
 
     Memory: besides what any recurrent layer keeps, the scan carries three
     float32 numbers a neuron, and training keeps one byte a candidate value.
 
     Raises:
-        ValueError: If an argument is not what is said above; at build, if rows,
-            columns or channels are of unknown size, or nothing is left after
-            the convolution; at the call, if the initial state or the mask does
-            not fit.
+        ValueError: If an argument is not as above; at build, if a size of the
+            frames is unknown, or nothing is left after the convolution; at the
+            call, if the initial state or the mask does not fit.
 
     Example:
 
@@ -220,30 +207,10 @@ class ConvGRU2D(keras.layers.RNN):
         memel: Any = None,
         **kwargs: Any,
     ):
+        # All arguments of the cell are arguments here, under the same names.
+        given = locals()
         cell = ConvGRU2DCell(
-            filters=filters,
-            kernel_size=kernel_size,
-            recurrent_kernel_size=recurrent_kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            recurrent_initializer=recurrent_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            recurrent_regularizer=recurrent_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            recurrent_constraint=recurrent_constraint,
-            bias_constraint=bias_constraint,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            reset_after=reset_after,
-            seed=seed,
+            **{name: given[name] for name in _CELL_ARGUMENTS},
             name="conv_gru2d_cell",
             dtype=kwargs.get("dtype"),
         )
@@ -266,12 +233,7 @@ class ConvGRU2D(keras.layers.RNN):
     ) -> None:
         super().build(sequences_shape, initial_state_shape)
         if self.memel is not None:
-            if self.memel.built:
-                raise ValueError(
-                    "Argument `memel` must be new: each layer has a MEmeL of "
-                    f"its own. Received: {self.memel.name!r}, which is built"
-                )
-            self.memel.build((None, *self.cell.state_shape))
+            build_new(self.memel, (None, *self.cell.state_shape))
         self.input_spec = keras.layers.InputSpec(
             shape=(None, None, *sequences_shape[2:])
         )
@@ -294,7 +256,7 @@ class ConvGRU2D(keras.layers.RNN):
         if mask is None:  # Keras passes none beside an initial state
             mask = get_keras_mask(sequences)
         state = self._first_state(sequences, initial_state)
-        valid = _time_mask(mask, sequences)
+        valid = time_mask(mask, sequences)
         # `stateless_call` does not cast for us.
         frames = ops.cast(sequences, self.compute_dtype)
         frames = ops.swapaxes(frames, 0, 1)
@@ -308,7 +270,7 @@ class ConvGRU2D(keras.layers.RNN):
             recurrent_masks = self._draw(state, self.recurrent_dropout)
         weights = self.cell.read()
         convolved = self._convolve(frames, masks, weights)
-        inhibitor = self._inhibitor(sequences, bool(training))
+        inhibitor = inhibitor_of(self.memel, bool(training))
         inputs = [convolved]
         if valid is not None:
             inputs.append(valid)
@@ -327,7 +289,7 @@ class ConvGRU2D(keras.layers.RNN):
             )
             if inhibitor is not None:
                 candidate, sums = inhibitor(candidate, keep, sums, rest[-1])
-            new = gate * state + (1 - gate) * candidate
+            new = updated(gate, state, candidate)
             if keep is not None:
                 new = ops.where(keep, new, state)
             return (new, *sums)
@@ -353,19 +315,6 @@ class ConvGRU2D(keras.layers.RNN):
             output = ops.swapaxes(outputs, 0, 1)
         return (output, state) if self.return_state else output
 
-    def _inhibitor(
-        self, sequences: Tensor, training: bool
-    ) -> "Inhibitor | None":
-        if self.memel is None:
-            return None
-        learning = training and self.memel.trainable
-        rematerialization.refuse_parent(self, sequences, learning)
-        if not (learning or self.memel.at_inference):
-            return None
-        if learning:
-            untracked.refuse(self.memel)
-        return Inhibitor(self.memel, learning)
-
     def rematerialized_call(
         self, layer_call: Any, *args: Any, **kwargs: Any
     ) -> Any:
@@ -383,36 +332,16 @@ class ConvGRU2D(keras.layers.RNN):
         return lambda *args, **_: call(*args)
 
     def _first_state(self, sequences: Tensor, initial_state: Any) -> Tensor:
-        batch, time = sequences.shape[:2]
-        if time == 0 or (self.unroll and time is None):
-            raise ValueError(
-                "Argument `sequences` must hold at least one time step, and a "
-                "known number of them if `unroll=True`. "
-                f"Received: sequences of shape {tuple(sequences.shape)}"
-            )
-        expected = self._expected_batch_size
-        if self.stateful and batch not in (None, expected):
-            raise ValueError(
-                "Argument `sequences` of a stateful layer must have the batch "
-                f"size that the layer was built with, {expected}. "
-                f"Received: sequences of shape {tuple(sequences.shape)}"
-            )
-        if initial_state is None and self.stateful:
+        batch = self._expected_batch_size if self.stateful else None
+        check_sequences(sequences, self.unroll, batch)
+        if initial_state is not None:
+            state = only_state(initial_state, sequences, self.cell.state_shape)
+        elif self.stateful:
             # On PyTorch, the value that the last step will not overwrite.
-            return ops.cast(kernels.copy(self.states[0]), self.compute_dtype)
-        if initial_state is None:
-            return self.get_initial_state(ops.shape(sequences)[0])[0]
-        states = initial_state
-        if not isinstance(states, (list, tuple)):
-            states = [states]
-        shapes = [tuple(ops.convert_to_tensor(s).shape) for s in states]
-        wanted = (batch, *self.cell.state_shape)
-        if len(shapes) != 1 or not _fits(shapes[0], wanted):
-            raise ValueError(
-                f"Argument `initial_state` must be one state of shape {wanted}."
-                f" Received: initial_state of shapes {shapes}"
-            )
-        return ops.cast(states[0], self.compute_dtype)
+            state = kernels.copy(self.states[0])
+        else:
+            state = self.get_initial_state(ops.shape(sequences)[0])[0]
+        return ops.cast(state, self.compute_dtype)
 
     def _draw(self, like: Tensor, rate: float) -> list[Tensor] | None:
         if not rate:
@@ -445,7 +374,7 @@ class ConvGRU2D(keras.layers.RNN):
         mask = keras.tree.flatten(mask)[0]
         kept = None
         if mask is not None and self.return_sequences:
-            kept = _any_part(mask)
+            kept = any_part(mask)
             if self.go_backwards:
                 kept = ops.flip(kept, axis=1)
         return [kept, None] if self.return_state else kept
@@ -458,12 +387,7 @@ class ConvGRU2D(keras.layers.RNN):
         config["activity_regularizer"] = keras.regularizers.serialize(
             self.activity_regularizer
         )
-        config["memel"] = None
-        if self.memel is not None:
-            memel = keras.saving.serialize_keras_object(self.memel)
-            # It is built with the layer, perhaps for frames of other sizes.
-            memel.pop("build_config", None)
-            config["memel"] = memel
+        config["memel"] = config_of(self.memel)
         return config
 
     @classmethod
@@ -474,30 +398,3 @@ class ConvGRU2D(keras.layers.RNN):
 
 for _name in _CELL_ARGUMENTS:
     setattr(ConvGRU2D, _name, _of_cell(_name))
-
-
-def _fits(shape: Shape, wanted: Shape) -> bool:
-    return len(shape) == len(wanted) and all(
-        s == w or None in (s, w) for s, w in zip(shape, wanted)
-    )
-
-
-def _any_part(mask: Tensor) -> Tensor:
-    mask = ops.cast(mask, "bool")
-    axes = tuple(range(2, len(mask.shape)))
-    return ops.any(mask, axis=axes) if axes else mask
-
-
-def _time_mask(mask: Tensor | None, sequences: Tensor) -> Tensor | None:
-    """The mask as `(time, batch, 1, 1, 1)`."""
-    if mask is None:
-        return None
-    shape, wanted = tuple(mask.shape), tuple(sequences.shape)
-    if not 2 <= len(shape) <= 5 or not _fits(shape, wanted[: len(shape)]):
-        raise ValueError(
-            "Argument `mask` must have the leading dimensions of `sequences`, "
-            "batch and time at least. "
-            f"Received: mask of shape {shape} for sequences of shape {wanted}"
-        )
-    mask = ops.swapaxes(_any_part(mask), 0, 1)
-    return ops.reshape(mask, (*ops.shape(mask), 1, 1, 1))

@@ -23,9 +23,8 @@ from keras_memel.utils.keras_internals import DropoutRNNCell
 from keras_memel.utils.keras_internals import standardize_data_format
 from keras_memel.utils.keras_internals import standardize_padding
 from keras_memel.utils.keras_internals import standardize_tuple
-
-Tensor = Any
-Shape = tuple[int | None, ...]
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 # The gates, in the order in which they lie in the kernels: that of
 # `keras.layers.GRU`.
@@ -233,7 +232,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         gate, candidate = self.propose(
             convolved, state, weights, recurrent_masks
         )
-        state = gate * state + (1 - gate) * candidate
+        state = updated(gate, state, candidate)
         return state, [state] if nested else state
 
     def read(self) -> Weights:
@@ -324,17 +323,13 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         parts = [kernel]
         if len(inputs) > 1:
             parts = ops.split(kernel, len(inputs), axis=-1)
-        found = [
-            kernels.conv(
-                x,
-                part,
-                strides=strides,
-                padding=padding,
-                data_format=self.data_format,
-                dilation_rate=dilation_rate,
-            )
-            for x, part in zip(inputs, parts)
-        ]
+        settings = {
+            "strides": strides,
+            "padding": padding,
+            "data_format": self.data_format,
+            "dilation_rate": dilation_rate,
+        }
+        found = [kernels.conv(*pair, **settings) for pair in zip(inputs, parts)]
         if len(found) == 1:
             return found[0]
         return ops.concatenate(found, axis=self._channels)
@@ -356,8 +351,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
 
     def get_initial_state(self, batch_size: Any = None) -> list[Tensor]:
         """Zeros: `[(batch, new rows, new columns, filters)]`."""
-        shape = (batch_size, *self.state_shape)
-        return [ops.zeros(shape, dtype=self.compute_dtype)]
+        return [ops.zeros((batch_size, *self.state_shape), self.compute_dtype)]
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
@@ -398,3 +392,8 @@ def _share(argument: str, value: Any) -> float:
 def dropped(values: Tensor, masks: list[Tensor] | None) -> list[Tensor]:
     """What each gate sees; one for all of them if nothing is dropped."""
     return [values] if masks is None else [values * mask for mask in masks]
+
+
+def updated(gate: Tensor, state: Tensor, candidate: Tensor) -> Tensor:
+    """The state after a time step, `z h + (1 - z) c`."""
+    return gate * state + (1 - gate) * candidate

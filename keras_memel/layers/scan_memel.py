@@ -18,9 +18,11 @@ from keras_memel.core import step
 from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.moments import Sums
 from keras_memel.core.scores import inverse_variance
+from keras_memel.layers import rematerialization
+from keras_memel.layers import untracked
 from keras_memel.layers.memel import MEmeL
-
-Tensor = Any
+from keras_memel.utils.types import Shape
+from keras_memel.utils.types import Tensor
 
 
 def checked(memel: Any) -> MEmeL | None:
@@ -45,6 +47,43 @@ def checked(memel: Any) -> MEmeL | None:
             f"Received: a MEmeL with score_with={memel.score_with!r}"
         )
     return memel
+
+
+def build_new(memel: MEmeL, input_shape: Shape) -> None:
+    """Build a MEmeL that no other layer has.
+
+    Raises:
+        ValueError: If it is built already.
+    """
+    if memel.built:
+        raise ValueError(
+            "Argument `memel` must be new: each layer has a MEmeL of its own. "
+            f"Received: {memel.name!r}, which is built"
+        )
+    memel.build(input_shape)
+
+
+def config_of(memel: MEmeL | None) -> dict[str, Any] | None:
+    """What `checked` makes the same MEmeL of, not built."""
+    if memel is None:
+        return None
+    config: dict[str, Any] = keras.saving.serialize_keras_object(memel)
+    # It is built with the layer, perhaps for frames of other sizes.
+    config.pop("build_config", None)
+    return config
+
+
+def inhibitor_of(memel: MEmeL | None, training: bool) -> "Inhibitor | None":
+    """The `Inhibitor` of one call, or `None` if nothing is to be done."""
+    if memel is None:
+        return None
+    learning = training and memel.trainable
+    if not (learning or memel.at_inference):
+        return None
+    if learning:
+        rematerialization.refuse(memel)
+        untracked.refuse(memel)
+    return Inhibitor(memel, learning)
 
 
 class Inhibitor:

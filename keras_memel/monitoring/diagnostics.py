@@ -22,8 +22,7 @@ from keras_memel.core.selections import TopK
 from keras_memel.insertion.forward import LOST_PADDING
 from keras_memel.layers.memel import MEmeL
 from keras_memel.utils.arrays import to_numpy
-
-Array = Any
+from keras_memel.utils.types import Array
 
 _WATCHED = "_memel_saw_mask"
 

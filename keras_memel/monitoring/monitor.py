@@ -23,8 +23,7 @@ from keras_memel.monitoring.overhead import overhead
 from keras_memel.monitoring.readings import memels
 from keras_memel.monitoring.readings import numbers as numbers_of
 from keras_memel.utils import arguments
-
-Array = Any
+from keras_memel.utils.types import Array
 
 # Inputs that are run through the model at once.
 _BATCH = 32

@@ -12,8 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_memel.layers.memel import MEmeL
-
-Tensor = Any
+from keras_memel.utils.types import Tensor
 
 # Steps of each kind: the median of so many is stable to a few percent.
 _STEPS = 7

@@ -4,11 +4,9 @@ A label that is chosen as the best of many looks good on the inputs that chose
 it, even if it is noise. Scores from other inputs do not have that bias.
 """
 
-from typing import Any
-
 import numpy as np
 
-Array = Any
+from keras_memel.utils.types import Array
 
 
 def held_out(numbers: Array) -> Array:

@@ -20,8 +20,7 @@ from keras_memel.reports import ranking
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
-
-Array = Any
+from keras_memel.utils.types import Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,11 +24,11 @@ import keras
 import numpy as np
 
 from keras_memel.reports.layer_report import LayerReport
+from keras_memel.utils.types import Array
 
 if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
-Array = Any
 
 _RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _KINDS = ("text", "image", "series")

@@ -15,12 +15,12 @@ from keras_memel.reports import layer_report
 from keras_memel.utils import plotting
 from keras_memel.utils import renamed
 from keras_memel.utils.plotting import plain
+from keras_memel.utils.types import Array
+from keras_memel.utils.types import Axes
 
 if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
-Axes = Any
-Array = Any
 
 # Past these, names on an axis run into each other.
 _MOST_NAMES = 40
@@ -268,7 +268,7 @@ def ms_over_training(
         )
     import matplotlib
 
-    ax = plotting.new(ax)
+    ax = plotting.new(ax, max(3.6, 0.17 * len(names) + 1.0))
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(names)))
     ends = []
     for name, shade in zip(names, shades):
@@ -319,7 +319,7 @@ def false_killing_rate(
     """
     import matplotlib
 
-    ax = plotting.new(ax)
+    ax = plotting.new(ax, max(3.6, 0.17 * len(report.layers) + 1.0))
     rates = np.geomspace(1e-3, 0.5, 40) if rates is None else np.asarray(rates)
     layers = list(report.layers.values())
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(layers)))

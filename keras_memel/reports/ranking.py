@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Array = Any
+from keras_memel.utils.types import Array
 
 # A curve is kept at so many ranks: at each of the first, where it moves most,
 # and farther and farther apart up to the last.

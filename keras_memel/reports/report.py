@@ -21,9 +21,8 @@ from keras_memel.reports import report_file
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.layer_report import unlabelled
 from keras_memel.utils import renamed
-
-Array = Any
-Pandas = Any  # pandas and matplotlib are loaded when they are used
+from keras_memel.utils.types import Array
+from keras_memel.utils.types import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Report:
             return np.ones(self.inputs, bool)
         return halves.held_out(np.arange(self.inputs))
 
-    def to_dataframe(self, rate: float = 0.02) -> Pandas:
+    def to_dataframe(self, rate: float = 0.02) -> Table:
         """Return one row per neuron, in a `pandas.DataFrame`.
 
         Args:
@@ -106,7 +105,7 @@ class Report:
 
     def false_killing_rate(
         self, rate: float | None = 0.02, threshold: float | None = None
-    ) -> Pandas:
+    ) -> Table:
         """Compute the share of inhibited values that do not have the label.
 
         [Wang et al. 2025] Eq. 4: of all scored values of a neuron with `phi`
@@ -141,7 +140,7 @@ class Report:
             lambda layer: layer.false_killing_rate(rate, threshold),
         )
 
-    def ks_statistic(self) -> Pandas:
+    def ks_statistic(self) -> Table:
         """Kolmogorov-Smirnov distance, `pandas.Series` by layer and neuron.
 
         Between `phi` on the label of a neuron and `phi` on all inputs, of those
@@ -150,7 +149,7 @@ class Report:
         """
         return self._labelled("ks_statistic")
 
-    def roc_auc(self) -> Pandas:
+    def roc_auc(self) -> Table:
         """Area under the ROC curve, `pandas.Series` by layer and neuron.
 
         Of `phi` as a detector of the most monosemantic label: the
@@ -192,7 +191,7 @@ class Report:
             )
         return self.layers[path]
 
-    def _labelled(self, name: str) -> Pandas:
+    def _labelled(self, name: str) -> Table:
         def get(layer: LayerReport) -> Array:
             found: Array | None = getattr(layer, name)
             if found is None:
@@ -201,7 +200,7 @@ class Report:
 
         return self._series(name, get)
 
-    def _series(self, name: str, get: Callable[[LayerReport], Array]) -> Pandas:
+    def _series(self, name: str, get: Callable[[LayerReport], Array]) -> Table:
         import pandas as pd
 
         layers = self.layers.values()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src import backend
 from keras.src.backend import get_keras_mask
 from keras.src.backend import standardize_data_format
 from keras.src.backend.common import global_state
@@ -30,6 +31,8 @@ __all__ = [
     "in_symbolic_scope",
     "model_as_json",
     "name_scopes_kept",
+    "note_rematerialization",
+    "rematerialized_function",
     "standardize_data_format",
     "standardize_padding",
     "standardize_tuple",
@@ -38,6 +41,8 @@ __all__ = [
 
 # What Keras lets into a file; `Layer`, `Loss`, `Metric` and others are some.
 KerasSaveable: Any = keras.Operation.__base__
+
+_REMATERIALIZED = "keras_memel_rematerialized"
 
 
 @contextlib.contextmanager
@@ -55,6 +60,34 @@ def name_scopes_kept() -> Iterator[None]:
         stack = global_state.get_global_attribute("name_scope_stack")
         if stack is not None:
             del stack[depth:]
+
+
+def rematerialized_function() -> Any:
+    """The innermost running function that Keras will run again, or `None`."""
+    return global_state.get_global_attribute(_REMATERIALIZED)
+
+
+def note_rematerialization() -> None:
+    """Have Keras note, per thread, which rematerialized function is running.
+
+    Layers in a `keras.RematScope` and `keras.remat` call this one function of
+    each backend, in every mode.
+    """
+    rematerialize = backend.core.remat
+
+    @functools.wraps(rematerialize)
+    def remat(function: Callable[..., Any]) -> Any:
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            outer = rematerialized_function()
+            global_state.set_global_attribute(_REMATERIALIZED, function)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                global_state.set_global_attribute(_REMATERIALIZED, outer)
+
+        return rematerialize(noting)
+
+    backend.core.remat = remat
 
 
 def model_as_json(model: Any) -> str:

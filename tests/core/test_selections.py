@@ -1,5 +1,6 @@
 """The rules that pick values, alone."""
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from steps import step
 
 from keras_memel import MEmeL
 from keras_memel import Random
+from keras_memel import RandomK
 from keras_memel import Rate
 from keras_memel import Threshold
 from keras_memel import TopK
@@ -140,6 +142,68 @@ def test_random_is_blind_to_the_score(rng):
     near = np.abs(x - x.mean((0, 1))) < 0.5
     assert abs((y != x)[far].mean() - 0.3) < 0.02
     assert abs((y != x)[near].mean() - 0.3) < 0.02
+
+
+SHAPES = [(3, 4), (1, 5), (2, 3, 4)]
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    k=st.sampled_from([1, 2, 4]),
+    seed=st.integers(0, 1000),
+)
+def test_random_k_picks_as_many_as_top_k_among_what_it_could(shape, k, seed):
+    rng = np.random.default_rng(seed)
+    # Masked, where the neuron always was, and distinct scores above 0.
+    score = rng.permutation(np.prod(shape)).reshape(shape) + 1.0
+    score[rng.random(shape) < 0.3] = -1.0
+    score[rng.random(shape) < 0.2] = 0.0
+    mask = select(RandomK(k), score, keras.random.SeedGenerator(seed))
+    assert not (mask & (score <= 0)).any()
+    for sample, picked, top in zip(score, mask, select(TopK(k), score)):
+        assert picked.sum() == top.sum() == min(k, (sample > 0).sum())
+
+
+def test_random_k_picks_exactly_k_where_draws_are_equal(monkeypatch):
+    # A constant in place of draws: a cutoff would select every value.
+    monkeypatch.setattr(
+        keras.random, "uniform", lambda shape, **_: ops.full(shape, 0.5)
+    )
+    mask = select(RandomK(3), np.ones((4, 5, 6)), 0)
+    assert mask.sum(axis=(1, 2)).tolist() == [3] * 4
+
+
+def test_random_k_picks_each_value_as_often_and_never_looks_at_scores():
+    score = np.tile(np.arange(1.0, 11.0) ** 4, (4000, 1))
+    generator = keras.random.SeedGenerator(0)
+    first, second = (select(RandomK(3), score, generator) for _ in range(2))
+    assert (first != second).any()
+    # Each is a share of 0.3, with a deviation of 0.007; so is each pair.
+    np.testing.assert_allclose(first.mean(axis=0), 0.3, atol=0.035)
+    pairs = first.T.astype(float) @ first / len(first)
+    np.testing.assert_allclose(
+        pairs[~np.eye(10, dtype=bool)], 3 * 2 / (10 * 9), atol=0.02
+    )
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_random_k_of_an_empty_batch_is_empty(k):
+    seed = keras.random.SeedGenerator(0)
+    assert select(RandomK(k), np.zeros((0, 4)), seed).shape == (0, 4)
+
+
+def test_random_k_trains_in_a_model_and_selects_its_share(rng):
+    # The length and the last batch are not known when the step is traced.
+    memel = MEmeL(RandomK(2, seed=1), axis=-1, late_start=0)
+    inputs = keras.Input((None, 4))
+    dense = keras.layers.Dense(4)
+    model = keras.Model(inputs, memel(dense(inputs)))
+    model.compile("sgd", "mse")
+    x = rng.normal(size=(10, 5, 4)).astype("float32")
+    model.fit(x, x, batch_size=4, verbose=0)
+    assert float(memel.inhibited_rate.value) == pytest.approx(2 / 20)
+    with pytest.raises(ValueError, match=r"`k` of `RandomK` .* 20 values"):
+        MEmeL(RandomK(21)).build((None, 5, 4))
 
 
 def test_one_selection_may_serve_two_layers(rng):

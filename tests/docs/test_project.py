@@ -105,3 +105,16 @@ def test_the_quick_check_covers_every_room(request):
         if item.get_closest_marker("quick")
     }
     assert rooms <= quick
+
+
+@pytest.mark.once
+def test_what_backends_do_not_type_is_named_in_one_file():
+    """`Tensor`, `Array` and the like, in `utils/types.py`."""
+    for path in (ROOT / "keras_memel").rglob("*.py"):
+        if path.name == "types.py":
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                value = node.value
+                named = isinstance(value, ast.Name) and value.id == "Any"
+                assert not named, f"{path.name}: {ast.unparse(node)}"

@@ -103,16 +103,39 @@ def test_p_is_the_share_of_all_flips_of_signs_and_holm_over_the_arms():
     np.testing.assert_allclose([c.p_holm for c in found], holm(raw))
 
 
-@example([0] * 6 + [2, 2, -2, -2])
+@example([0] * 6 + [2, 2, -2, -2], 1.0)
+@example([0] * 6 + [2, 2, -2, -2], 1e9)
 @settings(max_examples=25)
-@given(st.lists(st.integers(-3, 3), min_size=10, max_size=10))
-def test_ties_and_zeros_are_counted_exactly(whole):
+@given(
+    st.lists(st.integers(-3, 3), min_size=10, max_size=10),
+    st.sampled_from([1e-9, 1.0, 1e9]),
+)
+def test_ties_and_zeros_are_counted_exactly(whole, largest):
     # As shares, ties are equal but for rounding.
-    deltas = (0.7 + 0.1 * np.array(whole)) - 0.7
+    deltas = largest * (0.7 + 0.1 * np.array(whole)) - largest * 0.7
     flipped = np.abs(SIGNS @ np.array(whole))
-    assert contrasts._sign_flip_p(deltas, 1.0) == pytest.approx(
+    assert contrasts._sign_flip_p(deltas, largest) == pytest.approx(
         np.mean(flipped >= abs(sum(whole)))
     )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "p"), [(1, math.nan), (2, 1 / 2), (3, 1 / 4)]
+)
+def test_two_deltas_are_the_fewest_that_have_a_p(seeds, p):
+    scores = {"plain": np.zeros(seeds), "arm": np.ones(seeds)}
+    contrast = Comparison(runs_of(scores)).contrasts[0]
+    assert contrast.p == pytest.approx(p, nan_ok=True)
+    assert contrast.why == "a verdict takes 10 seeds"
+
+
+def test_up_to_16_seeds_every_flip_is_counted():
+    assert contrasts._sign_flip_p(np.ones(16), 1.0) == 2 / 2**16
+    # Drawn ones cannot find a p as small as that of all of 2^17.
+    assert contrasts._sign_flip_p(np.ones(17), 1.0) > 2 / 2**17 * 1.5
+    # The p of counted flips goes in steps, and the first is above 0.05 / 2000.
+    assert math.isinf(contrasts.detectable_effect(16, 2000))
+    assert contrasts.detectable_effect(17, 2000) < math.inf
 
 
 def test_beyond_16_seeds_flips_are_drawn_and_the_same_each_time():
@@ -173,15 +196,36 @@ def test_both_tests_must_agree():
     assert crowd.verdict == "not shown"
 
 
-def test_a_p_alone_is_not_enough():
+@pytest.mark.parametrize("scale", [1.0, 0.01, -1.0, -0.01])
+def test_a_p_alone_is_not_enough(scale):
     # Two deltas far off, one of them low: the interval reaches below 0.
-    deltas = 0.8 + np.random.default_rng(6).normal(size=10)
+    deltas = scale * (0.8 + np.random.default_rng(6).normal(size=10))
     runs = runs_of({"plain": np.zeros(10), "arm": deltas})
     contrast = Comparison(runs).contrasts[0]
     assert contrast.p_holm < 0.05
-    assert contrast.low < 0
+    assert contrast.low < 0 < contrast.high
     assert contrast.why == ""
     assert contrast.verdict == "not shown"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_interval_that_ends_at_0_shows_nothing(sign):
+    deltas = sign * np.array([-1, -1, 1, 1, 1, 1, 2, 2, 2, 3])
+    runs = runs_of({"plain": np.zeros(10), "arm": deltas})
+    contrast = Comparison(runs).contrasts[0]
+    assert contrast.p_holm < 0.05
+    assert 0 in (contrast.low, contrast.high)
+    assert contrast.verdict == "not shown"
+
+
+def test_numbers_whose_cubes_are_0_have_no_interval():
+    deltas = 1e-110 * (1.0 + np.random.default_rng(0).normal(size=10))
+    with np.errstate(invalid="ignore"):
+        contrast = Comparison(
+            runs_of({"plain": np.zeros(10), "arm": deltas})
+        ).contrasts[0]
+    assert math.isnan(contrast.low)
+    assert contrast.why == "these deltas have no BCa interval"
 
 
 def test_nine_seeds_are_too_few_for_any_effect():
@@ -210,7 +254,7 @@ def test_a_seed_without_a_pair_takes_the_verdict_away(lost):
     contrast = next(c for c in found.contrasts if c.arm == "arm")
     assert sorted(contrast.seeds) == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
     assert contrast.verdict == "not shown"
-    assert contrast.why.startswith("1 of 11 seeds lack")
+    assert contrast.why == "1 of 11 seeds lack a finite score of both arms"
     assert "1 of 11 seeds lack" in found.summary()
     rest = next(c for c in found.contrasts if c.arm == "other")
     assert rest.verdict == "better"
@@ -228,6 +272,13 @@ def test_equal_deltas_show_nothing_but_a_forgotten_seed(noise):
     assert contrast.verdict == "not shown"
     assert contrast.why == "the deltas of all seeds are equal"
     assert math.isnan(contrast.low)
+
+
+def test_scores_that_are_all_0_are_equal():
+    zeros = np.zeros(10)
+    contrast = Comparison(runs_of({"plain": zeros, "arm": zeros})).contrasts[0]
+    assert contrast.p == 1.0
+    assert contrast.why == "the deltas of all seeds are equal"
 
 
 def test_deltas_that_are_equal_but_for_one_have_an_interval():

@@ -5,10 +5,13 @@
 Each sequence takes a small architecture and ten operations. After each, the
 statistics must be finite, count the steps and samples that were trained on, and
 inference must be that of the plain model. The number of a sequence is its
-seed; a failure prints it with the operations, and repeats from it.
+seed; a failure prints it with the operations, and repeats from it. The last
+lines count the sequences, and how often each operation and architecture ran.
 """
 
+import collections
 import copy
+import gc
 import pathlib
 import pickle
 import sys
@@ -37,9 +40,9 @@ BATCH = 8
 BATCHES = len(X) // BATCH
 
 
-def _compiled(model):
-    model.compile("sgd", "mse")
-    return model
+def _predicted(model):
+    """Inference without a compiled function, which takes longest to make."""
+    return np.array(ops.convert_to_numpy(model(X, training=False)))
 
 
 def _residual():
@@ -129,10 +132,17 @@ class Sequence:
         keras.utils.set_random_seed(seed)
         self.kind = str(self.rng.choice(list(ARCHITECTURES)))
         self.make = ARCHITECTURES[self.kind]
-        self.model = _compiled(self.make())
+        # TensorFlow traces a graph for seconds: every other sequence has none.
+        eager = models.BACKEND == "tensorflow" and self.rng.random() < 0.5
+        self.eager = bool(eager)
+        self.model = self.compile(self.make())
         self.expected = {}  # path -> steps
         self.quantized = self.adapted = False
-        self.done = [self.kind]
+        self.done = [self.kind + (", eager" if self.eager else "")]
+
+    def compile(self, model):
+        model.compile("sgd", "mse", run_eagerly=self.eager)
+        return model
 
     # Operations; one that does not apply returns False.
 
@@ -161,13 +171,19 @@ class Sequence:
         self.trained(BATCHES)
 
     def fit_a_model_around(self):
-        around = _compiled(keras.Sequential([keras.Input((8,)), self.model]))
+        around = self.compile(keras.Sequential([keras.Input((8,)), self.model]))
         around.fit(X, Y, batch_size=BATCH, verbose=0)
         self.trained(BATCHES)
-        self.model.compile("sgd", "mse")
+        self.compile(self.model)
 
     def evaluate(self):
         self.model.evaluate(X, Y, verbose=0)
+
+    def predict(self):
+        predicted = self.model.predict(X, batch_size=BATCH, verbose=0)
+        np.testing.assert_allclose(
+            predicted, _predicted(self.model), rtol=1e-4, atol=1e-5
+        )
 
     def strip(self):
         self.same_inference(lambda: strip(self.model))
@@ -220,7 +236,7 @@ class Sequence:
         layer.trainable = not layer.trainable
         if not self.model.trainable_weights:  # JAX has no gradient to take
             layer.trainable = True
-        self.model.compile("sgd", "mse")
+        self.compile(self.model)
         return layer.name
 
     def quantize(self):
@@ -230,7 +246,7 @@ class Sequence:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.model.quantize("int8")
-        self.model.compile("sgd", "mse")
+        self.compile(self.model)
         self.quantized = True
         return True
 
@@ -244,7 +260,7 @@ class Sequence:
             if type(layer) is keras.layers.Dense
         ]
         self.rng.choice(dense).enable_lora(2)
-        self.model.compile("sgd", "mse")
+        self.compile(self.model)
         self.adapted = True
         return True
 
@@ -262,7 +278,7 @@ class Sequence:
     def step(self):
         names = [
             *("insert", "insert", "fit", "fit", "fit_a_model_around"),
-            *("evaluate", "strip", "strip_a_part", "save_and_load"),
+            *("evaluate", "predict", "strip", "strip_a_part", "save_and_load"),
             *("save_around_and_load", "deepcopy", "pickle", "weights"),
             *("freeze", "quantize", "adapt", "analyze", "summary"),
         ]
@@ -292,18 +308,18 @@ class Sequence:
                 self.expected[path] += batches * calls
 
     def same_inference(self, change):
-        before = self.model.predict(X, verbose=0)
+        before = _predicted(self.model)
         change()
-        after = self.model.predict(X, verbose=0)
+        after = _predicted(self.model)
         assert np.array_equal(before, after), "inference is not the same"
 
     def becomes(self, make):
-        before = self.model.predict(X, verbose=0)
+        before = _predicted(self.model)
         statistics = models.statistics(self.model)
         names = [memel.name for memel in inserted(self.model).values()]
         paths = list(inserted(self.model))
         trainable = [m.trainable for m in inserted(self.model).values()]
-        self.model = _compiled(make())
+        self.model = self.compile(make())
         # A subclassed model makes its layers anew, with new default names.
         if "subclassed" not in self.kind:
             assert list(inserted(self.model)) == paths
@@ -313,7 +329,7 @@ class Sequence:
         assert [m.name for m in inserted(self.model).values()] == names
         assert trainable == [m.trainable for m in inserted(self.model).values()]
         np.testing.assert_allclose(
-            self.model.predict(X, verbose=0), before, rtol=1e-4, atol=1e-5
+            _predicted(self.model), before, rtol=1e-4, atol=1e-5
         )
 
 
@@ -340,16 +356,26 @@ if __name__ == "__main__":
     seconds = float(sys.argv[1])
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     warnings.simplefilter("ignore")
+    if models.BACKEND == "jax":  # much is compiled, and little computed
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", True)
+    gc.collect()
+    gc.freeze()  # Keras collects garbage for each layer that it quantizes
     start, number, failures = time.monotonic(), 0, 0
+    kinds, operations = collections.Counter(), collections.Counter()
     while time.monotonic() - start < seconds:
         try:
-            run(seed + number)
+            kind, *done = run(seed + number)
+            kinds[kind] += 1
+            operations.update(name for name, out in done if out is not False)
         except Exception as error:
             failures += 1
             print(f"{type(error).__name__}: {str(error)[:600]}")
             print(*error.__notes__[-1:], flush=True)
         number += 1
-        if number % 20 == 0:
-            keras.backend.clear_session()
+        keras.backend.clear_session()
     print(f"seeds {seed} to {seed + number - 1}: {failures} failures")
+    print(f"{number} sequences:", dict(kinds))
+    print(f"{operations.total()} operations:", dict(operations))
     sys.exit(bool(failures))

@@ -13,6 +13,7 @@ from keras_memel import LogPenalty
 from keras_memel import MEmeL
 from keras_memel import Observe
 from keras_memel import Random
+from keras_memel import RandomK
 from keras_memel import Rate
 from keras_memel import ReverseDeactivation
 from keras_memel import Selection
@@ -25,7 +26,7 @@ NAN, INF = float("nan"), float("inf")
 WHOLE = "a whole number of at least 1"
 SHARE = "between 0 and 1, both excluded"
 AXES = "None, an integer, or a tuple of integers"
-SELECTIONS = "one of ['random', 'rate', 'threshold', 'top_k']"
+SELECTIONS = "one of ['random', 'random_k', 'rate', 'threshold', 'top_k']"
 INHIBITIONS = "one of ['naive_a', 'naive_b', 'observe', 'penalty', 'reverse']"
 
 
@@ -48,6 +49,8 @@ def table(*rows):
         (Rate, "gain", "between 0 and 1", [0.0, 1.0, -1, NAN, "fast"]),
         (Random, "rate", SHARE, [0.0, 1.0, NAN, "0.02", True]),
         (Random, "seed", "an integer or None", [-1, 0.5, "one", False]),
+        (RandomK, "k", WHOLE, [0, 1.0, True]),
+        (RandomK, "seed", "an integer or None", [-1, 0.5]),
         (Threshold, "threshold", "above 0", [0.0, -9.0, NAN, INF, "9", None]),
         (
             ReverseDeactivation,
@@ -84,6 +87,7 @@ def test_a_wrong_argument_is_named(make, name, value, expected):
         (TopK, {"k": np.int64(3)}),
         (Rate, {"rate": np.float32(0.5), "gain": 0.999}),
         (Random, {"rate": 0.999, "seed": 0}),
+        (RandomK, {"k": np.int64(3), "seed": np.int64(0)}),
         (Threshold, {"threshold": 1}),
         (ReverseDeactivation, {"delta": -100}),
         (LogPenalty, {"weight": 0, "tiny": 1e-12}),
@@ -233,6 +237,7 @@ def test_a_second_width_is_refused(axis, good, bad):
         (selections.get, "rate", Rate, {"rate": 0.02, "gain": 0.1}),
         (selections.get, "threshold", Threshold, {"threshold": 9.0}),
         (selections.get, "random", Random, {"rate": 0.02, "seed": None}),
+        (selections.get, "random_k", RandomK, {"k": 1, "seed": None}),
         (selections.get, TopK, TopK, {"k": 1}),
         (selections.get, TopK(5), TopK, {"k": 5}),
         (selections.get, Rate(0.1, 0.2), Rate, {"rate": 0.1, "gain": 0.2}),

@@ -79,6 +79,30 @@ def test_scale_over_training():
         plots.ms_over_training(logs, "ms_50")
 
 
+@pytest.mark.parametrize("layers", [24, 60])
+def test_many_layers_leave_room_for_their_lines(layers):
+    names = [f"transformer_layer_{i}" for i in range(layers)]
+    logs = {
+        f"{name}/ms_99": [6.0, 7.0 + 0.01 * i] for i, name in enumerate(names)
+    }
+    model = keras.Sequential(
+        [keras.Input((6,))]
+        + [keras.layers.Dense(6, "tanh", name=name) for name in names]
+    )
+    x = np.random.default_rng(0).normal(size=(60, 6))
+    report = analyze(model, x, np.arange(60) % 3, verbose=0)
+    for ax in (plots.ms_over_training(logs), plots.false_killing_rate(report)):
+        ax.figure.canvas.draw()
+        assert ax.get_position().height > 0.6
+        heights = sorted(
+            text.get_window_extent().y0
+            for text in ax.texts
+            if text.get_text().startswith("transformer")
+        )
+        assert len(heights) >= 20
+        assert np.diff(heights).min() > 0.9 * 11 * ax.figure.dpi / 72
+
+
 def test_axes_can_be_given(report):
     _, (first, second) = plt.subplots(2)
     assert plots.ms_distribution(report, first) is first

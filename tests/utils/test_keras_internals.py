@@ -1,6 +1,7 @@
 """What each private name of Keras must do: a new Keras that breaks it fails."""
 
 import ast
+import contextlib
 import pathlib
 
 import keras
@@ -56,23 +57,17 @@ def test_dropout_cells_make_a_mask_of_the_shape_of_a_step():
     )
 
 
-def test_the_name_scopes_tell_which_layers_are_being_called():
-    seen = []
+def test_a_scope_with_a_name_that_tensorflow_refuses_leaves_no_trace():
+    def stack():
+        found = keras_internals.global_state.get_global_attribute(
+            "name_scope_stack"
+        )
+        return list(found or ())
 
-    class Inner(keras.layers.Layer):
-        def call(self, inputs):
-            stack = keras_internals.global_state.get_global_attribute(
-                "name_scope_stack"
-            )
-            seen.extend(scope.caller for scope in stack)
-            return inputs
-
-    inner = Inner()
-    outer = keras.Sequential([keras.Input((2,)), inner])
-    seen.clear()
-    outer(np.zeros((1, 2)))
-    assert seen[0] is outer
-    assert seen[-1] is inner
+    before = stack()
+    with contextlib.suppress(ValueError), keras_internals.name_scopes_kept():
+        keras.name_scope("block[0]").__enter__()
+    assert stack() == before
 
 
 def test_layers_made_in_a_remat_scope_know_its_mode():
@@ -80,6 +75,51 @@ def test_layers_made_in_a_remat_scope_know_its_mode():
         layer = keras.layers.Dense(2)
     assert layer._remat_mode.mode == "full"
     assert getattr(dense(), "_remat_mode", None) is None
+
+
+class Noting(keras.layers.Layer):
+    """A layer that notes in which rematerialized function it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def call(self, inputs):
+        self.seen.append(keras_internals.rematerialized_function())
+        return 2.0 * inputs
+
+
+def test_what_is_rematerialized_is_known_while_it_runs():
+    with keras.RematScope(mode="full"):
+        layer = Noting()
+    layer(keras.ops.ones((1, 2)))
+    assert layer.seen[-1].__self__ is layer
+    assert keras_internals.rematerialized_function() is None
+    keras.remat(layer.call)(keras.ops.ones((1, 2)))
+    assert layer.seen[-1] == layer.call
+    layer.call(keras.ops.ones((1, 2)))
+    assert layer.seen[-1] is None
+
+
+def test_nothing_is_rematerialized_after_an_error():
+    def fail(x):
+        raise KeyError("as a user's layer may")
+
+    with pytest.raises(KeyError):
+        keras.remat(fail)(keras.ops.ones(2))
+    assert keras_internals.rematerialized_function() is None
+
+
+def test_rematerialized_layers_still_have_their_gradient(rng):
+    with keras.RematScope(mode="full"):
+        layer = Noting()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), layer])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    x = rng.normal(size=(4, 3)).astype("float32")
+    kernel, bias = (np.array(w) for w in model.get_weights())
+    model.train_on_batch(x, np.zeros((4, 2)))
+    expected = kernel - 0.1 * x.T @ (2 * (2 * (x @ kernel + bias)) / 8 * 2)
+    np.testing.assert_allclose(model.get_weights()[0], expected, atol=1e-5)
 
 
 def test_scopes_say_which_variables_are_passed_through_a_step():

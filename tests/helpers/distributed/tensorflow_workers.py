@@ -8,24 +8,21 @@ import os
 import pathlib
 import sys
 
-FOLDER, RANK, *PORTS = sys.argv[1:]
-RANK = int(RANK)
 os.environ["TF_CONFIG"] = json.dumps(
     {
-        "cluster": {"worker": [f"127.0.0.1:{port}" for port in PORTS]},
-        "task": {"type": "worker", "index": RANK},
+        "cluster": {"worker": [f"127.0.0.1:{port}" for port in sys.argv[3:]]},
+        "task": {"type": "worker", "index": int(sys.argv[2])},
     }
 )
 # Its convolutions of an empty batch have the shape of their input.
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import numpy as np
+import scenario
+import tensorflow as tf
 
-# Before any operation of TensorFlow, as those of a module that is imported.
+RANK = int(sys.argv[2])
 STRATEGY = tf.distribute.MultiWorkerMirroredStrategy()
-
-import scenario  # noqa: E402
 
 
 def run_layer(make):
@@ -67,4 +64,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(FOLDER))
+    main(pathlib.Path(sys.argv[1]))
