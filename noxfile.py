@@ -20,7 +20,8 @@ nox.options.error_on_external_run = True
 # exports, which bring other backends along (`nox -s exports-jax
 # exports-tensorflow exports-torch`), the package that would be published (`nox
 # -s package`), the notebooks (`nox -s notebooks-jax ...`), and other versions
-# of Keras (`nox -s keras-oldest-jax keras-newest-jax ...`).
+# of Keras (`nox -s keras-oldest-jax keras-newest-jax ...`), and the tests with
+# Hugging Face, timm and Lightning (`nox -s native-torch`).
 nox.options.sessions = ["lint", "docs", "tests-jax"]
 nox.options.sessions += ["tests-tensorflow", "tests-torch"]
 
@@ -84,6 +85,20 @@ def whole_jax(session: nox.Session) -> None:
 @nox.session(name="whole-tensorflow")
 def whole_tensorflow(session: nox.Session) -> None:
     run_tests(session, "tensorflow", whole=True)
+
+
+@nox.session(name="native-torch")
+def native_torch(session: nox.Session) -> None:
+    """PyTorch modules, with the libraries that people have them from."""
+    session.install(*CONSTRAINTS, "-e", ".[torch,transformers,test]")
+    session.install(*CONSTRAINTS, "lightning", "peft", "timm", "torchvision")
+    session.run(
+        "pytest",
+        "--fail-on-skip",  # a library that is missing is a failure here
+        *("tests/native", "tests/docs/test_docs.py", "-k", "native"),
+        *session.posargs,
+        env={"KERAS_BACKEND": "torch", "MPLBACKEND": "agg"},
+    )
 
 
 @nox.session(name="exports-jax", reuse_venv=False)

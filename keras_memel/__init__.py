@@ -3,6 +3,8 @@
 Keras 3, on TensorFlow, JAX and PyTorch. `model.add(MEmeL())` is all it takes.
 """
 
+import keras
+
 from keras_memel import inhibitions
 from keras_memel import paper
 from keras_memel import plots
@@ -33,6 +35,7 @@ from keras_memel.insertion.insert import find
 from keras_memel.insertion.insert import insert
 from keras_memel.insertion.insert import inserted
 from keras_memel.insertion.insert import strip
+from keras_memel.insertion.saving import restore
 from keras_memel.insertion.saving import save
 from keras_memel.layers.conv_gru2d import ConvGRU2D
 from keras_memel.layers.conv_gru2d_cell import ConvGRU2DCell
@@ -42,6 +45,10 @@ from keras_memel.monitoring.readings import readings
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.report import Report
 from keras_memel.utils.version import __version__ as __version__
+
+if keras.backend.backend() == "torch":
+    # A PyTorch module, which no other backend has.
+    from keras_memel.native.torch_memel import TorchMEmeL as TorchMEmeL
 
 __all__ = [
     "Comparison",
@@ -78,6 +85,7 @@ __all__ = [
     "plots",
     "pool",
     "readings",
+    "restore",
     "save",
     "selections",
     "strip",

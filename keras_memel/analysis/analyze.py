@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from keras_memel import native
 from keras_memel.analysis.labels import Labels
 from keras_memel.analysis.layer_stream import Stream
 from keras_memel.analysis.sources import Source
@@ -20,10 +21,7 @@ from keras_memel.analysis.value_store import MOST_ROWS
 from keras_memel.core import axes
 from keras_memel.insertion import capture
 from keras_memel.insertion.forward import Output
-from keras_memel.insertion.forward import insertion_of
-from keras_memel.insertion.paths import Site
 from keras_memel.insertion.paths import Where
-from keras_memel.layers.memel import MEmeL
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.layer_report import corrected
 from keras_memel.reports.report import Report
@@ -38,7 +36,7 @@ _AHEAD = 2
 
 @renamed.arguments(features="labels", feature_names="label_names")
 def analyze(
-    model: keras.Layer,
+    model: Any,
     x: Any,
     labels: Any = None,
     layers: Where | None = None,
@@ -90,7 +88,8 @@ def analyze(
     label.
 
     Args:
-        model: A built model, with or without MEmeL layers.
+        model: A built model, or a PyTorch module, with or without MEmeL
+            layers.
         x: Inputs: arrays as for `predict`, a `tf.data.Dataset`, a PyTorch
             `DataLoader`, a `keras.utils.PyDataset`, or an iterable of batches,
             `inputs` or `(inputs, targets)`. A list of arrays is one of inputs,
@@ -106,7 +105,9 @@ def analyze(
             within it.
         axis: Axis or axes that index the neurons, as in `MEmeL`. "auto": as
             the MEmeL of the layer; without one, each channel is a neuron: -1,
-            or 1 of a layer with `data_format="channels_first"`.
+            or 1 of a layer with `data_format="channels_first"`. For a
+            PyTorch module, 1 of a convolution, or a batch or group
+            normalization; pass `axis=1` for blocks of these.
         output: Which output, if a layer has several: an index or a key.
         epsilon: Share of the layer's mean variance that is added to that of
             each neuron.
@@ -154,7 +155,12 @@ def analyze(
         sample = arguments.integer("sample", sample, "at least 1", 1)
     multi_label = arguments.boolean("multi_label", multi_label)
     disk_limit = arguments.integer("disk_limit", disk_limit, "at least 1", 1)
-    if not (isinstance(model, keras.Layer) and model.built):
+    run: Any = capture
+    if native.is_torch(model):
+        from keras_memel.native import torch_analysis
+
+        run = torch_analysis
+    elif not (isinstance(model, keras.Layer) and model.built):
         raise ValueError(
             "Argument `model` must be a built Keras model: call it on some "
             f"data, or build it, before. Received: model={model!r}"
@@ -162,7 +168,7 @@ def analyze(
     source = Source(x, batch_size)
     _check_number(model, source)
     given = Labels(labels, label_names, source, multi_label)
-    found = capture.chosen(model, layers)
+    found = run.chosen(model, layers)
     if not found:
         raise ValueError(
             "The model has no layer with weights to look at. Name some in "
@@ -171,7 +177,7 @@ def analyze(
     streams = [
         Stream(
             site,
-            _axis(site, axis),
+            run.axis_of(site) if axis == "auto" else axes.check(axis),
             top,
             disk_limit // len(found),
             MEMORY // len(found),
@@ -187,7 +193,7 @@ def analyze(
         # else keep the taps in the model.
         seen = files.enter_context(
             contextlib.closing(
-                capture.outputs(model, found, source.inputs(given), output)
+                run.outputs(model, found, source.inputs(given), output)
             )
         )
         worker = files.enter_context(ThreadPoolExecutor(1))
@@ -239,17 +245,6 @@ def _bar(verbose: int | str, target: int | None, unit: str) -> Any:
     return keras.utils.Progbar(
         target, verbose=0 if verbose == 0 else 1, unit_name=unit
     )
-
-
-def _axis(site: Site, axis: Any) -> Any:
-    if axis != "auto":
-        return axes.check(axis)
-    held = insertion_of(site.layer)
-    memel = held.memel if held else site.layer
-    if isinstance(memel, MEmeL):
-        return memel.axis
-    first = getattr(site.layer, "data_format", None) == "channels_first"
-    return 1 if first else -1
 
 
 def _warn_if_nothing_scores(reports: dict[str, LayerReport]) -> None:

@@ -128,7 +128,7 @@ def sample_count(shape: Any, axes: tuple[int, ...], mask: Tensor) -> Tensor:
         float32, broadcastable to the neurons.
     """
     if mask is None:
-        return ops.cast(math.prod(shape[axis] for axis in axes), "float32")
+        return ops.cast(math.prod([shape[axis] for axis in axes]), "float32")
     count = ops.sum(ops.cast(mask, "float32"), axis=axes, keepdims=True)
     for axis in axes:
         if mask.shape[axis] == 1:  # broadcast: one flag stands for many values

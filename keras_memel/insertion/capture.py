@@ -60,6 +60,16 @@ def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
     ]
 
 
+def axis_of(site: Site) -> Any:
+    """The axis of the neurons: of the MEmeL there, or of the channels."""
+    held = insertion_of(site.layer)
+    memel = held.memel if held else site.layer
+    if isinstance(memel, MEmeL):
+        return memel.axis
+    first = getattr(site.layer, "data_format", None) == "channels_first"
+    return 1 if first else -1
+
+
 class _Tap:
     """Stands where a MEmeL would, and in front of one that is there."""
 

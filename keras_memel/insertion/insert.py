@@ -3,15 +3,15 @@
 How a MEmeL is attached to a layer, and saved with it, is in `attach/`.
 """
 
-import copy
 import re
 import warnings
+from typing import Any
 from typing import TypeVar
 
 import keras
-import numpy as np
 
-from keras_memel.core.selection import Selection
+from keras_memel import native
+from keras_memel.core import seeds
 from keras_memel.insertion import attach
 from keras_memel.insertion import models_around
 from keras_memel.insertion import output_specs
@@ -23,17 +23,18 @@ from keras_memel.insertion.paths import Site
 from keras_memel.insertion.paths import Where
 from keras_memel.layers.memel import MEmeL
 
-Model = TypeVar("Model", bound=keras.Layer)
+Model = TypeVar("Model", bound=Any)
 
 # The names that Keras or a MEmeL without a name gives: `memel`, `memel_1`, ...
 _DEFAULT_NAME = re.compile(r"memel(_\d+)?")
 
 
-def find(model: keras.Layer, where: Where = "**") -> list[str]:
+def find(model: Any, where: Where = "**") -> list[str]:
     """The paths of the layers that `where` names: where a MEmeL can go.
 
     Args:
-        model: A model or layer, with or without inserted layers.
+        model: A model or layer, with or without inserted layers; or a PyTorch
+            module, whose paths are its dotted names.
         where: One of
             - a pattern of paths, whose last names it must fit:
               `"transformer_layer_*"`, `"stage_2/*/mlp"`. `*`, `?` and `[...]`
@@ -67,11 +68,19 @@ def find(model: keras.Layer, where: Where = "**") -> list[str]:
     >>> find(model, "middle:2")
     ['block_1', 'block_2']
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        return torch_insert.find(model, where)
     return [site.path for site in patterns.select(model, where)]
 
 
 def insert(
-    model: Model, where: Where, layer: MEmeL, output: Output = None
+    model: Model,
+    where: Where,
+    layer: MEmeL,
+    output: Output = None,
+    example: Any = None,
 ) -> Model:
     """Puts a copy of a MEmeL after each of some layers, in place.
 
@@ -116,7 +125,8 @@ def insert(
     switched off, with a warning, for layers that hold one.
 
     Args:
-        model: A built model, or a layer of one.
+        model: A built model, or a layer of one; or a PyTorch module, for which
+            see the page "Models that are not Keras models".
         where: Where to, as in `find`.
         layer: What to insert. It is not used itself: each site gets a fresh
             copy from its config, built at once, which leaves the dtype of the
@@ -126,6 +136,9 @@ def insert(
             another at each site but the first, derived from the seed and the
             number of the site.
         output: Which output, if a layer has several: an index or a key.
+        example: For a PyTorch module only: a batch of its inputs (a mapping
+            of arguments, a tuple, or a tensor), from which the statistics get
+            their sizes at once. `None`: from the first training step.
 
     Returns:
         The model.
@@ -147,6 +160,16 @@ def insert(
     >>> list(inserted(model))
     ['block_1', 'block_2']
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        torch_insert.insert(model, where, layer, output, example)
+        return model
+    if example is not None:
+        raise ValueError(
+            "Argument `example` is for PyTorch modules: a Keras model knows "
+            f"its shapes. Received: a model of type {type(model).__name__}"
+        )
     if not isinstance(layer, MEmeL):
         raise ValueError(
             "Argument `layer` must be a MEmeL. "
@@ -211,13 +234,18 @@ def strip(model: Model) -> Model:
     >>> inserted(model)
     {}
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        torch_insert.strip(model)
+        return model
     held = attach.detach(model)
     around = models_around.models_around([site.layer for site, _ in held])
     models_around.forget_compiled([model, *around])
     return model
 
 
-def inserted(model: keras.Layer) -> dict[str, MEmeL]:
+def inserted(model: Any) -> dict[str, Any]:
     """The inserted MEmeLs of a model, by the path of the layer before each.
 
     Args:
@@ -234,6 +262,10 @@ def inserted(model: keras.Layer) -> dict[str, MEmeL]:
     >>> tuple(memel.moving_mean.shape)
     (2,)
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        return torch_insert.inserted(model)
     return {site.path: held.memel for site, held in attach.insertions(model)}
 
 
@@ -280,7 +312,7 @@ def _copy(
         {
             **layer.get_config(),
             "name": name,
-            "selection": _of_site(layer.selection, number),
+            "selection": seeds.of_site(layer.selection, number),
             "inhibition": layer.inhibition,
             "process_group": layer.process_group,
         }
@@ -299,18 +331,6 @@ def _copy(
             f"Layer {layer.name!r} cannot stand after {site.path!r}: {error}"
         ) from error
     return made
-
-
-def _of_site(selection: Selection, number: int) -> Selection:
-    """The selection of the site of this number: itself, or with a new seed."""
-    seed = getattr(selection, "seed", None)
-    if not (selection.random and seed is not None and number):
-        return selection
-    # From one seed all copies would draw the same, step by step.
-    drawn = np.random.SeedSequence(seed, spawn_key=(number,))
-    selection = copy.copy(selection)
-    selection.seed = int(drawn.generate_state(1)[0] >> 1)  # type: ignore[attr-defined]
-    return selection
 
 
 def _warn_of_remat(found: list[Site]) -> None:

@@ -1,7 +1,6 @@
 """Which layers a user means: patterns of paths, and `"middle:N"`."""
 
 import difflib
-import fnmatch
 import re
 from typing import Any
 
@@ -11,6 +10,7 @@ from keras_memel.insertion.paths import Site
 from keras_memel.insertion.paths import Where
 from keras_memel.insertion.paths import walk
 from keras_memel.layers.memel import MEmeL
+from keras_memel.utils.patterns import matches
 
 _MIDDLE = re.compile(r"middle:(\d+)")
 
@@ -67,37 +67,6 @@ def select(
             f"Received: {argument}={where!r}"
         )
     return found
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Whether the last parts of a path fit a pattern.
-
-    `*`, `?` and `[...]` stay within one name, `**` stands for any number of
-    names; a pattern that starts with "/" must fit the whole path.
-
-    Example:
-
-    >>> matches("backbone/block_1/dense", "block_*/dense")
-    True
-    >>> matches("backbone/block_1/dense", "block_*")
-    False
-    """
-    parts = pattern.strip("/").split("/")
-    if not pattern.startswith("/"):
-        parts = ["**", *parts]
-    return _fits(path.split("/"), parts)
-
-
-def _fits(names: list[str], parts: list[str]) -> bool:
-    if not parts:
-        return not names
-    if parts[0] == "**":
-        return any(_fits(names[i:], parts[1:]) for i in range(len(names) + 1))
-    return (
-        bool(names)
-        and fnmatch.fnmatchcase(names[0], parts[0])
-        and _fits(names[1:], parts[1:])
-    )
 
 
 def _nearest(sites: list[Site], where: Any) -> list[str]:

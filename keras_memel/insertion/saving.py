@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from keras_memel import native
 from keras_memel.insertion import paths
 from keras_memel.insertion.attach import attach
 from keras_memel.insertion.attach import insertions
@@ -30,8 +31,9 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
     to `insert` as well.
 
     Args:
-        model: A Keras model.
-        filepath: Path that ends in ".keras".
+        model: A Keras model, or a PyTorch module.
+        filepath: Path that ends in ".keras"; of a PyTorch module, any path:
+            the file holds its `state_dict` and insertions, for `restore`.
         **kwargs: As in `keras.Model.save`.
 
     Raises:
@@ -47,8 +49,53 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
     >>> len(inserted(keras.saving.load_model(path)))
     1
     """
+    if native.is_torch(model):
+        from keras_memel.native import torch_saving
+
+        torch_saving.save(model, filepath)
+        return
     refuse_legacy_file(filepath)
     model.save(filepath, **kwargs)
+
+
+def restore(model: Any, source: Any) -> Any:
+    """Put saved insertions and their statistics back into a PyTorch module.
+
+    Keras models need no such step: `keras.saving.load_model` does it.
+
+    Args:
+        model: A PyTorch module of the class that was saved, without
+            insertions, or with the same ones.
+        source: A file of `save`, whose weights are loaded too; or a folder of
+            `save_pretrained`, from which `from_pretrained` has loaded the
+            weights.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If the model is no PyTorch module, the source is none of
+            these, or it lacks the statistics.
+
+    Example:
+
+    >>> import pathlib, tempfile, torch
+    >>> model = insert(torch.nn.Sequential(torch.nn.Linear(4, 8)), "0", MEmeL())
+    >>> _ = model(torch.ones(2, 4))
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "model.pt")
+    >>> save(model, path)
+    >>> again = restore(torch.nn.Sequential(torch.nn.Linear(4, 8)), path)
+    >>> int(inserted(again)["0"].steps)
+    1
+    """
+    if not native.is_torch(model):
+        raise ValueError(
+            "Argument `model` must be a PyTorch module. Load Keras models with "
+            f"`keras.saving.load_model`. Received: model={model!r}"
+        )
+    from keras_memel.native import torch_saving
+
+    return torch_saving.restore(model, source)
 
 
 def _stand_in(model: Any) -> Any:

@@ -16,6 +16,7 @@ from keras_memel.core import inhibitions
 from keras_memel.core import selections
 from keras_memel.core import step
 from keras_memel.core import sync
+from keras_memel.layers import in_torch
 from keras_memel.layers import rematerialization
 from keras_memel.layers import untracked
 from keras_memel.layers.memel_state import MEmeLState
@@ -248,6 +249,7 @@ class MEmeL(MEmeLState):
         if self.autocast:  # `stateless_call` does not cast for us
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
+        in_torch.check(self, training)
         if not (learning or self.at_inference):
             return inputs
         if learning:

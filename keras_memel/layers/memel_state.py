@@ -9,7 +9,7 @@ from keras_memel import kernels
 from keras_memel.core import step
 from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
-from keras_memel.core.selections import Selection
+from keras_memel.core.selection import Selection
 from keras_memel.utils.types import Shape
 from keras_memel.utils.types import Tensor
 

@@ -155,7 +155,7 @@ class Inhibitor:
         # in each step of a loop, to multiply them with zeros.
         constants = [ops.stop_gradient(x) for x in new]
         number = ops.stop_gradient(found.number)
-        if self.has_loss and found.loss is not None:
+        if found.loss is not None:
             loss = ops.cast(found.loss, "float32")
             if self.settings.inhibition.loss_is_mean:
                 loss = loss * number

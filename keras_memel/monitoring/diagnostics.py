@@ -74,7 +74,7 @@ def read(layer: MEmeL) -> WeightSnapshot:
 def _replicas(weight: Any, group: Any) -> tuple[Array, ...]:
     # TensorFlow keeps a copy a replica in one variable; PyTorch a process a
     # replica; on JAX there is one array, whatever it is spread over.
-    value = weight.value
+    value = getattr(weight, "value", weight)  # a buffer of PyTorch has none
     backend = keras.backend.backend()
     if backend == "tensorflow":
         copies = getattr(value, "values", ())

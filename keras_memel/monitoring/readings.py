@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_memel import native
 from keras_memel.core import selections
 from keras_memel.insertion import capture
 from keras_memel.insertion import paths
@@ -21,7 +22,8 @@ def readings(model: Any) -> dict[str, float]:
     own. On JAX, write the weights back into the model before you call it.
 
     Args:
-        model: A Keras model with MEmeLs, inserted or its own.
+        model: A Keras model or a PyTorch module with MEmeLs, inserted or
+            its own.
 
     Returns:
         A dictionary from `"<layer>/<number>"` to a number, for each layer that
@@ -51,7 +53,7 @@ def readings(model: Any) -> dict[str, float]:
     }
 
 
-def memels(model: Any) -> dict[str, MEmeL]:
+def memels(model: Any) -> dict[str, Any]:
     """Find the MEmeLs of a model.
 
     Args:
@@ -63,8 +65,12 @@ def memels(model: Any) -> dict[str, MEmeL]:
     Raises:
         ValueError: As of `readings`.
     """
-    found = {}
-    if isinstance(model, keras.Layer):
+    found: dict[str, Any] = {}
+    if native.is_torch(model):
+        from keras_memel.native import torch_insert
+
+        found = torch_insert.memels(model)
+    elif isinstance(model, keras.Layer):
         found = dict(inserted(model))
         for site in capture.chosen(model, None):
             if isinstance(site.layer, MEmeL):

@@ -99,6 +99,28 @@ def test_a_masked_first_batch_with_a_large_mean_is_right_too(rng):
     np.testing.assert_allclose(batch.variance[0], kept.var(0), rtol=0.01)
 
 
+def test_a_mask_may_differ_between_neurons(rng):
+    x = rng.normal(size=(3, 5, 4))  # each position of the second axis is one
+    mask = rng.random((3, 5, 1)) < 0.6
+    mask[0] = True
+    history = Moments(*np.zeros((3, 1, 5, 1), "float32"))
+    batch = numpy(measure(x, history, axes=(0, 2), mask=mask))
+    for i in range(5):
+        kept = x[mask[:, i, 0], i].astype("float32")
+        assert batch.count[0, i, 0] == kept.size
+        np.testing.assert_allclose(batch.mean[0, i, 0], kept.mean(), rtol=1e-4)
+        np.testing.assert_allclose(
+            batch.variance[0, i, 0], kept.var(), rtol=1e-4
+        )
+
+
+def test_what_a_mask_hides_does_not_cost_small_values_their_variance(rng):
+    x = rng.normal(0.0, 1e-3, (64, 4)).astype("float32")
+    batch = numpy(measure(x, mask=np.arange(64)[:, None] < 16))
+    kept = x[:16].astype("float64")
+    np.testing.assert_allclose(batch.variance[0], kept.var(0), rtol=1e-4)
+
+
 def test_a_batch_far_from_the_history_still_pools_right(rng):
     """The shift is far off here, which the pooled variance must not show."""
     batches = [rng.normal(0, 1, (64, 4)), rng.normal(1e4, 1, (64, 4))]

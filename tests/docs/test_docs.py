@@ -31,6 +31,7 @@ WITH_CODE = [
 MARKS = {
     # keras_hub and what it stands on warn of many things that are not ours.
     "insert.md": [pytest.mark.filterwarnings("ignore")],
+    "native.md": [pytest.mark.filterwarnings("ignore")],
     # How long a small network takes on a busy machine is no matter here.
     "monitor.md": [pytest.mark.filterwarnings("ignore:The MEmeL layers take")],
 }
@@ -52,6 +53,8 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(
         if language == "python":
             if "import keras_hub" in text:
                 pytest.importorskip("keras_hub")
+            if "from transformers import" in text:
+                pytest.importorskip("transformers")
             exec(compile(text, name, "exec"), namespace)
             output = capsys.readouterr().out
         elif language == "text" and output is not None:

@@ -95,6 +95,16 @@ def test_masked_steps_keep_the_state(changed):
     check(*build(unroll=changed, **settings), mask=MASK)
 
 
+def test_a_step_counts_if_any_value_of_it_does(rng):
+    x = rng.normal(size=SHAPE).astype("float32")
+    layer, _ = build()
+    expected = numpy(layer(x, mask=MASK))
+    whole = np.zeros(SHAPE, "int32")
+    whole[:, :, 1, 2, 0] = MASK
+    np.testing.assert_array_equal(numpy(layer(x, mask=whole)), expected)
+    assert np.abs(numpy(layer(x)) - expected).max() > 0.01
+
+
 @examples(max_examples=2 if BACKEND == "jax" else 12)
 @given(
     shape=st.sampled_from([(1, 1, 3, 3, 1), (2, 3, 4, 3, 2), (3, 2, 7, 4, 1)]),

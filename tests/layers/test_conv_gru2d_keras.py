@@ -151,6 +151,19 @@ def test_the_cell_drops_the_same_until_it_is_told_otherwise():
     assert np.abs(plain - first).max() > 0.01
 
 
+@pytest.mark.parametrize("kind", ["dropout", "recurrent_dropout"])
+def test_the_cell_drops_inputs_and_state_each_by_itself(kind):
+    cell = ConvGRU2DCell(2, 1, seed=1, **{kind: 0.5})
+    cell.build((4, 8, 8, 3))
+    x, state = np.ones((4, 8, 8, 3)), np.ones((4, 8, 8, 2))
+    dropped, plain = (
+        numpy(cell(x, state, training=training)[0])
+        for training in (True, False)
+    )
+    assert np.abs(plain - dropped).max() > 0.01
+    np.testing.assert_array_equal(numpy(cell(x, state)[0]), plain)
+
+
 OTHERS = {
     "filters": 2,
     "kernel_size": (2, 3),

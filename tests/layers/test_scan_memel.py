@@ -28,6 +28,7 @@ from steps import step
 from keras_memel import Inhibition
 from keras_memel import LogPenalty
 from keras_memel import MEmeL
+from keras_memel import Random
 from keras_memel import Selection
 from keras_memel import Threshold
 from keras_memel import TopK
@@ -126,6 +127,39 @@ def test_the_penalty_leaves_the_scan(rng):
     assert numpy(loss) == pytest.approx(expected, rel=1e-4)
     layer(x2)
     assert layer.losses == []
+
+
+def test_at_inference_each_call_draws_anew(rng):
+    memel = MEmeL(
+        Random(0.3, seed=1), "naive_a", -1, late_start=0, at_inference=True
+    )
+    layer = new(memel)
+    (x, _), *_ = values(rng, 1)
+    layer(x, training=True)
+    before = state(layer.memel)
+    first, second = (numpy(layer(x)) for _ in range(2))
+    assert np.abs(first - second).max() > 0.01
+    # The seed moves on, and nothing else does.
+    seed = numpy(memel.seed_generator.state.value)
+    assert seed[1] == 3 * SHAPE[1]
+    assert_state(layer.memel, before)
+
+
+def test_the_penalty_of_a_single_value_is_its_own(rng):
+    layer = new(MEmeL(TopK(1), LogPenalty(0.5), -1, late_start=1))
+    oracle = Oracle(("top_k", 1), ("penalty", 0.5, 1e-6), -1, late_start=1)
+    layer.build((1, 1, *SHAPE[2:]))
+    pair = Candidates(network_of(layer), oracle)
+    mask = np.ones((1, 1), bool)
+    for x, r in values(rng, 2):
+        mean = np.copy(getattr(oracle, "mean", 0.0))
+        layer(x[:1, :1], mask=mask, training=True)
+        pair.call(x[:1, :1], r[:1, :1], mask)
+    off = (np.concatenate(pair.seen) - mean)[np.concatenate(pair.chosen)]
+    assert off.shape == (1,)
+    (loss,) = layer.losses
+    expected = 0.5 * np.log(off[0] ** 2 + 1e-6)
+    assert numpy(loss) == pytest.approx(expected, rel=1e-4)
 
 
 def test_losses_of_ones_own_are_added_up(rng):

@@ -5,6 +5,7 @@ How a mask that has come is used, `test_oracle.py` tests.
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 from keras import ops
 from steps import assert_statistics
@@ -14,13 +15,14 @@ from watched import seen
 from watched import watch
 
 
-def test_a_mask_can_be_given_where_keras_passes_none(rng):
+@pytest.mark.parametrize("dtype", ["bool", "int32"])
+def test_a_mask_can_be_given_where_keras_passes_none(dtype, rng):
     # A mask does not reach an activation, nor some backbones' insides.
     x = rng.normal(size=(2, 5, 3)).astype("float32")
     mask = np.array([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]], bool)
     layer = watch()
     for _ in range(3):
-        layer(x, mask=mask, training=True)
+        layer(x, mask=mask.astype(dtype), training=True)
     assert_statistics(layer, oracle_of([x] * 3, [mask] * 3))
 
 

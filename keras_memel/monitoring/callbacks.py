@@ -1,0 +1,74 @@
+"""What MEmeL layers do, in the logs of other trainers."""
+
+from typing import Any
+
+from keras_memel.monitoring.readings import readings
+from keras_memel.utils import arguments
+
+
+def trainer_callback(every: int | None = None) -> Any:
+    """Make a callback of the Hugging Face `Trainer` that logs `readings`.
+
+    Args:
+        every: Number of optimizer steps between two readings. `None`: whenever
+            the trainer itself logs.
+
+    Returns:
+        A `transformers.TrainerCallback`. The names in the logs are those of
+        `keras_memel.readings`.
+
+    Raises:
+        ImportError: If transformers is not installed.
+        ValueError: When training starts, if the model has no MEmeL.
+    """
+    from transformers import TrainerCallback
+
+    if every is not None:
+        every = arguments.integer("every", every, "at least 1, or None", 1)
+
+    class Readings(TrainerCallback):
+        def on_train_begin(
+            self, args: Any, state: Any, control: Any, **kwargs: Any
+        ) -> None:
+            readings(kwargs["model"])
+
+        def on_step_end(
+            self, args: Any, state: Any, control: Any, **kwargs: Any
+        ) -> Any:
+            if every is not None and state.global_step % every == 0:
+                control.should_log = True
+            return control
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, **kwargs: Any
+        ) -> None:
+            found = readings(kwargs["model"])
+            logs = kwargs.get("logs")
+            if logs is not None:
+                logs.update(found)
+            if state.log_history:
+                state.log_history[-1].update(found)
+
+    return Readings()
+
+
+def lightning_callback() -> Any:
+    """Make a callback of Lightning that logs `readings` after each batch.
+
+    Returns:
+        A `lightning.pytorch.Callback`; how often it writes is
+        `log_every_n_steps` of the trainer.
+
+    Raises:
+        ImportError: If lightning is not installed.
+    """
+    from lightning.pytorch import Callback
+
+    class Readings(Callback):
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, *args: Any
+        ) -> None:
+            if trainer.global_step % trainer.log_every_n_steps == 0:
+                pl_module.log_dict(readings(pl_module))
+
+    return Readings()

@@ -1,0 +1,197 @@
+"""What the modules of a PyTorch model return while it predicts.
+
+The counterpart of `insertion/capture.py`: forward hooks note the values that a
+MEmeL at the site would get, and the mask. They are there during one batch only.
+"""
+
+import contextlib
+from collections.abc import Generator
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from torch import nn
+
+from keras_memel.native import torch_masks
+from keras_memel.native import torch_outputs
+from keras_memel.native import torch_paths
+from keras_memel.native.torch_memel import TorchMEmeL
+from keras_memel.native.torch_paths import Site
+from keras_memel.utils.types import Array
+from keras_memel.utils.types import Tensor
+
+# Their channels are the second axis.
+_CHANNELS_FIRST = (
+    nn.modules.batchnorm._NormBase,
+    nn.modules.conv._ConvNd,
+    nn.GroupNorm,
+)
+
+
+def chosen(model: nn.Module, layers: Any) -> list[Site]:
+    """The modules to look at.
+
+    Args:
+        model: A model.
+        layers: As `where` in `find`; the TorchMEmeLs that a model itself
+            contains have paths too. `None`: where the MEmeLs are; if there are
+            none, the modules that hold parameters of their own.
+
+    Raises:
+        ValueError: If `layers` names none.
+    """
+    root = torch_paths.unwrap(model)
+    if layers is not None:
+        return torch_paths.select(root, layers, memels=True, argument="layers")
+    found = torch_paths.walk(root, memels=True)
+    hosts = [
+        site
+        for site in found
+        if isinstance(site.layer, TorchMEmeL) or torch_paths.is_host(site.layer)
+    ]
+    return hosts or [
+        site
+        for site in found
+        if next(site.layer.parameters(recurse=False), None) is not None
+        # It reads the weights of its parts, and never calls them.
+        and not isinstance(site.chain[-2], nn.MultiheadAttention)
+    ]
+
+
+def axis_of(site: Site) -> Any:
+    """The axis of the neurons: of the MEmeL there, or of the channels."""
+    memel = site.layer
+    if torch_paths.is_host(site.layer):
+        memel = site.layer._modules["memel"]
+    if isinstance(memel, TorchMEmeL):
+        return memel.axis
+    return 1 if isinstance(site.layer, _CHANNELS_FIRST) else -1
+
+
+def outputs(
+    model: nn.Module,
+    found: list[Site],
+    batches: Iterable[Any],
+    output: Any = None,
+) -> Generator[list[list[dict[str, Array]]], None, None]:
+    """The values at the sites, batch by batch, in evaluation mode.
+
+    Args:
+        model: A model.
+        found: Sites of it.
+        batches: Batches of inputs: mappings of arguments, tuples, or arrays.
+        output: Which output, if a module has several: an index or a key.
+
+    Yields:
+        For each site, for each call of its module: `values`, float32
+        `(batch, ...)`, and `mask`, booleans of its leading dimensions, if
+        there is one.
+
+    Raises:
+        ValueError: If a module is never called, or its output is not
+            floating-point.
+    """
+    root = torch_paths.unwrap(model)
+    for batch in batches:
+        inputs = _tensors(batch, root)
+        with _tapped(found, output) as taps, torch_outputs.evaluating(root):
+            torch_outputs.call(root, inputs)
+        yield [_checked(site, tap.seen) for site, tap in zip(found, taps)]
+
+
+class _Tap:
+    """Notes the values at a site."""
+
+    def __init__(self, output: Any):
+        self.output = output
+        self.mask: Tensor | None = None
+        self.seen: list[dict[str, Tensor]] = []
+
+    def note(self, values: Tensor) -> None:
+        noted = {"values": values}
+        mask = torch_masks.tail(self.mask, values)
+        if mask is not None:
+            noted["mask"] = mask
+        self.seen.append(noted)
+
+    def before(self, module: nn.Module, args: Any) -> None:
+        """A hook of a MEmeL: what it gets."""
+        self.note(args[0])
+
+    def after(self, module: nn.Module, args: Any, outputs: Any) -> None:
+        """A hook of a module: what it returns."""
+        self.note(torch_outputs.select(outputs, self.output)[0])
+
+
+@contextlib.contextmanager
+def _tapped(found: list[Site], output: Any) -> Iterator[list[_Tap]]:
+    taps = [_Tap(output) for _ in found]
+    with contextlib.ExitStack() as hooks:
+        under: dict[nn.Module, list[_Tap]] = {}
+        for site, tap in zip(found, taps):
+            for module in site.chain:
+                under.setdefault(module, []).append(tap)
+            if torch_paths.is_host(site.layer):
+                memel = site.layer.get_submodule("memel")
+                hook = memel.register_forward_pre_hook(tap.before)
+            else:
+                hook = site.layer.register_forward_hook(tap.after)
+            hooks.callback(hook.remove)
+        for module, inner in under.items():
+            argument = torch_masks.argument_of(module)
+            if argument is not None:
+
+                def note(
+                    module: nn.Module,
+                    args: Any,
+                    kwargs: Any,
+                    argument: torch_masks.MaskArgument = argument,
+                    inner: list[_Tap] = inner,
+                ) -> None:
+                    known, mask = torch_masks.read(argument, args, kwargs)
+                    if known:
+                        for tap in inner:
+                            tap.mask = mask
+
+                hook = module.register_forward_pre_hook(note, with_kwargs=True)
+                hooks.callback(hook.remove)
+        yield taps
+
+
+def _tensors(batch: Any, model: nn.Module) -> Any:
+    """Arrays as tensors of the device and dtype of the model."""
+    parameter = next(model.parameters(), torch.zeros(()))
+
+    def convert(leaf: Any) -> Tensor:
+        tensor = torch.as_tensor(leaf, device=parameter.device)
+        if tensor.is_floating_point():
+            return tensor.to(parameter.dtype)
+        return tensor
+
+    return keras.tree.map_structure(convert, batch)
+
+
+def _checked(
+    site: Site, calls: list[dict[str, Tensor]]
+) -> list[dict[str, Array]]:
+    if not calls:
+        raise ValueError(
+            f"Module {site.path!r} is never called in the model: there is "
+            "nothing to see. Name others in `layers`."
+        )
+    checked = []
+    for call in calls:
+        if not call["values"].is_floating_point():
+            raise ValueError(
+                "A layer to analyze must have a floating-point output. "
+                f"Received: module {site.path!r}, whose output is of dtype "
+                f"{call['values'].dtype}"
+            )
+        noted = {"values": call["values"].float().cpu().numpy()}
+        if "mask" in call:
+            noted["mask"] = np.asarray(call["mask"].cpu()).astype(bool)
+        checked.append(noted)
+    return checked

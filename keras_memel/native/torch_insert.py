@@ -1,0 +1,168 @@
+"""find, insert, inserted and strip for PyTorch modules."""
+
+import sys
+from typing import Any
+
+import keras
+import torch
+from torch import nn
+
+from keras_memel.core import seeds
+from keras_memel.layers.memel import MEmeL
+from keras_memel.native import torch_hooks
+from keras_memel.native import torch_outputs
+from keras_memel.native import torch_paths
+from keras_memel.native.torch_memel import TorchMEmeL
+from keras_memel.native.torch_paths import Site
+
+
+def find(model: nn.Module, where: Any = "**") -> list[str]:
+    """As `keras_memel.find`."""
+    found = torch_paths.select(torch_paths.unwrap(model), where)
+    return [site.path for site in found]
+
+
+def insert(
+    model: nn.Module,
+    where: Any,
+    layer: Any,
+    output: Any = None,
+    example: Any = None,
+) -> nn.Module:
+    """As `keras_memel.insert`."""
+    if not isinstance(layer, (MEmeL, TorchMEmeL)):
+        raise ValueError(
+            "Argument `layer` must be a MEmeL. "
+            f"Received: layer={layer!r} ({type(layer).__name__})"
+        )
+    root = torch_paths.unwrap(model)
+    found = torch_paths.select(root, where)
+    for site in found:
+        _check_host(site, where)
+    shapes = {}
+    if example is not None:
+        shapes = torch_outputs.shapes(root, found, output, example)
+    made = [
+        _copy(layer, site, number, shapes.get(site.path))
+        for number, site in enumerate(found)
+    ]
+    for site, memel in zip(found, made):
+        torch_hooks.attach(site.layer, memel, output)
+    refresh(root)
+    return model
+
+
+def inserted(model: nn.Module) -> dict[str, TorchMEmeL]:
+    """As `keras_memel.inserted`."""
+    return torch_paths.inserted(torch_paths.unwrap(model))
+
+
+def memels(model: nn.Module) -> dict[str, TorchMEmeL]:
+    """All TorchMEmeLs of a model; inserted ones by the paths of their hosts."""
+    found = inserted(model)
+    held = set(map(id, found.values()))
+    for path, module in torch_paths.unwrap(model).named_modules():
+        if isinstance(module, TorchMEmeL) and id(module) not in held:
+            found[path] = module
+    return found
+
+
+def describe(model: nn.Module) -> list[dict[str, Any]]:
+    """Describe the insertions of a model in values that JSON can hold."""
+    root = torch_paths.unwrap(model)
+    return [
+        {
+            "path": path,
+            "output": vars(root.get_submodule(path))["_memel_output"],
+            "layer": keras.saving.serialize_keras_object(memel.to_layer()),
+        }
+        for path, memel in inserted(root).items()
+    ]
+
+
+def strip(model: nn.Module) -> nn.Module:
+    """As `keras_memel.strip`."""
+    root = torch_paths.unwrap(model)
+    for module in list(root.modules()):
+        torch_hooks.detach(module)
+    _write_config(root)
+    _reset_compiler()
+    return model
+
+
+def refresh(root: nn.Module) -> None:
+    """Bring all that depends on the insertions of a model up to date."""
+    torch_hooks.watch(root)
+    _write_config(root)
+    _reset_compiler()
+
+
+def _check_host(site: Site, where: Any) -> None:
+    host = site.layer
+    if torch_paths.is_host(host):
+        raise ValueError(
+            f"Module {site.path!r} holds an inserted MEmeL already. Call "
+            "`keras_memel.strip(model)` first, or name other modules. "
+            f"Received: where={where!r}"
+        )
+    reason = None
+    if isinstance(host, (nn.ModuleList, nn.ModuleDict)):
+        reason = "it is a list of modules, which is never called. Name its "
+        reason += f"parts: '{site.path}.*'"
+    elif isinstance(host, torch.jit.ScriptModule):
+        reason = "it is a script, which takes no hooks"
+    elif hasattr(host, "memel"):
+        reason = "it has an attribute `memel` already"
+    elif site.path.rpartition(".")[2] == "base_layer":
+        reason = "an adapter adds to it. Name the module around it"
+    elif any(
+        getattr(module, "batch_first", True) is False
+        for module in host.modules()
+    ):
+        reason = "its batch is the second axis. Make it with `batch_first=True`"
+    if reason:
+        raise ValueError(
+            f"A MEmeL cannot follow {site.path!r} "
+            f"({type(host).__name__}): {reason}. Received: where={where!r}"
+        )
+
+
+def _copy(
+    layer: Any, site: Site, number: int, shape: tuple[int, ...] | None
+) -> TorchMEmeL:
+    made = TorchMEmeL.from_layer(
+        layer,
+        selection=seeds.of_site(layer.selection, number),
+        loss_scale=getattr(layer, "loss_scale", 1.0),
+    )
+    for module in (site.layer, site.chain[0]):
+        parameter = next(module.parameters(), None)
+        if parameter is not None:
+            made.to(parameter.device)
+            break
+    if shape is not None:
+        try:
+            made.build((None, *shape[1:]))
+        except ValueError as error:
+            raise ValueError(
+                f"A MEmeL cannot follow {site.path!r}: {error}"
+            ) from error
+    return made
+
+
+def _reset_compiler() -> None:
+    # A compiled graph holds the hooks as they were.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def _write_config(root: nn.Module) -> None:
+    """Note the insertions where `save_pretrained` keeps them."""
+    config: Any = getattr(root, "config", None)
+    if not hasattr(config, "to_json_string"):
+        return
+    found = describe(root)
+    if found:
+        config.keras_memel = found
+    elif hasattr(config, "keras_memel"):
+        del config.keras_memel

@@ -1,0 +1,98 @@
+"""Masks of positions: from the arguments of a model to a layer inside it."""
+
+import inspect
+from typing import Any
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from keras_memel.utils.types import Tensor
+
+# Arguments that hold a mask of positions, and whether true means padding.
+_NAMES = {
+    "attention_mask": False,
+    "padding_mask": False,
+    "src_key_padding_mask": True,
+}
+# A module with one of these makes the mask of the layers within.
+_TEXT = {"input_ids", "inputs_embeds", "src"}
+
+
+class MaskArgument(NamedTuple):
+    """Where a module takes its mask.
+
+    Attributes:
+        name: Name of the argument.
+        position: Its position.
+        inverted: Whether true means padding.
+        is_whole: Whether the module is a whole model, for which `None` means
+            that there is no padding.
+    """
+
+    name: str
+    position: int
+    inverted: bool
+    is_whole: bool
+
+
+def argument_of(module: nn.Module) -> MaskArgument | None:
+    """Find the argument of a module that is a mask, if there is one."""
+    try:
+        names = list(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):
+        return None
+    for name, inverted in _NAMES.items():
+        if name in names:
+            is_whole = bool(_TEXT & set(names))
+            return MaskArgument(name, names.index(name), inverted, is_whole)
+    return None
+
+
+def read(
+    argument: MaskArgument, args: Any, kwargs: Any
+) -> tuple[bool, Tensor | None]:
+    """Read the mask of a call.
+
+    Returns:
+        Whether the call says anything of a mask, and the mask: true where a
+        position counts.
+    """
+    name, place = argument.name, argument.position
+    mask = kwargs.get(name, args[place] if place < len(args) else None)
+    if mask is None:
+        return argument.is_whole, None
+    # Layers get a mask that the model has made of it, with more axes.
+    if not torch.is_tensor(mask) or mask.ndim != 2:
+        return False, None
+    if argument.inverted:
+        mask = ~mask if mask.dtype == torch.bool else mask == 0
+    return True, mask
+
+
+def tail(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
+    """Cut the mask of a model to the positions of a layer, if it is theirs."""
+    if mask is None or inputs.ndim != 3 or len(mask) != len(inputs):
+        return None
+    # In generation the mask covers the text so far, the inputs are its end.
+    length = inputs.shape[1]
+    return mask[:, -length:] if 0 < length <= mask.shape[1] else None
+
+
+def at_rank(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
+    """Bring a mask to the rank of the inputs, as booleans.
+
+    Raises:
+        ValueError: If it does not have their leading dimensions.
+    """
+    if mask is None:
+        return None
+    mask = mask.to(device=inputs.device, dtype=torch.bool)
+    shape, expected = tuple(mask.shape), tuple(inputs.shape)
+    rank = len(shape)
+    if rank > len(expected) or shape != expected[:rank]:
+        raise ValueError(
+            "Argument `mask` must have the leading dimensions of the inputs. "
+            f"Received: mask of shape {shape} for inputs of shape {expected}"
+        )
+    return mask.reshape(shape + (1,) * (len(expected) - rank))

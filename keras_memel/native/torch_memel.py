@@ -1,0 +1,366 @@
+"""TorchMEmeL: the layer as a `torch.nn.Module`."""
+
+from typing import Any
+
+import torch
+
+from keras_memel.core.inhibitions import Inhibition
+from keras_memel.core.moments import History
+from keras_memel.core.moments import Moments
+from keras_memel.core.moments import add_compensated
+from keras_memel.core.selections import Random
+from keras_memel.core.selections import RandomK
+from keras_memel.kernels import torch as kernels
+from keras_memel.layers.memel import MEmeL
+from keras_memel.native import torch_masks
+from keras_memel.native import torch_step
+from keras_memel.native.torch_replay import Call
+from keras_memel.native.torch_replay import in_backward
+from keras_memel.native.torch_state import StateInBuffers
+from keras_memel.utils.types import Tensor
+
+# The arguments of `MEmeL` that a module has too.
+_SETTINGS = (
+    "selection",
+    "inhibition",
+    "axis",
+    "forget_steps",
+    "late_start",
+    "epsilon",
+    "score_with",
+    "at_inference",
+    "trainable",
+    "process_group",
+)
+
+
+class TorchMEmeL(StateInBuffers):
+    """Inhibits monosemantic neurons while a PyTorch module trains.
+
+    The same computation as `keras_memel.MEmeL`, with the same arguments and
+    the same names of its statistics, for `torch.nn.Sequential` and modules of
+    your own. `module.train()` and `module.eval()` decide: in evaluation it is
+    the identity. To put it into a model that exists, pass a
+    `keras_memel.MEmeL` to `keras_memel.insert`.
+
+    The statistics are buffers, not parameters: they are in `state_dict`, no
+    optimizer sees them, and they stay float32 whatever the model is cast to.
+    Under activation checkpointing, the second run of a step uses the
+    statistics of the first and updates nothing.
+
+    Args:
+        selection: As of `MEmeL`.
+        inhibition: As of `MEmeL`. The loss of `"penalty"` has no model to
+            join: its gradient is added in the backward pass, and
+            `penalty_value` holds its last value.
+        axis: As of `MEmeL`. `-1` is one neuron per channel; `1` is the same
+            for images, `(batch, channels, height, width)`.
+        forget_steps: As of `MEmeL`.
+        late_start: As of `MEmeL`; each call in training mode is a step, so
+            that each micro-batch of accumulated gradients counts.
+        epsilon: As of `MEmeL`.
+        score_with: As of `MEmeL`.
+        at_inference: As of `MEmeL`.
+        trainable: If false, the module behaves in training as in evaluation.
+        shape: Shape of the inputs, with or without sizes of the axes that are
+            no neurons: `(None, None, 768)`. `None`: taken from the first
+            inputs. Pass it where the statistics must exist before the first
+            call, as for `torch.compile(fullgraph=True)`.
+        process_group: Processes that share the statistics, where the default
+            group is not the data-parallel one.
+        loss_scale: Factor of the gradient of the penalty, or a function that
+            returns it: `scaler.get_scale` for a `torch.amp.GradScaler`, `1 /
+            n` if you divide the loss by `n` accumulated steps.
+
+    Call arguments:
+        inputs: Floating-point tensor `(batch, ...)`.
+        mask: Booleans or numbers of the leading dimensions of the inputs: true
+            where a position counts. `None`: that of the model around, if
+            `insert` has put the module there.
+
+    Output shape: That of the inputs, in the same dtype.
+
+    Buffers (of the names and meanings of the weights of `MEmeL`, float32 but
+        for the integer `steps`): those of the neurons are empty before the
+        first call. A random selection has `seed_state`: its seed and the
+        number of draws.
+
+    Raises:
+        ValueError: As of `MEmeL`.
+        RuntimeError: If a checkpointed call is run again and its statistics
+            are not known any more.
+
+    Example:
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Linear(8, 16), TorchMEmeL(axis=-1), torch.nn.Linear(16, 2)
+    ... )
+    >>> _ = model(torch.ones(4, 8))
+    >>> int(model[1].steps), tuple(model[1].moving_mean.shape)
+    (1, (16,))
+    >>> _ = model.eval()(torch.ones(4, 8))
+    >>> int(model[1].steps)
+    1
+
+    Reference:
+        - [Wang et al. 2024](https://arxiv.org/abs/2312.11560)
+    """
+
+    def __init__(
+        self,
+        selection: Any = "top_k",
+        inhibition: Any = "reverse",
+        axis: int | tuple[int, ...] | None = None,
+        forget_steps: int | None = 10,
+        late_start: int = 10,
+        epsilon: float = 0.01,
+        score_with: str = "history",
+        at_inference: bool = False,
+        trainable: bool = True,
+        *,
+        shape: tuple[int | None, ...] | None = None,
+        process_group: Any = None,
+        loss_scale: Any = 1.0,
+    ):
+        # The Keras layer checks the arguments; it is not kept.
+        checked = MEmeL(
+            selection,
+            inhibition,
+            axis,
+            forget_steps,
+            late_start,
+            epsilon,
+            score_with,
+            at_inference,
+            process_group,
+            name="memel",
+        )
+        super().__init__(checked.selection, checked.axis, checked.forget_steps)
+        self.inhibition = checked.inhibition
+        self.late_start = checked.late_start
+        self.epsilon = checked.epsilon
+        self.score_with = checked.score_with
+        self.at_inference = checked.at_inference
+        self.trainable = bool(trainable)
+        self.process_group = checked.process_group
+        self.loss_scale = loss_scale
+        self._register_state()
+        if shape is not None:
+            self.build(shape)
+
+    @classmethod
+    def from_layer(cls, layer: Any, **changed: Any) -> "TorchMEmeL":
+        """Make a module with the settings of another layer.
+
+        Args:
+            layer: A `MEmeL` or a `TorchMEmeL`. Its statistics stay there.
+            **changed: Arguments that differ.
+        """
+        settings = {name: getattr(layer, name) for name in _SETTINGS}
+        return cls(**{**settings, **changed})
+
+    def to_layer(self) -> MEmeL:
+        """Make a Keras layer, not built, with the settings of this module."""
+        return MEmeL(**{name: getattr(self, name) for name in _SETTINGS})
+
+    def extra_repr(self) -> str:
+        return (
+            f"selection={self.selection!r}, inhibition={self.inhibition!r}, "
+            f"axis={self.axis}"
+        )
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Inhibit in training mode; pass the inputs on in evaluation."""
+        learning = self.training and self.trainable
+        if not (learning or self.at_inference):
+            return inputs
+        self._check(inputs)
+        if mask is None:
+            mask = torch_masks.tail(self.noted_mask, inputs)
+        compiling = torch.compiler.is_compiling()
+        again = learning and not compiling and in_backward()
+        if again:
+            call = self._calls.find(
+                lambda call: self._measure(inputs, call).mean
+            )
+        else:
+            call = self._begin(torch_masks.at_rank(mask, inputs))
+
+        pooled = None
+        if learning and not again:
+            batch = self._measure(inputs, call)
+            call.local = batch.mean
+            if self.score_with == "current":
+                batch, _ = torch_step.merge(self.process_group, batch)
+            call.batch = batch
+        if learning and self.score_with == "current":
+            pooled = torch_step.pool(
+                call.history, call.batch, self.forget_steps
+            )
+        statistics = call.history if pooled is None else pooled
+
+        ready = (statistics.count > 0) & (call.steps >= self.late_start)
+        values = inputs.detach()
+        scale = torch_step.inverse_variance(
+            statistics.variance, self.epsilon, ready
+        )
+        arguments: dict[str, Any] = dict(call.selection)
+        selection: Any = self.selection
+        if selection.random:
+            if compiling and type(selection) in (Random, RandomK):
+                # PyTorch's own generator is one that a graph may hold.
+                selection = _InGraph(selection)
+            else:
+                arguments["seed"] = int(call.seed.sum())
+        selected = torch_step.select(
+            selection, values, statistics.mean, scale, call.valid, arguments
+        )
+        center = statistics.mean.to(inputs.dtype)
+        inhibition: Inhibition = self.inhibition
+        outputs: Tensor = inhibition(inputs, selected, center)
+        penalty = inhibition.loss(inputs, selected, center)
+        if not learning:
+            return outputs
+        number = kernels.count(selected)
+        if not again:
+            call.total = self._learn(call, pooled, ready, number)
+        if penalty is not None:
+            outputs = self._penalize(outputs, penalty, number, call.total)
+        if not again and not compiling:
+            self._calls.keep(call, outputs)
+        return outputs
+
+    def _begin(self, valid: Tensor | None) -> Call:
+        # Copies: the buffers are written in place.
+        parts: dict[str, Any] = {
+            name: self._buffers[name].clone().reshape(self._keepdims)
+            for name in self._of_neurons
+        }
+        seed = None
+        if self.selection.random:
+            seed = self.seed_state.clone()
+            self.seed_state[1].add_(1)
+        return Call(
+            History(
+                parts["count"],
+                parts["moving_mean"],
+                parts["moving_variance"],
+                Moments(
+                    parts["count_low"],
+                    parts.get("moving_mean_low", 0.0),
+                    parts.get("moving_variance_low", 0.0),
+                ),
+            ),
+            self.steps.clone(),
+            {key: getattr(self, key).clone() for key in self._state_keys},
+            valid,
+            seed,
+        )
+
+    def _measure(self, inputs: Tensor, call: Call) -> Moments:
+        return torch_step.batch_moments(
+            inputs.detach(), self._sample_axes, call.history, call.valid
+        )
+
+    @torch.no_grad()
+    def _learn(
+        self,
+        call: Call,
+        pooled: History | None,
+        ready: Tensor,
+        number: Tensor,
+    ) -> Tensor:
+        """Write the statistics; the number of values selected everywhere."""
+        group, batch = self.process_group, call.batch
+        if pooled is None:
+            batch, (number,) = torch_step.merge(group, batch, number)
+            pooled = torch_step.pool(call.history, batch, self.forget_steps)
+        elif torch_step.replicas(group) > 1:
+            number = torch_step.total(group, number)[0].float()
+        new = {
+            "count": pooled.count,
+            "count_low": pooled.low.count,
+            "moving_mean": pooled.mean,
+            "moving_mean_low": pooled.low.mean,
+            "moving_variance": pooled.variance,
+            "moving_variance_low": pooled.low.variance,
+        }
+        for name in self._of_neurons:
+            buffer = getattr(self, name)
+            buffer.copy_(new[name].reshape(buffer.shape))
+        total = batch.count.sum()
+        could = torch.where(ready, batch.count, 0.0).sum()
+        self.inhibited_rate.copy_(
+            torch.where(
+                total > 0, number / total.clamp(min=1.0), self.inhibited_rate
+            )
+        )
+        if self._state_keys:
+            share = number / could.clamp(min=1.0)
+            updated = torch_step.updated(self.selection, share, call.selection)
+            for key, value in updated.items():
+                getattr(self, key).copy_(
+                    torch.where(could > 0, value, call.selection[key])
+                )
+        bad = ~torch.isfinite(batch.mean + batch.variance)
+        high, low = add_compensated(
+            self.skipped_updates, self.skipped_updates_low, kernels.count(bad)
+        )
+        self.skipped_updates.copy_(high)
+        self.skipped_updates_low.copy_(low)
+        self.steps.add_(1)
+        return number
+
+    def _penalize(
+        self, outputs: Tensor, penalty: Tensor, number: Tensor, total: Tensor
+    ) -> Tensor:
+        replicas = torch_step.replicas(self.process_group)
+        if self.inhibition.loss_is_mean and replicas > 1:
+            weight = number * replicas / total.clamp(min=1.0)
+            penalty = penalty * weight.detach()
+        self.penalty_value = penalty.detach()
+        scale = self.loss_scale() if callable(self.loss_scale) else None
+        scale = self.loss_scale if scale is None else scale
+        added: Tensor = _AddLoss.apply(outputs, penalty, scale)
+        return added
+
+
+class _AddLoss(torch.autograd.Function):
+    """Outputs as they are; backward, the gradient of a loss besides."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, loss: Tensor, scale: float) -> Any:
+        ctx.scale = scale
+        ctx.loss = loss.dtype, loss.device
+        return outputs.view_as(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        dtype, device = ctx.loss
+        return (
+            gradient,
+            torch.full((), ctx.scale, dtype=dtype, device=device),
+            None,
+        )
+
+
+class _InGraph:
+    """`Random` and `RandomK` with the generator of PyTorch."""
+
+    random = True
+    by_sample = False
+
+    def __init__(self, selection: Random | RandomK):
+        self._own = selection
+        self.skips_negative = selection.skips_negative
+
+    def __call__(self, score: Tensor) -> Tensor:
+        drawn = torch.rand_like(score)
+        if isinstance(self._own, Random):
+            return drawn < self._own.rate
+        flat = torch.where(score > 0, drawn, -1.0).flatten(1)
+        places = flat.topk(self._own.k).indices
+        chosen = torch.zeros_like(flat, dtype=torch.bool)
+        chosen = chosen.scatter(1, places, True).reshape(score.shape)
+        return chosen & (score > 0)

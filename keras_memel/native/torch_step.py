@@ -1,0 +1,189 @@
+"""One training step of MEmeL in plain PyTorch.
+
+The same formulas as in `core/`, in PyTorch's own operations: on the small
+tensors of a neuron's statistics each operation of `keras.ops` takes five times
+as long. The passes over the values are those of `kernels/torch.py`, so that the
+results equal the Keras layer's.
+
+Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from keras_memel.core.moments import History
+from keras_memel.core.moments import Moments
+from keras_memel.core.moments import add_compensated
+from keras_memel.core.scores import TINY
+from keras_memel.core.selection import Selection
+from keras_memel.core.selections import Rate
+from keras_memel.kernels import torch as kernels
+from keras_memel.utils.types import Tensor
+
+
+def batch_moments(
+    values: Tensor,
+    axes: tuple[int, ...],
+    history: History,
+    valid: Tensor | None,
+) -> Moments:
+    """As `core.moments.batch_moments`; `count` may be one for all neurons."""
+    if valid is None:
+        number = math.prod([values.shape[axis] for axis in axes])
+        count = history.count.new_full((), float(number))
+        near = values
+        for axis in axes:
+            near = near.narrow(axis, 0, min(1, values.shape[axis]))
+        near = near.to(torch.float32).sum(axes, keepdim=True)
+    else:
+        count = valid.to(torch.float32).sum(axes, keepdim=True)
+        for axis in axes:
+            if valid.shape[axis] == 1:
+                count = count * values.shape[axis]
+        counted = torch.where(valid, values.to(torch.float32), 0.0)
+        near = counted.sum(axes, keepdim=True) / count.clamp(min=1.0)
+    shift = torch.where(history.count > 0, history.mean, near)
+    first, second = kernels.sums(values, shift, axes, valid)
+    divisor = count.clamp(min=1.0)
+    offset = first / divisor
+    variance = second / divisor - offset * offset
+    return Moments(
+        count.expand(shift.shape),
+        torch.where(count > 0, shift + offset, 0.0),
+        torch.where(variance < 0, 0.0, variance),
+    )
+
+
+def pool(history: History, batch: Moments, forget_steps: int | None) -> History:
+    """As `core.moments.pool`."""
+    m, b, low = history.count, batch.count, history.low
+    step = batch.mean - history.mean
+    if forget_steps is None:
+        step = step - low.mean
+    else:
+        m = torch.minimum(m, forget_steps * b)
+    weight = b / (m + b).clamp(min=1.0)
+    freedom = (m + b - 1.0).clamp(min=1.0)
+    spread = m * weight * step * step + b * batch.variance
+    variance = (spread + (m - 1.0).clamp(min=0.0) * history.variance) / freedom
+    mean_low, variance_low = low.mean, low.variance
+    if forget_steps is None:
+        mean, mean_low = add_compensated(history.mean, mean_low, weight * step)
+        change = (spread - b * history.variance) / freedom
+        changed = add_compensated(history.variance, variance_low, change)
+        settled = m > b
+        variance = torch.where(settled, changed[0], variance)
+        variance_low = torch.where(settled, changed[1], 0.0)
+    else:
+        mean = history.mean + weight * step
+    usable = (b > 0) & torch.isfinite(mean) & torch.isfinite(variance)
+    count, count_low = add_compensated(history.count, low.count, b)
+    if forget_steps is None:
+        mean_low = torch.where(usable, mean_low, low.mean)
+        variance_low = torch.where(usable, variance_low, low.variance)
+    return History(
+        torch.where(usable, count, history.count),
+        torch.where(usable, mean, history.mean),
+        torch.where(usable, variance, history.variance),
+        Moments(
+            torch.where(usable, count_low, low.count), mean_low, variance_low
+        ),
+    )
+
+
+def inverse_variance(variance: Tensor, epsilon: float, where: Tensor) -> Tensor:
+    """As `core.scores.inverse_variance`."""
+    number = where.to(torch.float32).sum()
+    total = torch.where(where, variance, 0.0).sum()
+    denominator = variance + epsilon * (total / number.clamp(min=1.0))
+    denominator = torch.where(denominator > TINY, denominator, math.inf)
+    return 1.0 / torch.where(where, denominator, math.nan)
+
+
+def select(
+    selection: Selection,
+    values: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    valid: Tensor | None,
+    arguments: dict[str, Any],
+) -> Tensor:
+    """Which values a selection selects, booleans of the values' shape."""
+
+    def chosen(values: Tensor, valid: Tensor | None) -> Tensor:
+        scores = kernels.score(values, mean, scale, valid)
+        selected: Tensor = selection(scores, **arguments)
+        selected = selected.to(torch.bool)
+        if not selection.skips_negative:
+            selected = selected & (scores >= 0)
+        return selected
+
+    if selection.by_sample:
+        return by_sample(chosen, values, valid)
+    return chosen(values, valid)
+
+
+def by_sample(
+    chosen: Callable[[Tensor, Tensor | None], Tensor],
+    values: Tensor,
+    valid: Tensor | None,
+) -> Tensor:
+    """As `kernels.by_sample`, without a copy where one block holds all."""
+    if values.numel() <= kernels.BLOCK_SIZE:
+        return chosen(values, valid)
+    found: Tensor = kernels.by_sample(chosen, values, valid)
+    return found
+
+
+def updated(
+    selection: Selection, share: Tensor, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """As `selection.update`."""
+    if type(selection) is not Rate:
+        return selection.update(share, **state)
+    nudge = selection.gain * (share / selection.rate - 1.0)
+    threshold = state["threshold"] * nudge.clamp(max=2.0).exp()
+    return {"threshold": threshold.clamp(min=selection.lowest)}
+
+
+# ---------------------------------------------------------------------------
+# Many processes
+
+
+def replicas(group: Any) -> int:
+    """Number of processes that share the statistics."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return int(torch.distributed.get_world_size(group))
+    return 1
+
+
+def total(group: Any, *numbers: Tensor) -> list[Tensor]:
+    """Each number summed over the processes, float64, in one message."""
+    flat = [number.detach().double().reshape(-1) for number in numbers]
+    packed = torch.cat(flat)
+    torch.distributed.all_reduce(packed, group=group)
+    parts = packed.split([part.numel() for part in flat])
+    return [part.reshape(number.shape) for part, number in zip(parts, numbers)]
+
+
+def merge(
+    group: Any, batch: Moments, *numbers: Tensor
+) -> tuple[Moments, list[Tensor]]:
+    """As `core.sync.merge`."""
+    if replicas(group) == 1:
+        return batch, list(numbers)
+    count, mean, variance = (part.double() for part in batch)
+    second = count * (variance + mean * mean)
+    count, first, second, *sums = total(
+        group, count, count * mean, second, *numbers
+    )
+    divisor = count.clamp(min=1.0)
+    mean = first / divisor
+    variance = second / divisor - mean * mean
+    variance = torch.where(variance < 0, 0.0, variance)
+    return Moments(count.float(), mean.float(), variance.float()), [
+        part.float() for part in sums
+    ]
