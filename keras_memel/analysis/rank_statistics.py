@@ -195,6 +195,8 @@ class Figures:
         # the most values always comes first.
         gain = np.where(np.isnan(found), -np.inf, rules.f1)
         gain -= np.where(np.isnan(found), 0.0, choosing.baseline_f1)
+        # Equal but for rounding: the first label.
+        gain = np.round(gain, 6)
         best = int(gain.argmax())
         if gain[best] > -np.inf:
             self.by_label["f1_label"][j] = best

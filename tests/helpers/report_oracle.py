@@ -63,7 +63,8 @@ def scores(v, phi, own, inputs, first, second):
     rest = np.mean(list(means.values())) if means else np.nan
     rules = {i: best_rule(v[first], own[first, i]) for i in labels}
     gain = {
-        i: found - baseline(own[first, i]) for i, (found, _) in rules.items()
+        i: round(found - baseline(own[first, i]), 6)
+        for i, (found, _) in rules.items()
     }
     f1_label = max(gain, key=gain.get)
     label_f1 = [
