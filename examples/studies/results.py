@@ -108,9 +108,9 @@ def page(found):
         "first, from the stored runs (those on other measures are on the pages "
         "of the studies): "
         + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-        + '. "Better" and "worse" need ten paired seeds, a 95 % bootstrap '
-        "interval (BCa) of the mean difference without 0, and p < 0.05 in a "
-        "sign-flip test with Holm's correction over the rows of a table; all "
+        + '. "Better" and "worse" need ten paired seeds and p < 0.05 in both a '
+        "sign-flip test and a studentized bootstrap of the mean difference, "
+        "with Holm's correction over the rows of a table; all "
         'else is "not shown". There is no correction over tables. '
         "[How often such verdicts are wrong](docs/studies/validity.md), "
         "[when to use it](docs/when_to_use.md).",

@@ -1,4 +1,4 @@
-"""What the runs of a study show: paired deltas, interval, test, verdict.
+"""What the runs of a study show: paired deltas, tests, interval, verdict.
 
 runs --by metric, pair of arms--> Contrast --> tables, plot
 """
@@ -27,29 +27,35 @@ class Comparison:
 
     For each metric and pair of arms, with `d` the deltas of the n seeds:
 
-    - The interval of the mean of `d` is a BCa bootstrap
-      (`scipy.stats.bootstrap`, 9,999 resamples, fixed seed), asked for a
-      level that makes up for the small n: a bootstrap of n values has
-      `sqrt((n-1)/n)` of their deviation and Gaussian tails. The level is
-      `1 - 2 Phi(-sqrt(n/(n-1)) t)` with `t` the 97.5 % quantile of Student's
-      law with n-1 degrees of freedom: 98.3 % for n = 10 (Hesterberg 2015,
-      section 4.1.1, there for the percentile interval).
-    - `p` is that of the sign-flip test (`scipy.stats.permutation_test`): the
-      share of all `2^n` choices of signs for which the mean is at least as far
-      from 0. Exact up to n = 16; beyond, from 65,536 random choices.
-    - Holm's correction (`statsmodels`) is over all pairs of a metric. There is
-      none over metrics: name yours before you look.
-    - The verdict is "better" or "worse" if the interval excludes 0 *and* the
-      corrected p is below 0.05; else it is "not shown", which is no proof of
-      no effect: see `detectable`.
+    - The sign flip: p is the share of all `2^n` choices of signs for which
+      the mean is at least as far from 0 (Fisher 1935). Exact up to n = 16;
+      beyond, from 65,535 random choices (fixed seed).
+    - The studentized bootstrap: with `t = mean / se` and `t*` that of the
+      deltas minus their mean in 9,999 resamples (fixed seed), p is twice the
+      smaller share of `t*` on either side of `t` (Efron and Tibshirani 1993,
+      section 12.5).
+    - `p` is the larger one of both. The interval of the mean is what is not
+      rejected by both at 0.05: the hull of the bootstrap-t interval and of
+      the interval from means of subsets that inverts the sign flip (Hartigan
+      1969). Hence p < 0.05 exactly if the interval excludes 0.
+    - Holm's correction of `p` (`statsmodels`) is over all pairs of a metric.
+      There is none over metrics: name yours before you look.
+    - The verdict is "better" or "worse" if the corrected p is below 0.05; else
+      it is "not shown", which is no proof of no effect: see `detectable`.
+
+    Sums that differ by rounding to float32 alone count as equal.
 
     There is no verdict with fewer than 10 seeds; nor if a run is missing,
     failed or scored NaN, since the seeds that an arm survives say nothing of
     the others; nor if the deltas of all seeds are equal, as they are when
-    `train` ignores its seed. How often verdicts are wrong, effects found and
-    intervals right is simulated in docs/studies/validity.md: the sign-flip
-    test supposes deltas that lie symmetrically about their mean, and skewed
-    ones break it.
+    `train` ignores its seed.
+
+    If the arm does nothing at all, it can be exchanged with the baseline on
+    each seed, and the sign flip is exact, with any noise and any n. If the
+    arm changes the noise but not the mean, verdicts are about as rare for
+    symmetric deltas, and too frequent for skewed ones. No test of a mean holds
+    with 10 seeds if one seed in ten falls far. docs/studies/validity.md
+    simulates how often verdicts are wrong, effects found and intervals right.
 
     Args:
         runs: Dictionaries with `arm`, `seed` and `scores` or `error`, as
@@ -90,8 +96,9 @@ class Comparison:
     | b less a | +7.6 | +5.0 to +10.0 | +6.2 to +8.9 | 0.002 | 1.9 | better |
 
     References:
-        - Hesterberg (2015), What Teachers Should Know About the Bootstrap.
-        - Efron (1987), Better Bootstrap Confidence Intervals.
+        - Fisher (1935), The Design of Experiments, section 21.
+        - Hartigan (1969), Using Subsample Values as Typical Values.
+        - Efron and Tibshirani (1993), An Introduction to the Bootstrap.
         - Holm (1979), A Simple Sequentially Rejective Multiple Test Procedure.
     """
 

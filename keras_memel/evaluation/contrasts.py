@@ -1,28 +1,27 @@
-"""Two arms on paired seeds: deltas -> interval, test, verdict.
+"""Two arms on paired seeds: deltas -> tests, interval, verdict.
 
 No statistics are written here that SciPy or statsmodels have.
 """
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
 
+from keras_memel.evaluation.paired_tests import ALPHA
+from keras_memel.evaluation.paired_tests import EXACT_SEEDS
+from keras_memel.evaluation.paired_tests import equal_but_for
+from keras_memel.evaluation.paired_tests import paired_test
+from keras_memel.evaluation.paired_tests import rounding
 from keras_memel.utils.optional_imports import need
 
 # With fewer, luck passes for effect, and a bootstrap interval for more than
 # it is.
 ENOUGH_SEEDS = 10
-# Of the test, and what the interval may miss.
-ALPHA = 0.05
 # Of the minimum detectable effect.
 POWER = 0.8
-# Up to here all 2^n flips of n signs are counted; beyond, as many are drawn.
-EXACT_SEEDS = 16
-RESAMPLES = 9999
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,9 +35,16 @@ class Contrast:
         seeds: The seeds that both arms finished with a finite score.
         deltas: Score of `arm` less score of `other`, one a seed of `seeds`.
         mean: Mean of the deltas, NaN without any.
-        low: Lower end of the 95 % interval of the mean, NaN if there is none.
+        low: Lower end of the interval of the mean, NaN below 10 deltas or if
+            all are equal.
         high: Upper end.
-        p: Two-sided p of the sign-flip test, NaN below 2 deltas.
+        level: The p below which there is a verdict; the interval is one of
+            `1 - level`: 95 %, unless looks were planned.
+        p_sign_flip: Two-sided p of the sign flip, NaN below 2 deltas.
+        p_bootstrap: Two-sided p of the studentized bootstrap, NaN below 2
+            deltas, 1 if all are equal.
+        p: The larger of both. It is below `level` exactly if the interval
+            excludes 0.
         p_holm: The same with Holm's correction over the contrasts of the
             metric.
         detectable: The minimum detectable effect: the mean delta that so many
@@ -68,6 +74,9 @@ class Contrast:
     mean: float
     low: float
     high: float
+    level: float
+    p_sign_flip: float
+    p_bootstrap: float
     p: float
     p_holm: float
     detectable: float
@@ -81,6 +90,7 @@ def contrast_all(
     scores: Mapping[str, Mapping[int, float]],
     seeds: Sequence[int],
     higher_is_better: bool,
+    level: float = ALPHA,
 ) -> list[Contrast]:
     """Every pair of arms on one metric, with Holm's correction over them.
 
@@ -90,6 +100,7 @@ def contrast_all(
         scores: The finite scores, by arm and seed.
         seeds: The seeds that should be there.
         higher_is_better: What "better" means.
+        level: The corrected p below which there is a verdict.
 
     Returns:
         A `Contrast` a pair, in their order.
@@ -103,7 +114,7 @@ def contrast_all(
     """
     multitest = need("statsmodels.stats.multitest", "evidence", "`Comparison`")
     found = [
-        _contrast(metric, arm, other, scores[arm], scores[other], seeds)
+        _contrast(metric, arm, other, scores[arm], scores[other], seeds, level)
         for arm, other in pairs
     ]
     # A pair without a p is still one that was looked at.
@@ -112,15 +123,14 @@ def contrast_all(
     done = []
     for contrast, p_holm in zip(found, holm, strict=True):
         verdict = "not shown"
-        excluded = contrast.low > 0 or contrast.high < 0
-        if not contrast.why and excluded and p_holm < ALPHA:
+        if not contrast.why and p_holm < level:
             up = contrast.mean > 0
             verdict = "better" if up == higher_is_better else "worse"
         done.append(
             dataclasses.replace(
                 contrast,
                 p_holm=float(p_holm),
-                detectable=_detectable(contrast.deltas, len(pairs)),
+                detectable=_detectable(contrast.deltas, len(pairs), level),
                 verdict=verdict,
             )
         )
@@ -161,19 +171,18 @@ def _contrast(
     ours: Mapping[int, float],
     theirs: Mapping[int, float],
     wanted: Sequence[int],
+    level: float,
 ) -> Contrast:
     """One pair, before what depends on how many there are."""
     seeds = tuple(seed for seed in wanted if seed in ours and seed in theirs)
-    deltas = np.array([ours[seed] - theirs[seed] for seed in seeds])
+    paired = [np.array([arm[seed] for seed in seeds]) for arm in (ours, theirs)]
+    deltas, noise = paired[0] - paired[1], rounding(*paired)
     number = len(deltas)
-    # What differs by rounding alone is equal.
-    largest = max(map(abs, [*ours.values(), *theirs.values()]), default=0.0)
-    noise = 8 * np.finfo(float).eps * largest
+    # Differences that rounding alone explains are equal.
     enough = number >= ENOUGH_SEEDS
-    equal = enough and np.ptp(deltas) <= noise
-    low = high = math.nan
-    if enough and not equal:
-        low, high = _interval(deltas)
+    equal = enough and bool(equal_but_for(noise, deltas))
+    test = paired_test(deltas, noise, level)
+    shown = enough and not equal
     why = ""
     if number < len(wanted):
         why = f"{len(wanted) - number} of {len(wanted)} seeds lack a finite "
@@ -182,8 +191,6 @@ def _contrast(
         why = f"a verdict takes {ENOUGH_SEEDS} seeds"
     elif equal:
         why = "the deltas of all seeds are equal"
-    elif math.isnan(low):
-        why = "these deltas have no BCa interval"
     return Contrast(
         metric=metric,
         arm=arm,
@@ -191,9 +198,12 @@ def _contrast(
         seeds=seeds,
         deltas=deltas,
         mean=float(deltas.mean()) if number else math.nan,
-        low=low,
-        high=high,
-        p=_sign_flip_p(deltas, largest) if number > 1 else math.nan,
+        low=test.low if shown else math.nan,
+        high=test.high if shown else math.nan,
+        level=level,
+        p_sign_flip=test.p_sign_flip,
+        p_bootstrap=test.p_bootstrap,
+        p=test.p,
         p_holm=math.nan,
         detectable=math.inf,
         verdict="not shown",
@@ -201,73 +211,32 @@ def _contrast(
     )
 
 
-def _interval(deltas: np.ndarray) -> tuple[float, float]:
-    """Ends of the 95 % interval of the mean, NaN where BCa has none."""
-    stats = need("scipy.stats", "evidence", "`Comparison`")
-    number = len(deltas)
-    quantile = stats.t.ppf(1 - ALPHA / 2, number - 1)
-    tail = stats.norm.sf(math.sqrt(number / (number - 1)) * quantile)
-    with warnings.catch_warnings():
-        # Said in words by `Contrast.why`.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
-            (deltas,),
-            np.mean,
-            confidence_level=1 - 2 * tail,
-            n_resamples=RESAMPLES,
-            method="BCa",
-            rng=0,
-        ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
-def _sign_flip_p(deltas: np.ndarray, largest: float) -> float:
-    """Two-sided p of the mean, over the flips of the signs of the deltas.
-
-    Scores that are shares, as accuracies are, make ties: flips with the mean
-    that was seen, which count. Differences of floats break them (0.8 - 0.7
-    is not 0.9 - 0.8), and p comes out too small; hence the rounding, to
-    digits that scores as large as `largest` do have.
-    """
-    stats = need("scipy.stats", "evidence", "`Comparison`")
-    return float(
-        stats.permutation_test(
-            (deltas / (largest or 1.0),),
-            lambda flipped, axis: np.round(np.mean(flipped, axis), 12),
-            permutation_type="samples",
-            n_resamples=2**EXACT_SEEDS,
-            batch=2**12,
-            vectorized=True,
-            rng=0,
-        ).pvalue
-    )
-
-
-def _detectable(deltas: np.ndarray, pairs: int) -> float:
-    effect = detectable_effect(len(deltas), pairs)
+def _detectable(deltas: np.ndarray, pairs: int, level: float) -> float:
+    effect = detectable_effect(len(deltas), pairs, level)
     return (
         effect * float(np.std(deltas, ddof=1)) if effect < math.inf else effect
     )
 
 
-def detectable_effect(seeds: int, pairs: int) -> float:
+def detectable_effect(seeds: int, pairs: int, level: float = ALPHA) -> float:
     """The mean delta that so many seeds show with the probability `POWER`.
 
     That of the paired t-test, at the highest level that the sign-flip test can
     reach below that of the first step of Holm's procedure: its p goes in steps
-    of `2 / 2^n`. That the interval must agree takes a few points of
+    of `2 / 2^n`. That the bootstrap must agree takes a few points of
     probability away (docs/studies/validity.md).
 
     Args:
         seeds: Number of seeds.
         pairs: Number of pairs that are tested.
+        level: The corrected p below which there is a verdict.
 
     Returns:
         In deviations of the deltas; infinite where no delta, however large,
         would do.
     """
     power = need("statsmodels.stats.power", "evidence", "`Comparison`")
-    level = ALPHA / pairs
+    level /= pairs
     if seeds <= EXACT_SEEDS:
         steps = 2.0 ** (seeds - 1)
         level = (math.ceil(level * steps) - 1) / steps

@@ -52,8 +52,9 @@ def _cells(contrasts: Sequence[Contrast], scale: float) -> list[list[str]]:
     def span(low: float, high: float) -> str:
         return "" if math.isnan(low) else f"{number(low)} to {number(high)}"
 
-    header = [contrasts[0].metric, "mean", "lowest to highest"]
-    rows = [[*header, "95 % interval", "p", "detectable", "verdict"]]
+    interval = f"{100 * (1 - contrasts[0].level):.4g} % interval"
+    header = [contrasts[0].metric, "mean", "lowest to highest", interval]
+    rows = [[*header, "p", "detectable", "verdict"]]
     for c in contrasts:
         ends = (min(c.deltas), max(c.deltas)) if c.seeds else (math.nan,) * 2
         rows.append(

@@ -155,10 +155,42 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
     if k == 1:  # no sort; `initial` lets a batch be empty
         return ops.max(score, axis=axes, keepdims=True, initial=-math.inf)
     flat = ops.reshape(score, (batch, math.prod(shape)))
+    if flat.shape[0] != 0 and (rows := block_rows(flat.shape[1], k)):
+        flat = candidates(flat, k, rows)
     # The least of the k, not the last: XLA makes of a slice of `top_k` a sort
     # of everything, a hundred times slower.
     kth = ops.min(ops.top_k(flat, k)[0], axis=-1, initial=math.inf)
     return ops.reshape(kth, (batch,) + (1,) * len(shape))
+
+
+# Below, the calls of `candidates` cost more than they save.
+FEW_VALUES = 4096
+
+
+def block_rows(size: int | None, k: int) -> int:
+    """Rows of the blocks that `candidates` makes; 0 if it would not pay."""
+    # sqrt(size k) columns, and as many candidates in k of them.
+    rows = round(math.sqrt(size / k)) if isinstance(size, int) else 0
+    return rows if rows >= 8 and (size or 0) >= FEW_VALUES else 0
+
+
+def candidates(flat: Tensor, k: int, rows: int) -> Tensor:
+    """Some values of each sample, its `k` largest among them.
+
+    Exact: of a matrix of `rows` rows, those in the `k` columns with the
+    largest maxima. A value that is larger than the k-th largest makes its
+    column one of these, since fewer than `k` columns hold such a value.
+    """
+    batch, size = ops.shape(flat)[0], flat.shape[1]
+    columns = size // rows
+    whole = rows * columns
+    block = ops.reshape(flat[:, :whole], (batch, rows, columns))
+    _, chosen = ops.top_k(ops.max(block, axis=1), k)
+    found = ops.take_along_axis(block, ops.expand_dims(chosen, 1), axis=2)
+    found = ops.reshape(found, (batch, rows * k))
+    if whole == size:
+        return found
+    return ops.concatenate([found, flat[:, whole:]], axis=1)
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:

@@ -133,8 +133,23 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
     """As `reference.kth_largest`."""
     # Keras' `max` and `min` break the graph of `torch.compile`.
     flat = score.flatten(1)
-    kth = flat.amax(1) if k == 1 else flat.topk(k).values[:, -1]
+    if k == 1:
+        kth = flat.amax(1)
+    else:
+        if rows := reference.block_rows(flat.shape[1], k):
+            flat = candidates(flat, k, rows)
+        kth = flat.topk(k, sorted=False).values.amin(1)
     return kth.reshape((-1,) + (1,) * (score.ndim - 1))
+
+
+def candidates(flat: Tensor, k: int, rows: int) -> Tensor:
+    """As `reference.candidates`."""
+    columns = flat.shape[1] // rows
+    whole = rows * columns
+    block = flat[:, :whole].reshape(len(flat), rows, columns)
+    chosen = block.amax(1).topk(k, sorted=False).indices
+    found = block.gather(2, chosen.unsqueeze(1).expand(-1, rows, -1))
+    return torch.cat([found.flatten(1), flat[:, whole:]], 1)
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Comparison: the numbers are SciPy's, the verdicts follow the rules."""
+"""Comparison: deltas are paired, and verdicts follow the rules."""
 
 import math
 
@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import example
-from hypothesis import given
-from hypothesis import settings
-from hypothesis import strategies as st
 
 from keras_memel import Comparison
 from keras_memel.evaluation import contrasts
+from keras_memel.evaluation.paired_tests import paired_test
+from keras_memel.evaluation.paired_tests import rounding
 
 pytestmark = [
     pytest.mark.once,
@@ -42,6 +40,9 @@ def noisy(effects, seeds=10, sd=1.0):
     }
 
 
+# Deltas for which one of the two tests has p < 0.05.
+FLIP_ALONE = [1.4, 0.9, -0.7, 1.5, 1.0, 0.1, 1.2, 1.0, 0.9, 0.6]
+BOOTSTRAP_ALONE = [0.9, 3.3, -0.4, -1.0, 1.6, 1.6, 0.1, 0.5, 0.3, 1.1]
 EFFECTS = {"plain": 0.0, "good": 4.0, "same": 0.0, "bad": -4.0}
 
 
@@ -67,22 +68,17 @@ def test_deltas_are_paired_by_seed():
         assert contrast.mean == pytest.approx(expected.mean())
 
 
-def test_the_interval_is_that_of_scipy():
+def test_the_numbers_are_those_of_the_paired_tests():
     scores = noisy(EFFECTS)
-    # 98.29 %: sqrt(10 / 9) * 2.262, as a Gaussian quantile on either side.
-    tail = scipy.stats.norm.cdf(
-        -math.sqrt(10 / 9) * scipy.stats.t.ppf(0.975, df=9)
-    )
     for contrast in Comparison(runs_of(scores)).contrasts:
-        interval = scipy.stats.bootstrap(
-            (scores[contrast.arm] - scores["plain"],),
-            np.mean,
-            confidence_level=1 - 2 * tail,
-            method="BCa",
-            rng=0,
-        ).confidence_interval
-        assert (contrast.low, contrast.high) == (interval.low, interval.high)
+        pair = scores[contrast.arm], scores["plain"]
+        test = paired_test(pair[0] - pair[1], rounding(*pair))
+        assert (contrast.p_sign_flip, contrast.p_bootstrap) == test[:2]
+        assert (contrast.low, contrast.high) == test[2:]
+        assert contrast.p == max(test[:2])
+        assert contrast.level == 0.05
         assert contrast.low < contrast.mean < contrast.high
+        assert (contrast.p < 0.05) == (contrast.low > 0 or contrast.high < 0)
 
 
 def test_p_is_the_share_of_all_flips_of_signs_and_holm_over_the_arms():
@@ -94,29 +90,15 @@ def test_p_is_the_share_of_all_flips_of_signs_and_holm_over_the_arms():
         flipped = np.abs(SIGNS @ contrast.deltas)
         seen = abs(contrast.deltas.sum())
         raw.append(np.mean(flipped >= seen - 1e-9))
-        assert contrast.p == pytest.approx(raw[-1])
+        assert contrast.p_sign_flip == pytest.approx(raw[-1])
         scipys = scipy.stats.permutation_test(
             (contrast.deltas,), np.mean, permutation_type="samples",
             n_resamples=np.inf,
         ).pvalue  # fmt: skip
-        assert contrast.p == pytest.approx(scipys)
+        assert contrast.p_sign_flip == pytest.approx(scipys)
+        raw[-1] = max(raw[-1], contrast.p_bootstrap)
+        assert contrast.p == raw[-1]
     np.testing.assert_allclose([c.p_holm for c in found], holm(raw))
-
-
-@example([0] * 6 + [2, 2, -2, -2], 1.0)
-@example([0] * 6 + [2, 2, -2, -2], 1e9)
-@settings(max_examples=25)
-@given(
-    st.lists(st.integers(-3, 3), min_size=10, max_size=10),
-    st.sampled_from([1e-9, 1.0, 1e9]),
-)
-def test_ties_and_zeros_are_counted_exactly(whole, largest):
-    # As shares, ties are equal but for rounding.
-    deltas = largest * (0.7 + 0.1 * np.array(whole)) - largest * 0.7
-    flipped = np.abs(SIGNS @ np.array(whole))
-    assert contrasts._sign_flip_p(deltas, largest) == pytest.approx(
-        np.mean(flipped >= abs(sum(whole)))
-    )
 
 
 @pytest.mark.parametrize(
@@ -125,27 +107,24 @@ def test_ties_and_zeros_are_counted_exactly(whole, largest):
 def test_two_deltas_are_the_fewest_that_have_a_p(seeds, p):
     scores = {"plain": np.zeros(seeds), "arm": np.ones(seeds)}
     contrast = Comparison(runs_of(scores)).contrasts[0]
-    assert contrast.p == pytest.approx(p, nan_ok=True)
+    assert contrast.p_sign_flip == pytest.approx(p, nan_ok=True)
     assert contrast.why == "a verdict takes 10 seeds"
 
 
 def test_up_to_16_seeds_every_flip_is_counted():
-    assert contrasts._sign_flip_p(np.ones(16), 1.0) == 2 / 2**16
-    # Drawn ones cannot find a p as small as that of all of 2^17.
-    assert contrasts._sign_flip_p(np.ones(17), 1.0) > 2 / 2**17 * 1.5
+    assert paired_test(np.ones(16)).p_sign_flip == 2 / 2**16
     # The p of counted flips goes in steps, and the first is above 0.05 / 2000.
     assert math.isinf(contrasts.detectable_effect(16, 2000))
     assert contrasts.detectable_effect(17, 2000) < math.inf
 
 
-def test_beyond_16_seeds_flips_are_drawn_and_the_same_each_time():
+def test_at_20_seeds_p_is_close_to_that_of_student():
     scores = noisy({"plain": 0.0, "arm": 0.6}, seeds=20)
-    first, second = (Comparison(runs_of(scores)).contrasts[0] for _ in range(2))
-    assert first.p == second.p
+    contrast = Comparison(runs_of(scores)).contrasts[0]
     deltas = scores["arm"] - scores["plain"]
-    # Student's p is close to that of the flips at 20 Gaussian deltas.
     student = scipy.stats.ttest_1samp(deltas, 0.0).pvalue
-    assert first.p == pytest.approx(student, rel=0.25)
+    assert contrast.p_sign_flip == pytest.approx(student, rel=0.25)
+    assert contrast.p_bootstrap == pytest.approx(student, rel=0.5)
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -197,12 +176,19 @@ def test_both_tests_must_agree():
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01, -1.0, -0.01])
-def test_a_p_alone_is_not_enough(scale):
-    # Two deltas far off, one of them low: the interval reaches below 0.
-    deltas = scale * (0.8 + np.random.default_rng(6).normal(size=10))
-    runs = runs_of({"plain": np.zeros(10), "arm": deltas})
+@pytest.mark.parametrize(
+    ("deltas", "smaller", "larger"),
+    [
+        (FLIP_ALONE, "p_sign_flip", "p_bootstrap"),
+        (BOOTSTRAP_ALONE, "p_bootstrap", "p_sign_flip"),
+    ],
+)
+def test_one_test_alone_is_not_enough(deltas, smaller, larger, scale):
+    arm = scale * np.array(deltas)
+    runs = runs_of({"plain": np.zeros(10), "arm": arm})
     contrast = Comparison(runs).contrasts[0]
-    assert contrast.p_holm < 0.05
+    assert getattr(contrast, smaller) < 0.05 <= getattr(contrast, larger)
+    assert contrast.p_holm == getattr(contrast, larger)
     assert contrast.low < 0 < contrast.high
     assert contrast.why == ""
     assert contrast.verdict == "not shown"
@@ -210,22 +196,13 @@ def test_a_p_alone_is_not_enough(scale):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_interval_that_ends_at_0_shows_nothing(sign):
-    deltas = sign * np.array([-1, -1, 1, 1, 1, 1, 2, 2, 2, 3])
+    # 26 of 1024 subsets, the empty one among them, have no sum above 0.
+    deltas = sign * np.array([1, 0, 1, 4, 4, -1, 2, -1, 2, 3])
     runs = runs_of({"plain": np.zeros(10), "arm": deltas})
     contrast = Comparison(runs).contrasts[0]
-    assert contrast.p_holm < 0.05
-    assert 0 in (contrast.low, contrast.high)
+    assert 0 in np.round((contrast.low, contrast.high), 9)
+    assert contrast.p == 52 / 1024
     assert contrast.verdict == "not shown"
-
-
-def test_numbers_whose_cubes_are_0_have_no_interval():
-    deltas = 1e-110 * (1.0 + np.random.default_rng(0).normal(size=10))
-    with np.errstate(invalid="ignore"):
-        contrast = Comparison(
-            runs_of({"plain": np.zeros(10), "arm": deltas})
-        ).contrasts[0]
-    assert math.isnan(contrast.low)
-    assert contrast.why == "these deltas have no BCa interval"
 
 
 def test_nine_seeds_are_too_few_for_any_effect():
@@ -268,7 +245,8 @@ def test_equal_deltas_show_nothing_but_a_forgotten_seed(noise):
     plain = rng.uniform(0.5, 0.9, size=10)
     arm = plain + 0.1 + noise * rng.normal(size=10)
     contrast = Comparison(runs_of({"plain": plain, "arm": arm})).contrasts[0]
-    assert contrast.p < 0.05
+    assert contrast.p_sign_flip < 0.05
+    assert contrast.p == 1.0
     assert contrast.verdict == "not shown"
     assert contrast.why == "the deltas of all seeds are equal"
     assert math.isnan(contrast.low)
@@ -288,6 +266,17 @@ def test_deltas_that_are_equal_but_for_one_have_an_interval():
     ).contrasts[0]
     assert contrast.low <= 0 < contrast.high
     assert contrast.p == 1.0
+
+
+def test_a_score_that_diverged_hides_neither_its_pair_nor_others():
+    arm = np.array([0.1, 0.2, -0.1, 0.3, 0.1, -0.2, 0.4, 0.1, 0.2, 1e15])
+    scores = noisy({"plain": 0.0, "good": 4.0})
+    pair = {"plain": scores["plain"], "arm": scores["plain"] + arm}
+    far = Comparison(runs_of(pair | {"good": scores["good"]})).contrasts
+    alone = Comparison(runs_of({"plain": np.zeros(10), "arm": arm})).contrasts
+    assert far[0].why == ""
+    assert far[0].p_sign_flip == alone[0].p_sign_flip
+    assert far[1].verdict == "better"
 
 
 @pytest.mark.parametrize("arms", [1, 5, 9])

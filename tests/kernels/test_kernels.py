@@ -102,6 +102,29 @@ def test_kth_largest(k, way, rng):
     np.testing.assert_array_equal(kth.ravel(), expected)
 
 
+# Where a matrix of all values is made first: with and without a rest, few and
+# many samples, ties, and all the largest in one of its columns.
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("size", "k"), [(4096, 2), (4099, 5), (9000, 40)])
+@pytest.mark.parametrize("kind", ["normal", "ties", "constant", "one column"])
+def test_kth_largest_of_many_values(kind, size, k, batch, way, rng):
+    rows = kernels.reference.block_rows(size, k)
+    assert rows > 1
+    x = rng.normal(size=(batch, size)).astype("float32")
+    if kind == "ties":
+        x = np.round(x)
+    elif kind == "constant":
+        x[:] = -1.0
+    elif kind == "one column":
+        x[:, 7 :: size // rows] += 100
+    kth = ops.convert_to_numpy(way.kth_largest(ops.convert_to_tensor(x), k))
+    np.testing.assert_array_equal(kth, np.sort(x, axis=1)[:, -k, None])
+
+
+def test_kth_largest_of_an_empty_batch_of_many_values():
+    assert kernels.kth_largest(ops.ones((0, 4099)), 5).shape == (0, 1)
+
+
 @pytest.mark.parametrize("delta", [1.0, 0.0, -1.0, 7.0])
 @pytest.mark.quick
 def test_replace_has_the_gradient_of_the_formula(delta, rng):

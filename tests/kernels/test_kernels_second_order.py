@@ -39,6 +39,9 @@ WITHOUT_A_GRADIENT = {
     "count": lambda way, x: way.count(x > 0),
     "largest": lambda way, x: way.kth_largest(x, 1),
     "kth_largest": lambda way, x: way.kth_largest(x, 3),
+    "kth_largest_of_many": lambda way, x: way.kth_largest(
+        ops.repeat(x, 25, axis=1), 3
+    ),
     "score": lambda way, x: way.score(x, ops.zeros(6), ops.ones(6), x < 1),
     "choose": chosen,
     "by_sample": lambda way, x: way.by_sample(
