@@ -108,7 +108,7 @@ class LayerReport:
     >>> layer = analyze(model, x, layers="re_lu*", verbose=0)["re_lu"]
     >>> layer.mean.tolist(), layer.variance.tolist(), layer.dead.tolist()
     ([2.0, 0.0], [1.0, 0.0], [False, True])
-    >>> layer[0]["maximum"]
+    >>> float(layer[0]["maximum"])
     3.0
     """
 

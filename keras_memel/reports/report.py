@@ -53,7 +53,7 @@ class Report:
     ['a', 'b', 'c']
     >>> report.to_dataframe()["roc_auc"].tolist()
     [1.0, 1.0, 1.0]
-    >>> report["re_lu"][2]["direction"]
+    >>> float(report["re_lu"][2]["direction"])
     1.0
     """
 
