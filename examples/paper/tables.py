@@ -1,107 +1,49 @@
-"""Small stand-ins for Tables 1 to 8 of Wang et al. (2024), side by side.
+"""Tables 1 to 8 of Wang et al. (2024) on three small networks, with controls.
 
-    python examples/paper/tables.py --small  # minutes
-    python examples/paper/tables.py --seeds 10  # for a verdict
+    python examples/paper/tables.py --dry-run  # the plan, and what is left
+    python examples/paper/tables.py --small  # minutes: that it works
+    python examples/paper/tables.py --cifar10 FILE --minilm FOLDER
 
-It runs the small presets of glue.py, imagenet.py and nowcasting/train.py with
-every arm of the paper on paired seeds, and writes OUT/tables.md: what the
-paper published, at full size, beside what these small networks did on small
-data. The second says that the code runs and how much it varies; it neither
-confirms nor refutes the first. Every finished run is kept in OUT: start the
-command again, after a stop or with more seeds, and it goes on.
+Trains nine arms of each family on paired seeds, and writes OUT/tables.md: the
+published numbers, at full size, beside those of small networks on small data,
+which neither confirm nor refute them. plan.py fixes sizes, seeds and grids,
+common/arms.py the arms. For the two classifiers all is done again with 20 %
+wrong labels.
 
     Table 1, 2, 3   arms on the three families
-    Table 4         what one step does to monosemantic values (Swin)
+    Table 4         what one step does to monosemantic values
     Table 5         nowcasting: after pretraining, and after fine-tuning
-    Table 6, 7, 8   MEmeL kept on when tested, which trains in the same way
+    Table 6, 7, 8   MEmeL kept on when tested
 
-MEmeL-Tune takes, of --grid, the settings with the best mean on validation;
-the paper's grid of 25 is `--grid all`.
+and three questions that the paper leaves open: how many values are
+monosemantic before and after, what the network loses without them, and on how
+many examples two networks of a seed differ.
+
+Every finished run is kept in OUT/<condition>.jsonl: start the command again,
+after a stop or with more seeds, and it goes on. Start it many times, on
+machines that share OUT, and the processes share the seeds.
 """
 
 import argparse
+import concurrent.futures
 import functools
+import hashlib
 import importlib
-import itertools
+import multiprocessing
 import os
 import pathlib
-import typing
+import shlex
+import statistics
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
 
-import numpy as np
-
+from examples.paper import pages
+from examples.paper import plan
+from examples.paper.common import arms
+from examples.paper.common import longrun
+from examples.paper.common import sharing
+from keras_memel import RunStore
 from keras_memel import compare
-from keras_memel import decrease_ratio
-from keras_memel import paper
-
-KEPT_ON = {**paper.kdd2024, "at_inference": True}
-
-
-class Family(typing.NamedTuple):
-    module: str
-    what: str  # of the small run
-    metric: str
-    scale: float
-    up: bool
-    smaller: list[str]  # arguments that make --small smaller still
-    published: dict[str, str]
-
-
-FAMILIES = {
-    "glue": Family(
-        "examples.paper.glue.train",
-        "MiniLM on sentences from film reviews, accuracy in % "
-        "(published: BERT-base, mean of GLUE's test sets)",
-        "test",
-        100.0,
-        True,
-        ["--train=416", "--validation=100", "--test=200"],
-        {
-            "original": "79.6",
-            "naive (a)": "79.6",
-            "naive (b)": "79.8",
-            "MEmeL": "80.2",
-            "MEmeL-Tune": "80.5",
-        },
-    ),
-    "imagenet": Family(
-        "examples.paper.imagenet.train",
-        "a Swin of three stages on CIFAR-10, accuracy in % (published: Swin-T "
-        "/ S / B on ImageNet, top 1)",
-        "test",
-        100.0,
-        True,
-        ["--train=512", "--validation=128", "--test=500", "--epochs=2"],
-        {
-            "original": "80.9 / 83.2 / 85.1",
-            "MEmeL": "81.1 / 83.4 / 85.1",
-            "MEmeL-Tune": "81.1 / 83.5 / 85.2",
-        },
-    ),
-    "nowcasting": Family(
-        "examples.paper.nowcasting.train",
-        "a small ConvGRU on Stage IV precipitation, B-MSE (published: HKO-7, "
-        "B-MSE)",
-        "b_mse",
-        1.0,
-        False,
-        ["--epochs=1"],
-        {"original": "309.96", "MEmeL": "309.94", "MEmeL-Tune": "298.16"},
-    ),
-}
-# Table 5, B-MSE: after pretraining with MEmeL, and a fine-tuning without it.
-STAGES = {
-    "pretrained_b_mse": {"original": "311.54", "MEmeL": "306.67"},
-    "b_mse": {"original": "309.96", "MEmeL": "305.96"},
-}
-# Table 4, in %: Swin-B, 10,000 neurons.
-RATIOS = {
-    "original": 0.003,
-    "naive (a)": -0.017,
-    "naive (b)": -0.044,
-    "RD": 0.013,
-}
 
 
 def parse(arguments=None):
@@ -110,176 +52,232 @@ def parse(arguments=None):
     )
     add = parser.add_argument
     add("--small", action="store_true", help="one seed, and smaller runs")
-    add("--seeds", type=int)
-    add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    add("--grid", nargs="+", default=["5,10"], metavar="K,DELTA")
+    add("--seeds", type=int, help=f"default: {plan.SEEDS}, or 1 with --small")
+    add("--first-seed", type=int, default=0)
+    add("--families", nargs="+", choices=plan.FAMILIES)
+    add("--wrong", type=float, nargs="+", metavar="SHARE", help="of labels")
     add("--out", type=pathlib.Path, default=pathlib.Path("runs/tables"))
-    for name in FAMILIES:
+    add("--workers", type=int, default=1, help="processes of this command")
+    add("--retry-failed", action="store_true", help="run again what failed")
+    add("--dry-run", action="store_true", help="print the plan, and stop")
+    add("--cifar10", type=pathlib.Path, help="--data of the images")
+    add("--minilm", type=pathlib.Path, help="--model of the sentences")
+    for name in plan.FAMILIES:
         add(f"--{name}", default="", help="further arguments of the family")
     options = parser.parse_args(arguments)
-    options.seeds = options.seeds or (1 if options.small else 3)
-    if options.grid == ["all"]:
-        pairs = itertools.product(*paper.tune_grid.values())
-        options.grid = [f"{k},{delta}" for k, delta in pairs]
+    if options.seeds is None:
+        options.seeds = 1 if options.small else plan.SEEDS
+    options.families = list(dict.fromkeys(options.families or plan.FAMILIES))
+    if options.wrong is None:
+        options.wrong = plan.WRONG[: 1 if options.small else None]
+    for name, least in (("seeds", 1), ("first_seed", 0), ("workers", 1)):
+        if getattr(options, name) < least:
+            parser.error(
+                f"--{name.replace('_', '-')} must be at least {least}. "
+                f"Received: {getattr(options, name)}"
+            )
+    if not all(0 <= share < 1 for share in options.wrong):
+        parser.error(
+            "--wrong must be shares of at least 0 and below 1. Received: "
+            f"{' '.join(map(str, options.wrong))}"
+        )
+    if set(seeds_of(options)) & set(plan.TUNING_SEEDS):
+        parser.error(
+            f"The seeds {plan.TUNING_SEEDS} choose settings: leave them out. "
+            f"Received: --first-seed {options.first_seed} --seeds "
+            f"{options.seeds}"
+        )
     return options
 
 
-def arms(options):
-    """All that is trained, by name."""
-    every = {**paper.arms, "MEmeL, kept on": KEPT_ON}
-    for pair in options.grid:
-        k, delta = pair.split(",")
-        every[f"tuned {pair}"] = paper.tuned(int(k), float(delta))
-    return every
+def seeds_of(options):
+    return range(options.first_seed, options.first_seed + options.seeds)
 
 
-def program(name):
-    return importlib.import_module(FAMILIES[name].module)
+def extra(family, options):
+    """Arguments of a family that are given on this command line."""
+    words = shlex.split(getattr(options, family))
+    if family == "imagenet" and options.cifar10:
+        words.append(f"--data={options.cifar10}")
+    if family == "glue" and options.minilm:
+        words.append(f"--model={options.minilm}")
+    return words
 
 
-def options_of(name, options):
-    family = FAMILIES[name]
-    command = ["--small", f"--out={options.out / name}"]
-    command += family.smaller if options.small else []
-    return program(name).parse([*command, *getattr(options, name).split()])
+def options_of(module, words, out):
+    """The program of a family, and what it makes of a command."""
+    program = importlib.import_module(module)
+    return program, program.parse([*words, f"--out={out}", "--diagnose"])
 
 
-def train(arm, seed, name, options):
+def train(argument, seed, module, further, out):
     """`run` of a family, as `compare` calls it."""
-    settings, _ = arm
-    return program(name).run(settings, seed, options_of(name, options))
+    memel, words = argument
+    name = hashlib.sha256(repr(argument).encode()).hexdigest()[:12]
+    own = out / f"{name}_seed_{seed}"
+    program, options = options_of(module, [*words, *further], own)
+    scores = program.run(memel, seed, options)
+    # It is large, and all that it was good for is in the scores.
+    for file in own.rglob("checkpoint.npz"):
+        file.unlink()
+    return scores
 
 
-def compared(name, options):
-    family = FAMILIES[name]
-    # Beside the arm, what else a stored run must have been made with.
-    what = " ".join(family.smaller if options.small else [])
-    what += getattr(options, name)
-    return compare(
-        functools.partial(train, name=name, options=options),
-        {arm: (settings, what) for arm, settings in arms(options).items()},
-        seeds=options.seeds,
-        baseline="original",
-        store=options.out / f"{name}.jsonl",
-        higher_is_better=family.up or dict.fromkeys(STAGES, False),
-    )
+class Study:
+    """The runs of a condition: which there are to be, and are."""
 
+    def __init__(self, condition, options):
+        self.condition, self.options = condition, options
+        self.out, self.small = options.out, options.small
 
-def best_tuned(comparison, options):
-    """The arm of the grid that is best on validation; tests have no say."""
-    means = comparison.scores("validation").mean()
-    return max((f"tuned {pair}" for pair in options.grid), key=means.get)
+    def store(self, stage=""):
+        return self.out / f"{self.condition.name}{stage}.jsonl"
 
-
-def rows_of(comparison, metric, scale, chosen, published):
-    """Rows of a Markdown table: `chosen` is by title the name of an arm."""
-    scores = scale * comparison.scores(metric)
-    verdicts = {
-        c.arm: c.verdict for c in comparison.contrasts if c.metric == metric
-    }
-    rows = []
-    for title, arm in chosen.items():
-        deltas = (scores[arm] - scores["original"]).dropna()
-        each = " ".join(f"{delta:+.2f}" for delta in deltas)
-        rows.append(
-            [
-                title if title == arm else f"{title} ({arm})",
-                published.get(title, ""),
-                f"{scores[arm].mean():.2f}",
-                "" if arm == "original" else each,
-                verdicts.get(arm, ""),
-            ]
+    def compare(self, chosen, seeds, store):
+        """Makes the runs that are missing, with the other processes."""
+        family = self.condition.family
+        run = functools.partial(
+            train,
+            module=plan.FAMILIES[family].module,
+            further=extra(family, self.options),
+            out=self.out / self.condition.name,
         )
-    return rows
+        call = functools.partial(
+            compare,
+            run,
+            chosen,
+            baseline="original" if "original" in chosen else None,
+            store=store,
+            retry_failed=self.options.retry_failed,
+            progress=False,
+        )
 
+        def work(mine):
+            if self.options.workers == 1:
+                call(seeds=mine)
+                return
+            spawn = multiprocessing.get_context("spawn")
+            with concurrent.futures.ProcessPoolExecutor(
+                self.options.workers, spawn
+            ) as pool:
+                call(seeds=mine, executor=pool)
 
-HEADER = [
-    "arm",
-    "published, full size",
-    "here, small",
-    "less original",
-    "verdict",
-]
+        locks = store.with_suffix(".locks")
+        sharing.share(work, seeds, locks, self.options.workers)
+        return call(seeds=seeds)
 
+    def choose(self, trials, store):
+        """The trial with the best mean validation on the tuning seeds."""
+        if len(trials) == 1:
+            return next(iter(trials))
+        found = self.compare(trials, list(plan.TUNING_SEEDS), store)
+        means = found.scores("validation").mean(skipna=False)
+        if means.isna().all():
+            raise SystemExit(f"No setting could be trained: see {store}")
+        return means.idxmax()
 
-def markdown(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    def epochs(self):
+        """The length that is best for the original; `None`: as it is."""
+        lengths = plan.lengths(self.condition, self.small)
+        trials = {f"{n} epochs": (None, self.command(n)) for n in lengths}
+        if not trials:
+            return None
+        best = self.choose(trials, self.store("_length"))
+        return lengths[list(trials).index(best)]
 
+    def command(self, epochs):
+        return plan.command(self.condition, self.small, epochs)
 
-def ratios(options):
-    """Table 4 on the trained plain network of each seed."""
-    from examples.paper.common import longrun
-    from examples.paper.imagenet import train as imagenet
+    def arms(self):
+        """All arms by name, and the settings that were chosen for them."""
+        words = self.command(epochs := self.epochs())
+        chosen, found = {"epochs": epochs}, dict(arms.FIXED)
+        for method, settings in plan.trials(self.small).items():
+            trials = {name: (arm, words) for name, arm in settings.items()}
+            stage = "_tuning_" + method.lower().replace("-", "_")
+            chosen[method] = self.choose(trials, self.store(stage))
+            found[method] = settings[chosen[method]]
+        return {name: (found[name], words) for name in arms.NAMES}, chosen
 
-    settings = options_of("imagenet", options)
-    found = []
-    for seed in range(options.seeds):
-        with longrun.devices(settings):
-            model, data = imagenet.make(None, seed, settings)
-            # Finished in Table 2: its weights are loaded.
-            imagenet.fit(model, data, None, seed, settings)
-            parts = [data["validation"][i] for i in range(2)]
-            x, y = (np.concatenate(arrays) for arrays in zip(*parts))
-            table = decrease_ratio(
-                model,
-                x,
-                y,
-                imagenet.middle_four(model),
-                batch_size=max(1, len(x) // 12),
-                seed=seed,
+    def run(self):
+        """The comparison, and what was chosen."""
+        found, chosen = self.arms()
+        runs = self.compare(found, list(seeds_of(self.options)), self.store())
+        return runs, chosen
+
+    def stored(self):
+        """The runs that are finished, of all stages."""
+        files = self.out.glob(f"{self.condition.name}*.jsonl")
+        stages = ("", "_length", "_tuning_")
+        return [
+            run
+            for file in files
+            if file.stem.removeprefix(self.condition.name).startswith(
+                stages[1:]
             )
-        found.append(100 * table["decrease_ratio"])
-    rows = []
-    for arm, published in RATIOS.items():
-        values = [float(column[arm]) for column in found]
-        each = " ".join(f"{value:+.3f}" for value in values)
-        rows.append([arm, f"{published:+.3f}", f"{np.mean(values):+.3f}", each])
-    return rows
+            or file.stem == self.condition.name
+            for run in RunStore(file).read()
+        ]
 
 
-def tables(options):
-    """The text of all tables of the families that were asked for."""
-    parts = [
-        "# Small stand-ins for the tables of Wang et al. (2024)\n\n"
-        "What is published is of large networks on large data; what is here "
-        "is of small ones on small data. This is **no reproduction**: it "
-        "shows that every arm runs, and how far apart the seeds are. "
-        f"{options.seeds} seed(s); a verdict needs ten."
-    ]
-    for number, name in enumerate(FAMILIES, 1):
-        if name not in options.families:
-            continue
-        family, comparison = FAMILIES[name], compared(name, options)
-        chosen = {arm: arm for arm in paper.arms}
-        chosen["MEmeL-Tune"] = best_tuned(comparison, options)
-        rows = functools.partial(rows_of, comparison)
-        scored = rows(family.metric, family.scale, chosen, family.published)
-        parts.append(f"## Table {number}: {family.what}")
-        parts.append(markdown(HEADER, scored))
-        kept = {arm: arm for arm in ("original", "MEmeL", "MEmeL, kept on")}
-        metric = "pretrained_b_mse" if name == "nowcasting" else family.metric
-        parts.append(f"## Table {number + 5}: MEmeL kept on when tested")
-        parts.append(markdown(HEADER, rows(metric, family.scale, kept, {})))
-        if name == "imagenet":
-            header = ["arm", *HEADER[1:3], "each seed"]
-            parts.append("## Table 4: Decrease Ratio in % (published: Swin-B)")
-            parts.append(markdown(header, ratios(options)))
-        if name == "nowcasting":
-            parts.append("## Table 5: pretraining, then fine-tuning without it")
-            for metric, published in STAGES.items():
-                two = {arm: arm for arm in ("original", "MEmeL")}
-                parts.append(f"{metric}:")
-                parts.append(
-                    markdown(HEADER, rows(metric, 1.0, two, published))
-                )
-    return "\n\n".join(parts) + "\n"
+def check(studies):
+    """Refuses what no run could be made with, before the first."""
+    for study in studies:
+        family = study.condition.family
+        lengths = plan.lengths(study.condition, study.small) or (None,)
+        words = study.command(lengths[0]) + extra(family, study.options)
+        module = plan.FAMILIES[family].module
+        program, options = options_of(module, words, study.out)
+        program.check(options, study.options.first_seed)
+    try:
+        RunStore(studies[0].store()).check_writable(1024)
+    except OSError as error:
+        raise SystemExit(
+            f"--out must be a folder that can be written. Received: {error}"
+        ) from None
+
+
+def show(studies, options):
+    """Prints what there is to run, and how long it takes."""
+    total = 0.0
+    for study in studies:
+        condition = study.condition
+        runs = plan.number_of_runs(condition, options.small, options.seeds)
+        stored = study.stored()
+        seconds = [run["seconds"] for run in stored if "seconds" in run]
+        each = plan.FAMILIES[condition.family].seconds
+        each = statistics.fmean(seconds) if seconds else each
+        left = max(0, sum(runs) - len(stored))
+        total += each * left / 3600
+        print(
+            f"{condition.name}: {runs[0]} runs of {len(arms.NAMES)} arms and "
+            f"{options.seeds} seeds, {runs[1]} to choose settings; "
+            f"{len(stored)} finished; {each:.0f} s per run "
+            f"({'measured' if seconds else 'expected'}), "
+            f"{each * left / 3600:.1f} hours left"
+        )
+        for words in {
+            shlex.join(plan.command(condition, options.small, n))
+            for n in plan.lengths(condition, options.small) or (None,)
+        }:
+            print(f"  {words}")
+    for method, settings in plan.trials(options.small).items():
+        print(f"{method}: {'; '.join(settings)}")
+    print(f"{total:.1f} hours in all, for one process of one thread")
 
 
 def main(arguments=None):
     options = parse(arguments)
-    text = tables(options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    studies = [
+        Study(condition, options)
+        for condition in plan.conditions(options.families, options.wrong)
+    ]
+    if options.dry_run:
+        show(studies, options)
+        return None
+    check(studies)
+    found = {study.condition: study.run() for study in studies}
+    text = pages.page(found)
     path = options.out / "tables.md"
     path.write_text(text, encoding="utf-8")
     print(text, f"\nwritten: {path}", sep="", flush=True)
@@ -287,4 +285,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    longrun.start(main)

@@ -223,7 +223,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(
 
     arm = {**paper.kdd2024, "late_start": 2}
     whole = glue.run(arm, 3, parse("whole"))
-    assert set(whole) == {"validation", "test"}
+    assert set(whole) == {"validation", "test", "correct"}
+    assert np.mean(whole["correct"]) == whole["test"]
 
     fit = glue.longrun.fit
 

@@ -270,6 +270,20 @@ def test_broken_python_batches_are_named(arrays, tmp_path):
         images.cifar10(folder)
 
 
+def test_a_python_batch_that_would_call_something_is_refused(arrays, tmp_path):
+    folder = python_batches(arrays, tmp_path)
+
+    class Harmful:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    content = {b"data": arrays["x_train"][:1], b"labels": Harmful()}
+    (folder / "data_batch_2").write_bytes(pickle.dumps(content))
+    with pytest.raises(SystemExit, match=r"data_batch_2: .*builtins.exec"):
+        images.cifar10(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_broken_file_is_named(arrays, tmp_path):
     path = tmp_path / "cifar10.npz"
     bad = {

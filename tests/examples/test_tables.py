@@ -1,93 +1,229 @@
-"""tables.py: which number stands where, and what is run."""
+"""tables.py: which number stands where, what is run, and by whom."""
 
-import sys
-import types
+import importlib
+import json
+import threading
 
 import pytest
 from scripts import example
 
-from keras_memel import MEmeL
 from keras_memel import paper
 
-paper_tables = example("paper.tables")
-GLUE = "examples.paper.glue.train"
+paper_tables, plan = example("paper.tables"), example("paper.plan")
+arms, sharing = example("paper.common.arms"), example("paper.common.sharing")
+longrun = example("paper.common.longrun")
 
 # Few seeds, and no more: `compare` says so.
 pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture
-def calls(monkeypatch):
-    """A family whose scores can be told by heart, in the place of glue's."""
-    seen = []
+def study(monkeypatch, tmp_path):
+    """tables.py with a counted family in the place of glue's, and its calls."""
+    family = plan.FAMILIES["glue"]._replace(module="counted_family")
+    monkeypatch.setitem(plan.FAMILIES, "glue", family)
 
-    def run(arm, seed, options):
-        seen.append((arm, seed, options))
-        # Original 50 %, MEmeL 60 %, delta of 0 and -1 less; and ten times
-        # better with each value of a sample.
-        layer = MEmeL(**(arm or {}))
-        gain = 0.1 * layer.selection.k * layer.inhibition.delta if arm else 0
-        on = 0.05 if layer.at_inference else 0.0
-        score = 0.5 + gain + on + 0.01 * seed
-        return {"validation": score / 2, "test": score}
+    def call(*arguments):
+        text = paper_tables.main(
+            ["--families", "glue", f"--out={tmp_path}", *arguments]
+        )
+        path = tmp_path / "calls.txt"
+        calls = path.read_text().splitlines() if path.is_file() else []
+        path.unlink(missing_ok=True)
+        return text, [line.split(" ", 1) for line in calls]
 
-    module = types.SimpleNamespace(parse=lambda command: command, run=run)
-    monkeypatch.setitem(sys.modules, GLUE, module)
-    return seen
+    return call
 
 
-def row(text, start):
-    lines = [li for li in text.splitlines() if li.startswith(f"| {start}")]
+def row(text, start, table):
+    part = next(p for p in text.split("## ") if p.startswith(table))
+    lines = [li for li in part.splitlines() if li.startswith(f"| {start} |")]
     assert len(lines) == 1, lines
     return [cell.strip() for cell in lines[0].strip("|").split("|")]
 
 
-def test_published_and_own_numbers_stand_side_by_side(calls, tmp_path):
-    command = ["--families", "glue", "--seeds=2", f"--out={tmp_path}"]
-    command += ["--grid", "1,2", "1,3"]
-    text = paper_tables.main(command)
-
-    table_1, table_6 = text.split("## Table 6")
-    assert "no reproduction" in table_1
-    assert "MiniLM" in table_1
-    assert "BERT-base" in table_1
-    assert row(table_1, "original")[1:4] == ["79.6", "50.50", ""]
-    assert row(table_1, "naive (b)")[1:4] == ["79.8", "40.50", "-10.00 -10.00"]
-    assert row(table_1, "MEmeL |")[1:4] == ["80.2", "60.50", "+10.00 +10.00"]
-    # The better of the grid, by validation.
-    best = row(table_1, "MEmeL-Tune (tuned 1,3)")
-    assert best[1:4] == ["80.5", "80.50", "+30.00 +30.00"]
-    assert best[4] == "not shown"  # two seeds are no evidence
-    assert row(table_6, "MEmeL, kept on")[2] == "65.50"
+def test_published_and_own_numbers_stand_side_by_side(study, tmp_path):
+    text, calls = study("--seeds=2", "--wrong", "0", "0.2")
+    assert "no reproduction" in text
+    original = row(text, "original", "Table 1")
+    assert original[1:4] == ["79.6", "50.50", ""]
+    assert row(text, "naive (b)", "Table 1")[1:4] == ["79.8", "49.50", "-1.00"]
+    ours = row(text, "MEmeL", "Table 1")
+    assert ours[1:5] == ["80.2", "51.50", "+1.00", "+1.00 to +1.00"]
+    assert ours[-1] == "not shown"  # two seeds are no evidence
+    # 10 values and 10, or 100 values and 1, by validation: the first of equals.
+    assert "MEmeL-Tune: k 10, delta 10" in text
+    assert row(text, "MEmeL-Tune", "Table 1")[2] == "150.50"
+    assert row(text, "MEmeL vs. placebo", "Table 1")[3] == "+1.00"
+    assert row(text, "MEmeL, kept on", "Table 6")[2] == "56.50"
+    assert row(text, "RD", "Table 4")[2] == "10.00"
+    assert row(text, "before training", "Values with phi")[2] == "1.00"
+    assert row(text, "top 1", "Values held")[2:4] == ["40.00", "-10.00"]
+    assert "| MEmeL vs. original | 0.0 | 4.0 |" in text
+    assert "Table 1: MiniLM" in text
+    assert "wrong labels" in text
     assert (tmp_path / "tables.md").read_text(encoding="utf-8") == text
+    # Both conditions: nine arms of two seeds, and 12 settings on two others.
+    assert len(calls) == 2 * (2 * 9 + 2 * 12)
+    for seed, what in calls:
+        assert ("--wrong=0.2" in what) == ("wrong" in what)
+        assert int(seed) in (0, 1, *plan.TUNING_SEEDS)
+    # MEmeL kept on trains in the same way: there is no run of its own.
+    assert len({tuple(call) for call in calls}) == len(calls)
 
 
-def test_finished_runs_are_not_run_again(calls, tmp_path):
-    command = ["--families", "glue", f"--out={tmp_path}"]
-    first = paper_tables.main([*command, "--seeds=1"])
-    assert len(calls) == 6
-    paper_tables.main([*command, "--seeds=2"])
-    assert len(calls) == 12
-    assert {seed for _, seed, _ in calls[6:]} == {1}
-    assert paper_tables.main([*command, "--seeds=1"]) == first
-    assert len(calls) == 12
+def test_finished_runs_are_not_run_again(study, tmp_path):
+    first, calls = study("--seeds=1", "--wrong=0")
+    assert len(calls) == 9 + 24
+    _, calls = study("--seeds=2", "--wrong=0")
+    assert [seed for seed, _ in calls] == ["1"] * 9
+    _, calls = study("--seeds=1", "--first-seed=5", "--wrong=0")
+    assert [seed for seed, _ in calls] == ["5"] * 9
+    assert study("--seeds=1", "--wrong=0") == (first, [])
+    for line in (tmp_path / "glue.jsonl").read_text().splitlines():
+        run = json.loads(line)
+        assert run["correct"][:6] == "111111"
+        assert "revision" in run["environment"]
+        if run["arm"] == "original":
+            assert "--learning-rates=2e-4" in run["argument"]
 
 
-def test_small_runs_are_told_from_others(calls, tmp_path):
-    command = ["--families", "glue", f"--out={tmp_path}", "--seeds=1"]
-    paper_tables.main([*command, "--glue=--epochs=1"])
-    (options,) = {tuple(options) for _, _, options in calls}
-    assert options == ("--small", f"--out={tmp_path / 'glue'}", "--epochs=1")
+def test_a_small_study_chooses_nothing(study):
+    text, calls = study("--small")
+    assert len(calls) == 9
+    assert "--train=416" in calls[0][1]
+    assert "Chosen by validation: MEmeL-Tune: k 1, delta 10" in text
     with pytest.raises(ValueError, match="pass another `store`"):
-        paper_tables.main([*command, "--small"])
+        study("--seeds=1", "--wrong=0")
 
 
-def test_what_is_trained_are_the_arms_of_the_paper():
-    options = paper_tables.parse(["--grid", "all"])
-    arms = paper_tables.arms(options)
-    assert len(arms) == 4 + 1 + 25
-    assert {name: arms[name] for name in paper.arms} == paper.arms
-    kept = arms["MEmeL, kept on"]
-    assert kept == {**paper.kdd2024, "at_inference": True}
-    tuned = MEmeL(**arms["tuned 50,100"])
-    assert (tuned.selection.k, tuned.inhibition.delta) == (50, 100)
+def test_a_pool_of_processes_makes_the_same_runs(study, tmp_path):
+    _, calls = study("--small", "--workers=2", "--seeds=2")
+    assert sorted(seed for seed, _ in calls) == ["0"] * 9 + ["1"] * 9
+    text, calls = study("--small", "--seeds=2")
+    assert calls == []
+    assert row(text, "MEmeL", "Table 1")[2] == "51.50"
+
+
+def test_the_plan_counts_what_is_left_and_runs_nothing(study, capsys):
+    text, calls = study("--dry-run")
+    assert text is None
+    assert calls == []
+    printed = capsys.readouterr().out
+    assert "glue: 90 runs of 9 arms and 10 seeds, 24 to choose" in printed
+    assert "glue_wrong_20: 90 runs" in printed
+    assert "0 finished; 130 s per run (expected), 4.1 hours left" in printed
+    assert "dropout: rate 0.05; rate 0.1; rate 0.2; rate 0.4" in printed
+    study("--seeds=1", "--wrong=0")
+    study("--dry-run", "--wrong=0")
+    assert "33 finished; 0 s per run (measured)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds=0"], "--seeds must be at least 1. Received: 0"),
+        (["--first-seed=-1"], "--first-seed must be at least 0"),
+        (["--workers=0"], "--workers must be at least 1"),
+        (["--wrong", "1"], "at least 0 and below 1. Received: 1.0"),
+        (["--first-seed=995"], "choose settings: leave them out"),
+        (["--glue=--broken"], "No data: pass --data FILE"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_run(
+    study, tmp_path, capsys, arguments, message
+):
+    with pytest.raises(SystemExit) as refusal:
+        study(*arguments)
+    assert message in f"{capsys.readouterr().err} {refusal.value}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_that_cannot_be_written_is_refused(study, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"--out .*file"):
+        study(f"--out={tmp_path / 'file'}")
+
+
+def test_the_arms_and_their_budgets():
+    assert {name: arms.FIXED[name] for name in paper.arms} == paper.arms
+    assert {*arms.FIXED, *arms.TUNED} == set(arms.NAMES)
+    assert {len(settings) for settings in arms.TUNED.values()} == {4}
+    ours, placebo = arms.TUNED["MEmeL-Tune"], arms.TUNED["placebo-Tune"]
+    for name, arm in ours.items():
+        assert placebo[name]["selection"].k == arm["selection"].k
+        assert placebo[name]["inhibition"].delta == arm["inhibition"].delta
+        assert {**placebo[name], "selection": 0, "inhibition": 0} == {
+            **arm,
+            "selection": 0,
+            "inhibition": 0,
+        }
+    assert arms.FIXED["placebo"]["selection"].k == 1
+    assert arms.FIXED["L2E"] is paper.l2e
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("family", plan.FAMILIES)
+def test_the_commands_of_the_plan_are_those_of_the_programs(family, small):
+    if family != "nowcasting":
+        pytest.importorskip("keras_hub")
+    module = importlib.import_module(plan.FAMILIES[family].module)
+    for condition in plan.conditions([family], plan.WRONG):
+        words = plan.command(condition, small, epochs=3)
+        options = module.parse([*words, "--diagnose"])
+        assert options.epochs == 3
+        assert options.diagnose
+        assert getattr(options, "wrong", 0.0) == condition.wrong
+
+
+def test_two_processes_share_the_seeds_and_one_takes_over(tmp_path):
+    made, lock, both = [], threading.Lock(), threading.Barrier(2, timeout=60)
+    store = set()
+
+    def run(name):
+        def work(mine):
+            if name not in [n for n, _ in made]:
+                with lock:
+                    made.append((name, mine[0]))
+                both.wait()  # neither is through before the other came
+                if name == "dies":
+                    raise MemoryError
+            store.update(mine)
+
+        try:
+            sharing.share(work, range(6), tmp_path)
+        except MemoryError:
+            return
+
+    threads = [
+        threading.Thread(target=run, args=(name,), daemon=True)
+        for name in ("dies", "lives")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    # Each began with a seed of its own; all were made in the end.
+    assert len({seed for _, seed in made}) == 2
+    assert store == set(range(6))
+
+
+def test_a_claim_is_held_once_and_until_its_end(tmp_path):
+    with sharing.claim(tmp_path / "locks" / "a") as first:
+        assert first
+        with sharing.claim(tmp_path / "locks" / "a") as second:
+            assert not second
+    with sharing.claim(tmp_path / "locks" / "a") as third:
+        assert third
+
+
+def test_control_c_ends_with_one_line(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        longrun.start(main)
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip().splitlines() == [
+        "Stopped. The same command goes on from here."
+    ]

@@ -145,7 +145,7 @@ def write_task(folder, name, stems=("train", "dev"), rows=48):
     return folder
 
 
-def make_preset(folder, blocks):
+def make_preset(folder, blocks, width=8):
     hub = pytest.importorskip("keras_hub").models
     tokenizer = hub.BertTokenizer(
         vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
@@ -155,7 +155,7 @@ def make_preset(folder, blocks):
             vocabulary_size=5 + len(WORDS),
             num_layers=blocks,
             num_heads=2,
-            hidden_dim=8,
+            hidden_dim=width,
             intermediate_dim=16,
             max_sequence_length=8,
         ),

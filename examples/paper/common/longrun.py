@@ -38,6 +38,7 @@ import contextlib
 import functools
 import pathlib
 import statistics
+import sys
 import time
 
 import keras
@@ -61,9 +62,10 @@ from keras_memel.insertion.paths import in_scans
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 __all__ = ["Batches", "add_arguments", "add_arms", "arms", "check_length"]
 __all__ += ["devices", "fit", "number_of_devices", "plan", "rank_and_ranks"]
-__all__ += ["read", "refusals", "variables"]
+__all__ += ["read", "refusals", "start", "variables"]
 # What may differ between two starts of one run.
-NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "dry_run", "k"}
+NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "diagnose"}
+NOT_OF_A_RUN |= {"dry_run", "k"}
 NOT_OF_A_RUN |= {"out", "save_every", "seeds", "workers"}
 
 
@@ -78,6 +80,16 @@ def add_arguments(parser):
     add("--devices", choices=("one", "all"), default="one")
     add("--save-every", type=int, help="in steps; otherwise in each epoch")
     add("--dry-run", action="store_true", help="print the plan, and stop")
+    add("--diagnose", action="store_true", help="see probe.py")
+
+
+def start(main):
+    """Runs the `main` of a script; Ctrl-C ends it with a single line."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def add_arms(parser):

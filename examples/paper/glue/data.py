@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 
+from examples.paper.common import labels
 from examples.paper.glue import model as glue_model
 from examples.paper.glue import tasks as glue_tasks
 from examples.paper.glue.tasks import SENTENCES
@@ -26,7 +27,7 @@ def load_data(options, seed):
     """Reads and tokenizes a task, once for all arms and learning rates."""
     task = TASKS.get(options.task, SENTENCES)
     # Only of sentences does the split depend on the seed.
-    return _load_data(
+    data = _load_data(
         task.name,
         options.data,
         options.model,
@@ -36,6 +37,24 @@ def load_data(options, seed):
         options.test_it,
         options.submit,
         options.skip_broken,
+    )
+    return _spoiled(data, options.wrong, seed) if options.wrong else data
+
+
+def _spoiled(data, share, seed):
+    """With wrong labels to train and to choose by; the test labels stay."""
+    classes = data.task.outputs
+
+    def spoil(x, y, part):
+        return x, labels.spoil(y, classes, share, seed, part)
+
+    return dataclasses.replace(
+        data,
+        train=spoil(*data.train, "train"),
+        validation={
+            which: spoil(*both, f"validation {which}")
+            for which, both in data.validation.items()
+        },
     )
 
 

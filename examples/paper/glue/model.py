@@ -32,7 +32,19 @@ def build(arm, options, outputs):
         name: keras.Input((options.length,), dtype="int32", name=name)
         for name in classifier.input
     }
-    return keras.Model(inputs, classifier(inputs))
+    model = keras.Model(inputs, classifier(inputs))
+    model.preprocessor = Tokenized(options.length)
+    return model
+
+
+class Tokenized:
+    """Tells `insert` the number of positions, and leaves tokens as they are."""
+
+    def __init__(self, sequence_length):
+        self.sequence_length = sequence_length
+
+    def __call__(self, inputs):
+        return inputs
 
 
 @keras.saving.register_keras_serializable("keras_memel_examples")

@@ -25,6 +25,8 @@ works, not whether MEmeL helps.
 
 import argparse
 import csv
+import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -38,7 +40,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
 import keras
 import numpy as np
 
+from examples.paper.common import labels
 from examples.paper.common import longrun
+from examples.paper.common import probe
 from examples.paper.glue import tasks as glue_tasks
 from examples.paper.glue.data import load_data
 from examples.paper.glue.model import build
@@ -47,6 +51,7 @@ from examples.paper.glue.tasks import SENTENCES
 from examples.paper.glue.tasks import TASKS
 from keras_memel import MEmeL
 from keras_memel import compare
+from keras_memel import decrease_ratio
 from keras_memel import inserted
 from keras_memel import paper
 from keras_memel import strip
@@ -82,6 +87,7 @@ NOT_OF_A_TRAINING = {
     *("out", "save_every", "seed", "seeds", "skip_broken", "small", "submit"),
     "test_it",
 }
+PROBED = 320  # rows of a diagnosis: 20 batches of 16 for `decrease_ratio`
 
 logging.getLogger("absl").setLevel("ERROR")  # no remarks on threads
 
@@ -108,7 +114,9 @@ def parse(arguments=None):
         add(f"--{part}", type=int, help="sentences of FILE to hold out")
     add("--skip-broken", action="store_true", help="leave broken rows out")
     add("--submit", action="store_true", help="answer GLUE's test set")
+    labels.add_argument(parser)
     options = parser.parse_args(arguments)
+    labels.check(parser, options.wrong)
     if options.task in TASKS and options.small:
         parser.error("--small is of the sentences; leave --task out")
     for name, default in (SMALL if options.small else PAPER).items():
@@ -133,6 +141,12 @@ def parse(arguments=None):
             "MEmeL-Tune needs --k and --delta, and they need MEmeL-Tune: "
             "python examples/paper/tune.py glue finds the best ones"
         )
+    if options.wrong and options.task in TASKS:
+        classes = TASKS[options.task].classes
+        if not classes:
+            parser.error(
+                f"--wrong needs a task with classes, not {options.task}"
+            )
     options.test_it = True  # the search for settings sets False
     return options
 
@@ -154,6 +168,13 @@ def arms_of(options):
     return arms
 
 
+def check(options, seed):
+    """Refuses what cannot be read or trained, before anything is."""
+    data = load_data(options, seed)
+    with longrun.devices(options):
+        build(None, options, data.task.outputs)
+
+
 def run(arm, seed, options):
     """Trains with each learning rate; the scores of the best one.
 
@@ -164,8 +185,9 @@ def run(arm, seed, options):
 
     Returns:
         "validation", the first metric of the task on its validation set, which
-        chose the learning rate; "test" where a test set has labels; and, with
-        the names of set and metric, what else there is to say.
+        chose the learning rate; "test" where a test set has labels; with the
+        names of set and metric, what else there is to say; and "correct", a
+        list of booleans, one per test example, of a task with classes.
     """
     data = load_data(options, seed)
     tried = []
@@ -184,7 +206,10 @@ def run(arm, seed, options):
         submit(data.task, best["folder"])
     if len(tried) > 1:
         print(f"seed {seed}  {name_of(arm)}: best with {rate:g}", flush=True)
-    return best["scores"]
+    correct = best.get("correct")
+    return best["scores"] | (
+        {"correct": [c == "1" for c in correct]} if correct else {}
+    )
 
 
 def train(arm, seed, rate, data, options):
@@ -197,11 +222,18 @@ def train(arm, seed, rate, data, options):
     result = folder / "result.json"
     if result.is_file():
         found = json.loads(result.read_text(encoding="utf-8"))
-        return {"scores": found["scores"], "folder": folder}
+        return {**found, "folder": folder}
 
     # Before devices are chosen, which it would forget.
     keras.backend.clear_session()
     with longrun.devices(options):
+        before = {}
+        if options.diagnose and arm is None:  # the same for all arms
+            keras.utils.set_random_seed(seed)
+            before = _share(
+                build(None, options, data.task.outputs), data, options
+            )
+            before = {"share_before": before}
         keras.utils.set_random_seed(seed)
         model = build(arm, options, data.task.outputs)
         batches = longrun.Batches(*data.train, options.batch, seed)
@@ -225,9 +257,24 @@ def train(arm, seed, rate, data, options):
             notes = (
                 f", {100 * statistics.fmean(rates):.4f} % inhibited at the end"
             )
+        kept_on = {}
+        if options.diagnose and arm == paper.kdd2024:
+            for memel in inserted(model).values():
+                memel.at_inference = True
+            found, _ = evaluate(model, data, options.batch)
+            kept_on = {f"kept_on_{name}": found[name] for name in found}
         if not (arm or {}).get("at_inference"):
             strip(model)  # what is used is the plain model
         scores, answers = evaluate(model, data, options.batch)
+        correct = "".join(
+            "01"[int(np.argmax(output) == label)]
+            for which, (_, y) in data.test.items()
+            if y is not None and data.task.classes
+            for output, label in zip(answers[f"test_{which}".rstrip("_")], y)
+        )
+        if options.diagnose:
+            scores |= before | kept_on
+            scores |= diagnose(model, arm, data, options, seed, steps)
         print(
             f"seed {seed}  {name_of(arm):10s}  learning rate {rate:g}  "
             + "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
@@ -238,11 +285,59 @@ def train(arm, seed, rate, data, options):
             np.savez(folder / "answers.npz", **answers)
             new = result.with_suffix(".new")
             found = {"settings": what, "scores": scores, "seconds": seconds}
+            found["correct"] = correct
             new.write_text(json.dumps(found, default=str, indent=1), "utf-8")
             new.replace(result)
             # It is large, and all that it was good for is in the result.
             (folder / "checkpoint.npz").unlink(missing_ok=True)
-    return {"scores": scores, "folder": folder}
+    return {"scores": scores, "correct": correct, "folder": folder}
+
+
+def _share(model, data, options):
+    place = functools.partial(probe.placed, model, options.where)
+    return probe.share(place, _batches(data, options))
+
+
+def _batches(data, options, number=8):
+    """Some batches of the first validation set."""
+    x, y = next(iter(data.validation.values()))
+    rows = longrun.Batches(x, y, options.batch, shuffle=False)
+    return [rows[i][0] for i in range(min(number, len(y) // options.batch))]
+
+
+def diagnose(model, arm, data, options, seed, steps):
+    """What is left of monosemantic values, see probe.py; all of the original.
+
+    The rest is measured on the original alone: what a step of each arm does
+    from there (Table 4), and what the network loses without these values.
+    """
+    scores = {"share_after": _share(model, data, options)}
+    if arm is not None:
+        return scores
+    x, y = next(iter(data.validation.values()))
+    # The last rate of the schedule is 0: that of the middle of the training.
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(steps // 2)
+    x, y = {name: column[:PROBED] for name, column in x.items()}, y[:PROBED]
+    size = max(1, len(y) // 20)
+    table = decrease_ratio(
+        model, x, y, options.where, batch_size=size, seed=seed
+    )
+    some = {
+        which: ({k: v[:PROBED] for k, v in x.items()}, y[:PROBED])
+        for which, (x, y) in list(data.test.items())[:1]
+        if y is not None
+    }
+    tested = dataclasses.replace(data, validation=some, test={})
+
+    def score(model):
+        return evaluate(model, tested, options.batch)[0]["validation"]
+
+    place = functools.partial(probe.placed, model, options.where)
+    scores |= probe.table_4(table)
+    if some:
+        scores |= probe.ablation(place, _batches(data, options), score)
+    return scores
 
 
 def evaluate(model, data, batch):
@@ -365,4 +460,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    longrun.start(main)

@@ -34,12 +34,17 @@ import keras
 import numpy as np
 
 from examples.paper.common import hub
+from examples.paper.common import labels
 from examples.paper.common import longrun
+from examples.paper.common import probe
 from examples.paper.common.longrun import arms
 from examples.paper.imagenet import images
 from keras_memel import MEmeL
+from keras_memel import decrease_ratio
 from keras_memel import insert
 from keras_memel import inserted
+from keras_memel import paper
+from keras_memel import strip
 
 SIZES = {
     "tiny": {
@@ -109,6 +114,7 @@ MINUTES = {
 DROP_PATH = {"tiny": 0.2, "small": 0.3, "base": 0.5}
 FINE_DROP_PATH = {"tiny": 0.1, "small": 0.2, "base": 0.2}
 SMOOTHING = 0.1
+PROBED = 320  # images of a diagnosis: 20 batches for `decrease_ratio`
 
 
 def parse(arguments=None):
@@ -136,7 +142,9 @@ def parse(arguments=None):
         add(f"--{name}", type=float)
     for name in ("randaugment", "mixup", "cutmix", "erase"):
         add(f"--{name}", type=float, help="0 for none")
+    labels.add_argument(parser)
     options = parser.parse_args(arguments)
+    labels.check(parser, options.wrong)
     settings = FINE_TUNING if options.preset else SCRATCH
     for name, value in (MINUTES if options.small else settings).items():
         if getattr(options, name, None) is None:
@@ -169,11 +177,21 @@ def split(found, seed, options):
     test = np.arange(sizes[1])
     if options.test:  # the same ones for every seed
         test = np.random.default_rng(0).permutation(sizes[1])[: options.test]
-    return {
-        "train": found.part("train", order[:training]),
-        "validation": found.part("train", order[-options.validation :]),
-        "test": found.part("test", test),
+    rows = {
+        "train": order[:training],
+        "validation": order[-options.validation :],
     }
+    parts = {name: found.part("train", chosen) for name, chosen in rows.items()}
+    if options.wrong:
+        for name, (x, y) in parts.items():
+            if y.min() < 0:
+                raise SystemExit(
+                    "--wrong needs labels before images are opened: pass "
+                    "--data FOLDER"
+                )
+            y = labels.spoil(y, found.classes, options.wrong, seed, name)
+            parts[name] = x, y
+    return {**parts, "test": found.part("test", test)}
 
 
 def build(options, classes):
@@ -318,32 +336,116 @@ class Say(keras.callbacks.Callback):
             print(f"epoch {epoch + 1}  {text}", flush=True)
 
 
+def check(options, seed):
+    """Refuses what cannot be read or trained, before anything is."""
+    split(read(options.small, options.data), seed, options)
+    with longrun.devices(options):
+        swin(options)
+
+
 def run(arm, seed, options):
     """Trains one network.
 
     arm: arguments of `MEmeL`, or `None`. options: what `parse` returns.
     Returns the share of right answers on the images set aside ("validation",
-    to choose by) and on the test images ("test").
+    to choose by) and on the test images ("test"); and "correct", a list of
+    booleans, one per test image.
     """
     # Many networks may be trained in one process. Before devices are chosen,
     # which it would forget.
     keras.backend.clear_session()
     with longrun.devices(options):
+        scores = {}
+        if options.diagnose and arm is None:  # the same for all arms
+            scores["share_before"] = _share(*make(None, seed, options))
         model, data = make(arm, seed, options)
         steps = len(data["train"]) * options.epochs
         longrun.check_length(arm, steps, "--epochs or --train")
         fit(model, data, arm, seed, options)
-        scores = {}
-        for name in ("validation", "test"):
-            with longrun.refusals(data[name]):
-                found = model.evaluate(data[name], verbose=0, return_dict=True)
-            scores[name] = found["accuracy"]
-            if "top_5" in found:
-                scores[f"{name} top 5"] = found["top_5"]
+        scores |= score(model, data["validation"], "validation")[0]
+        tested, correct = score(model, data["test"], "test")
+        scores |= tested
         for memel in inserted(model).values():
             rate = float(keras.ops.convert_to_numpy(memel.inhibited_rate))
             scores["inhibited"] = scores.get("inhibited", 0.0) + rate / 4
-    return scores
+        if options.diagnose:
+            scores |= diagnose(model, data, arm, seed, steps)
+    return {**scores, "correct": correct}
+
+
+def score(model, data, name):
+    """Accuracy by the name of a part, and which answers are right."""
+    right, top_5 = [], []
+    with longrun.refusals(data):
+        for i in range(len(data)):
+            x, y = data[i]
+            answers = np.asarray(model.predict_on_batch(x))
+            ranks = np.argsort(-answers, 1) == np.argmax(y, 1)[:, None]
+            right += ranks[:, 0].tolist()
+            top_5 += ranks[:, :5].any(1).tolist()
+    if not np.isfinite(answers).all():
+        raise FloatingPointError("training diverged: an answer is not finite")
+    scores = {name: float(np.mean(right))}
+    if answers.shape[1] > 10:
+        scores[f"{name} top 5"] = float(np.mean(top_5))
+    return scores, right
+
+
+def _share(model, data):
+    place = functools.partial(probe.placed, model, middle_four(model))
+    return probe.share(place, _inputs(data))
+
+
+def _inputs(data, number=4):
+    """Some full batches of validation images."""
+    part = data["validation"]
+    full = max(1, min(number, part.size // part.batch))
+    return [part[i][0] for i in range(min(full, len(part)))]
+
+
+def diagnose(model, data, arm, seed, steps):
+    """What is left of monosemantic values, see probe.py; all of the original.
+
+    With MEmeL kept on (Table 7) for that arm; the rest is measured on the
+    original alone: what a step of each arm does from there (Table 4), and what
+    the network loses without these values.
+    """
+    scores = {}
+    if arm == paper.kdd2024:
+        for memel in inserted(model).values():
+            memel.at_inference = True
+        model.make_predict_function(force=True)
+        found, _ = score(model, data["test"], "kept_on_test")
+        scores |= found
+    strip(model)
+    scores["share_after"] = _share(model, data)
+    if arm is not None:
+        return scores
+    part = data["validation"]
+    number = min(len(part), max(1, -(-PROBED // part.batch)))
+    x, y = (
+        np.concatenate(arrays)[:PROBED]
+        for arrays in zip(*[part[i] for i in range(number)])
+    )
+    # Not the last rate of the schedule: that of the middle of the training.
+    model.optimizer.iterations.assign(steps // 2)
+    where = middle_four(model)
+    size = max(1, len(x) // 20)
+    table = decrease_ratio(model, x, y, where, batch_size=size, seed=seed)
+    test = data["test"]
+    batches = [
+        test[i] for i in range(-(-PROBED // test.batch)) if i < len(test)
+    ]
+
+    def evaluate(model):
+        answers = [np.asarray(model.predict_on_batch(x)) for x, _ in batches]
+        labels = np.concatenate([y for _, y in batches])
+        right = np.concatenate(answers).argmax(1) == labels.argmax(1)
+        return right.mean()
+
+    place = functools.partial(probe.placed, model, where)
+    scores |= probe.table_4(table)
+    return scores | probe.ablation(place, _inputs(data), evaluate)
 
 
 def show_plan(options):
@@ -379,10 +481,14 @@ def main(arguments=None):
         for name, arm in arms(options).items():
             scores[name, seed] = found = run(arm, seed, options)
             if longrun.rank_and_ranks()[0] == 0:
-                text = ", ".join(f"{k} {100 * v:.2f}" for k, v in found.items())
+                text = ", ".join(
+                    f"{name} {100 * value:.2f}"
+                    for name, value in found.items()
+                    if name != "correct"
+                )
                 print(f"seed {seed}  {name}: {text}  (%)", flush=True)
     return scores
 
 
 if __name__ == "__main__":
-    main()
+    longrun.start(main)

@@ -25,25 +25,29 @@ run goes on where it was: start it again with the same arguments.
 """
 
 import argparse
+import contextlib
 import copy
+import functools
 import hashlib
 import json
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
-# The examples import one another.
 
 import keras
 import numpy as np
 
 from examples.paper.common import longrun
+from examples.paper.common import probe
 from examples.paper.common.longrun import arms
 from examples.paper.nowcasting import hko7
 from examples.paper.nowcasting import metrics
 from examples.paper.nowcasting import model as networks
 from examples.paper.nowcasting.sources import sources
+from keras_memel import ConvGRU2D
 from keras_memel import MEmeL
+from keras_memel import decrease_ratio
 from keras_memel import paper
 
 # What is not given on the command line.
@@ -120,6 +124,12 @@ def parse(arguments=None):
     return options
 
 
+def check(options, seed):
+    """Refuses what cannot be read or trained, before anything is."""
+    sources(options)
+    build(None, seed, options)
+
+
 def run(arm, seed, options, parts=None):
     """Trains and scores one network: a dict of figures on the test windows.
 
@@ -163,6 +173,8 @@ def _run(arm, seed, options, parts):
     }
     for name in ("b_mse", "b_mae"):
         scores[f"pretrained_{name}"] = pretrained[name]
+    if options.diagnose:
+        scores |= diagnose(first, final, parts, arm, seed, options)
     return final, scores
 
 
@@ -249,6 +261,57 @@ def score(model, part, batch):
     }
 
 
+def diagnose(first, final, parts, arm, seed, options):
+    """What is left of monosemantic values, see probe.py; all of the original.
+
+    With MEmeL kept on after pretraining (Table 8) for that arm. The rest is
+    measured on the original alone: what a step of each arm does from there, to
+    the states of the forecaster (Table 4), and what the network loses without
+    these values of its candidate states.
+    """
+    scores = {}
+    if arm == paper.kdd2024:
+        for layer in _grus(first):
+            layer.memel.at_inference = True
+        first.make_predict_function(force=True)
+        found = score(first, parts["test"], options.batch)
+        scores |= {
+            f"kept_on_{name}": found[name] for name in ("b_mse", "b_mae")
+        }
+    train = parts["train"].batches(options.batch, seed)
+    inputs = [train[i][0] for i in range(min(8, len(train)))]
+
+    @contextlib.contextmanager
+    def place(settings, source=final):
+        model = build(settings, seed, options)
+        copy_weights(source, model)
+        yield model, [layer.memel for layer in _grus(model)]
+
+    scores["share_after"] = probe.share(place, inputs)
+    if arm is not None:
+        return scores
+    untrained = functools.partial(place, source=build(None, seed, options))
+    scores["share_before"] = probe.share(untrained, inputs)
+    x, y = parts["train"].read(
+        range(min(20 * options.batch, len(parts["train"])))
+    )
+    forecaster = [
+        layer.name for layer in _grus(final) if "forecaster" in layer.name
+    ]
+    size = max(1, len(x) // 20)
+    table = decrease_ratio(final, x, y, forecaster, batch_size=size, seed=seed)
+
+    def evaluate(model):
+        return score(model, parts["test"], options.batch)["b_mse"]
+
+    scores |= probe.table_4(table)
+    return scores | probe.ablation(place, inputs, evaluate)
+
+
+def _grus(model):
+    return [layer for layer in model.layers if isinstance(layer, ConvGRU2D)]
+
+
 def persistence(seen, frames):
     return np.repeat(seen[:, -1:], frames, axis=1)
 
@@ -330,4 +393,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    longrun.start(main)

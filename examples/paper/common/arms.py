@@ -1,0 +1,82 @@
+"""The arms of the paper's three experiments, and the settings of each.
+
+An arm is a dictionary of arguments of `MEmeL`, or `None` for the original.
+Every other arm acts at the same places, dropout and L2E too.
+
+    original       the network as it is
+    naive (a), (b) the mean in place of the value, with gradient 0 or g
+    MEmeL          the paper's: one value per sample, Reverse Deactivation
+    placebo        as MEmeL, on as many values per sample, chosen at random
+    L2E            2 % of the values, by a moving threshold, and a penalty
+    MEmeL-Tune     k values per sample and the factor delta, tuned
+    placebo-Tune   the same, on k values chosen at random, tuned alike
+    dropout        its rate tuned
+
+Each tuned arm has as many settings as the others. They are fixed here, before
+the first run, and `tables.py` chooses among them by validation alone.
+"""
+
+import keras
+from keras import ops
+
+from keras_memel import Inhibition
+from keras_memel import Random
+from keras_memel import RandomK
+from keras_memel import paper
+
+# Of the 25 of the paper: each of k and delta alone, both, and many values.
+K_AND_DELTA = ((1, 10), (10, 1), (10, 10), (100, 1))
+RATES = (0.05, 0.1, 0.2, 0.4)
+
+
+@keras.saving.register_keras_serializable("keras_memel_examples")
+class Drop(Inhibition):
+    """Set the selected values to 0 and scale up the others, as dropout does.
+
+    The scale comes from the share that was selected, so that nothing is scaled
+    in a first step, in which no neuron has a history yet.
+    """
+
+    def __call__(self, values, mask, mean):
+        share = ops.mean(ops.cast(mask, "float32"))
+        scale = 1.0 / ops.maximum(1.0 - share, 1e-6)
+        kept = values * ops.cast(scale, values.dtype)
+        return ops.where(mask, ops.zeros_like(values), kept)
+
+
+def placebo(k, delta=1.0):
+    """As `paper.tuned(k, delta)`, on k values per sample chosen at random."""
+    return {**paper.tuned(k, delta), "selection": RandomK(k)}
+
+
+def dropout(rate):
+    """Dropout at the places of MEmeL, by its selection and inhibition."""
+    return {
+        "selection": Random(rate),
+        "inhibition": Drop(),
+        "axis": -1,
+        "late_start": 0,
+    }
+
+
+FIXED = {**paper.arms, "placebo": placebo(1), "L2E": paper.l2e}
+TUNED = {
+    "MEmeL-Tune": {
+        f"k {k}, delta {delta}": paper.tuned(k, delta)
+        for k, delta in K_AND_DELTA
+    },
+    "placebo-Tune": {
+        f"k {k}, delta {delta}": placebo(k, delta) for k, delta in K_AND_DELTA
+    },
+    "dropout": {f"rate {rate}": dropout(rate) for rate in RATES},
+}
+NAMES = (
+    *("original", "naive (a)", "naive (b)", "MEmeL", "MEmeL-Tune", "placebo"),
+    *("placebo-Tune", "dropout", "L2E"),
+)
+# Besides each arm vs. the original.
+CONTRASTS = [
+    ("MEmeL", "placebo"),
+    ("MEmeL-Tune", "placebo-Tune"),
+    ("MEmeL-Tune", "dropout"),
+]
