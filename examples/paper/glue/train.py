@@ -117,7 +117,7 @@ def parse(arguments=None):
     labels.add_argument(parser)
     options = parser.parse_args(arguments)
     labels.check(parser, options.wrong)
-    parts = dict.fromkeys(("train", "validation", "test", "length"), 1)
+    parts = dict.fromkeys(("train", "test", "length"), 1)
     longrun.check(parser, options, **parts)
     for rate in options.learning_rates or ():
         if not 0 < rate < float("inf"):
