@@ -6,13 +6,9 @@ train + arms + seeds --executor--> runs --store--> Comparison
 import concurrent.futures
 import contextlib
 import functools
-import importlib
 import numbers
 import os
-import pathlib
 import pickle
-import platform
-import subprocess
 import sys
 import time
 import traceback
@@ -24,17 +20,19 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_memel.evaluation.comparison import Comparison
+from keras_memel.evaluation.environment import environment_of
+from keras_memel.evaluation.environment import folder_of
 from keras_memel.evaluation.executors import results
 from keras_memel.evaluation.identity import identify
+from keras_memel.evaluation.looks import check_looks
+from keras_memel.evaluation.looks import declared_looks
 from keras_memel.evaluation.run_store import Run
 from keras_memel.evaluation.run_store import RunStore
 from keras_memel.utils import arguments
 from keras_memel.utils.optional_imports import need
-from keras_memel.utils.version import __version__
 
 # What a line of the store takes, generously; the environment is most of it.
 BYTES_PER_RUN = 1024
@@ -51,6 +49,7 @@ def compare(
     higher_is_better: bool | Mapping[str, bool] = True,
     retry_failed: bool = False,
     progress: bool = True,
+    looks: Sequence[int] | None = None,
 ) -> Comparison:
     """Train every arm with every seed, and compare arms seed by seed.
 
@@ -89,9 +88,16 @@ def compare(
             study once every arm has a score.
         retry_failed: Run again what failed and is stored with its error.
         progress: Show a bar with the time that is left.
+        looks: Numbers of seeds at which you look at the verdicts, `(10, 20)`:
+            call with 10 seeds, and again with 20 if you want to go on. Each
+            look gets a part of the 5 % of wrong verdicts: p < 0.01 at the
+            first of these, p < 0.045 at the second. Looks are declared by the
+            first call and kept in the store; later calls may leave them out.
+            By default one look is planned, at `seeds`.
 
     Returns:
-        A `Comparison` of the runs of these arms and seeds.
+        A `Comparison` of the runs of these arms and seeds. Its `notes` say if
+        there are more seeds than were declared.
 
     A run that raises, or calls `sys.exit`, is stored with its traceback, and
     the study goes on. If a worker of a process pool dies, the pool is replaced
@@ -102,9 +108,11 @@ def compare(
 
     Raises:
         ValueError: If an argument is not what is said above, or the store has
-            runs of an arm of this name that `train` got something else for.
+            runs of an arm of this name that `train` got something else for,
+            or runs that were begun with other looks.
         TypeError: If `train` returns what is neither a number nor a
-            dictionary of numbers. The study stops, as every run would.
+            dictionary of numbers by different names. The study stops, as
+            every run would.
         OSError: If the store cannot be written, before the first run.
         ImportError: If SciPy, statsmodels or tqdm is missing.
 
@@ -127,6 +135,8 @@ def compare(
     described = {} if store is None else _describe(arms)
     _check_executor(executor, train, given)
     seeds = _check_seeds(seeds)
+    if looks is not None:
+        looks = check_looks(looks, len(seeds))
     # Wrong names are found here, not after the last run.
     make = functools.partial(
         Comparison,
@@ -141,11 +151,12 @@ def compare(
     kept = RunStore(store) if store is not None else None
     stored = kept.read() if kept and kept.path.is_file() else []
     wanted = [(name, seed) for seed in seeds for name in given]
+    looks = declared_looks(looks, stored, len(seeds))
     runs = _first_of_each(stored, wanted, described, retry_failed)
     todo = [key for key in wanted if key not in runs]
     if kept and todo:
         kept.check_writable(BYTES_PER_RUN * min(len(todo), 1024))
-    folder = _folder(train)
+    folder = folder_of(train)
     tasks = [(train, *key, given[key[0]], folder) for key in todo]
     tqdm = need("tqdm", "evidence", "`compare`").tqdm
     scored = {run["arm"] for run in runs.values() if "scores" in run}
@@ -160,6 +171,8 @@ def compare(
         for run in finished:
             if run["arm"] in described:
                 run["argument"] = described[run["arm"]]
+            if looks:
+                run["looks"] = list(looks)
             if kept:
                 kept.append(run)
             runs[run["arm"], run["seed"]] = run
@@ -223,7 +236,7 @@ def _run(
             # Not raised here: to an executor it would be a death.
             return {"refused": str(error)}
     run["seconds"] = round(time.perf_counter() - start, 3)
-    run["environment"] = _environment(folder)
+    run["environment"] = environment_of(folder)
     return run
 
 
@@ -232,6 +245,14 @@ def _scores(returned: Any) -> Run:
     found = returned if isinstance(returned, Mapping) else {"score": returned}
     scores = dict(found)
     correct = scores.pop("correct", None)
+    names = [str(name) for name in scores]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise TypeError(
+            "`train(arm, seed)` must return scores by different names; they "
+            f"are compared as text. Received: {returned!r}, with more than "
+            f"one {twice[0]!r}"
+        )
     try:
         run: Run = {"scores": {str(k): float(v) for k, v in scores.items()}}
     except (TypeError, ValueError):
@@ -351,44 +372,3 @@ def _check_seeds(seeds: Any) -> list[int]:
             f"numbers. Received: seeds={seeds!r}"
         )
     return [int(seed) for seed in found]
-
-
-def _folder(train: Callable[..., Any]) -> str:
-    """Where the code of `train` lies, for its git revision."""
-    while isinstance(train, functools.partial):
-        train = train.func
-    # Of a function, or of the class of a callable object.
-    module = getattr(train, "__module__", type(train).__module__)
-    file = getattr(sys.modules.get(module), "__file__", None)
-    folder = pathlib.Path(file).parent if file else pathlib.Path()
-    return str(folder.absolute() if folder.is_dir() else pathlib.Path.cwd())
-
-
-@functools.cache
-def _environment(folder: str) -> dict[str, Any]:
-    """What a result may depend on beside arm and seed."""
-    backend = keras.backend.backend()
-    modules = (keras, importlib.import_module(backend), np)
-    environment: dict[str, Any] = {
-        "backend": backend,
-        # Where the backend puts an array if nobody says otherwise.
-        "device": str(keras.ops.zeros(()).device),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            "keras_memel": __version__,
-        }
-        | {module.__name__: module.__version__ for module in modules},
-    }
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-            + ["--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-        environment["revision"] = asked.stdout.strip()
-    return environment

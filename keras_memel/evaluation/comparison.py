@@ -17,6 +17,8 @@ from keras_memel.evaluation import tables
 from keras_memel.evaluation.contrasts import Contrast
 from keras_memel.evaluation.contrasts import contrast_all
 from keras_memel.evaluation.contrasts import mcnemar
+from keras_memel.evaluation.looks import level_of
+from keras_memel.evaluation.looks import look_notes
 from keras_memel.evaluation.run_store import Run
 from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Axes
@@ -67,6 +69,8 @@ class Comparison:
         contrasts: Further pairs `(arm, other)`.
         higher_is_better: Or a dictionary of this by metric; a metric that is
             not in it counts as `True`.
+
+    The looks are those that `compare` wrote into the first of `runs`.
 
     Raises:
         ValueError: If there are fewer than two arms, one is named that is not
@@ -141,6 +145,9 @@ class Comparison:
                 )
         self.higher_is_better = higher_is_better
         self.seeds = tuple(dict.fromkeys(run["seed"] for run in self.runs))
+        self.looks: tuple[int, ...] = next(
+            (tuple(run["looks"]) for run in self.runs if "looks" in run), ()
+        )
         self.failed = tuple(run for run in self.runs if "error" in run)
         self.metrics: tuple[str, ...] = tuple(
             dict.fromkeys(m for run in self.runs for m in run.get("scores", ()))
@@ -173,6 +180,7 @@ class Comparison:
                 {arm: self._by_seed(metric, arm) for arm in self.arms},
                 self.seeds,
                 self._up(metric),
+                level_of(self.looks, len(self.seeds)),
             )
         )
 
@@ -218,6 +226,12 @@ class Comparison:
             )
             for reason, pairs in why.items()
         ]
+        notes += look_notes(self.looks, len(self.seeds))
+        if metric is None and len(self.metrics) > 1 and self.seeds:
+            notes.append(
+                f"{len(self.metrics)} metrics, and no correction over them: "
+                "verdicts count on the one that was named before the first run"
+            )
         seen = {
             (
                 run["environment"]["device"],

@@ -29,6 +29,8 @@ class RunStore:
     Each line is a JSON object with at least `arm` and `seed`, and either
     `scores` (numbers by the name of their metric) or `error`. A score that is
     not finite is written as a string, `"nan"`, since JSON has no word for it.
+    `compare` adds `looks`, the numbers of seeds that were declared before the
+    first run.
 
     Args:
         path: The file. It and its folders are made when first written to.

@@ -9,6 +9,7 @@ from keras import ops
 from keras_memel import Moments
 from keras_memel import batch_moments
 from keras_memel import pool
+from keras_memel.core.moments import History
 
 pytestmark = pytest.mark.quick
 
@@ -69,6 +70,26 @@ def test_lemma_3_2_by_hand():
     pooled = numpy(pool(history, measure(x, history)))
     np.testing.assert_allclose(pooled.mean, [[5.0] * 4])
     np.testing.assert_allclose(pooled.variance, [[10.0] * 4])  # of 1 3 5 7 9
+
+
+@pytest.mark.parametrize("m", [16, 2**20])
+def test_low_parts_count_in_the_mean_and_the_variance(m):
+    """All that a history knows, in float64, beyond what a float32 holds."""
+    parts = [np.full((1, 1), x, "float32") for x in (m, 1e4, 4.0)]
+    low = [np.full((1, 1), x, "float32") for x in (0.0, 2**-12, 2**-24)]
+    b, new, v_new = 8, 1e4 + 1, 3.0
+    batch = Moments(*(np.full((1, 1), x, "float32") for x in (b, new, v_new)))
+    pooled = pool(History(*parts, Moments(*low)), batch)
+    mu, v = 1e4 + 2**-12, 4.0 + 2**-24
+    expected = (m * mu + b * new) / (m + b)
+    change = m * b * (mu - new) ** 2 / (m + b) + b * (v_new - v)
+    found, left = numpy(pooled.moments), numpy(pooled.low)
+    sums = [a.item() + c.item() for a, c in zip(found, left)]
+    assert sums[0] == m + b
+    assert sums[1] - 1e4 == pytest.approx(expected - 1e4, rel=1e-5)
+    assert sums[2] - 4.0 == pytest.approx(
+        v + change / (m + b - 1) - 4.0, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("mean", [1.0, 1e4, -1e4])

@@ -120,3 +120,19 @@ def test_what_backends_do_not_type_is_named_in_one_file():
                 value = node.value
                 named = isinstance(value, ast.Name) and value.id == "Any"
                 assert not named, f"{path.name}: {ast.unparse(node)}"
+
+
+@pytest.mark.once
+def test_the_map_for_contributors_names_files_and_rooms_that_exist():
+    text = read("docs/contributing.md")
+    package = ROOT / "keras_memel"
+    table = text.split("| you want to | open |")[1].split("\n\n")[0]
+    rows = [line.split("|")[2] for line in table.splitlines()[2:]]
+    assert len(rows) >= 10
+    for row in rows:
+        files = re.findall(r"`([^`]+)`", row)
+        assert files, row
+        for file in files:
+            assert (package / file).is_file(), file
+    rooms = set(re.findall(r"^\| `(\w+)/` \|", text, re.M))
+    assert rooms == {path.parent.name for path in package.glob("*/__init__.py")}

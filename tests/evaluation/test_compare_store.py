@@ -17,7 +17,7 @@ from scripts import HELPERS
 
 import keras_memel
 from keras_memel import RunStore
-from keras_memel.evaluation import compare
+from keras_memel.evaluation import environment
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("frozen_garbage")]
 
@@ -120,7 +120,7 @@ def test_the_revision_is_that_of_the_folder_of_train(tmp_path, monkeypatch):
     # Where nox puts temporary files, a repository may be around them.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     (tmp_path / "plain").mkdir()
-    assert "revision" not in compare._environment(str(tmp_path / "plain"))
+    assert "revision" not in environment.environment_of(str(tmp_path / "plain"))
     git = functools.partial(
         subprocess.run, cwd=tmp_path, check=True, capture_output=True, text=True
     )
@@ -130,15 +130,15 @@ def test_the_revision_is_that_of_the_folder_of_train(tmp_path, monkeypatch):
     git(["git", "add", "file"])
     git(["git", *author, "commit", "-m", "first", "--no-gpg-sign"])
     revision = git(["git", "rev-parse", "HEAD"]).stdout.strip()
-    assert compare._environment(str(tmp_path))["revision"] == revision
-    compare._environment.cache_clear()
+    assert environment.environment_of(str(tmp_path))["revision"] == revision
+    environment.environment_of.cache_clear()
     (tmp_path / "file").write_text("changed")
-    changed = compare._environment(str(tmp_path))["revision"]
+    changed = environment.environment_of(str(tmp_path))["revision"]
     assert changed == f"{revision}-dirty"
-    assert compare._folder(score) == str(HELPERS)
+    assert environment.folder_of(score) == str(HELPERS)
     partial = functools.partial(score, "a")
-    assert compare._folder(partial) == str(HELPERS)
-    assert compare._folder(Recorder()) == str(HELPERS)
+    assert environment.folder_of(partial) == str(HELPERS)
+    assert environment.folder_of(Recorder()) == str(HELPERS)
 
 
 def test_a_broken_executor_stops_the_study_and_keeps_what_is_done(tmp_path):

@@ -15,6 +15,7 @@ from scripts import ROOT
 
 import keras_memel
 from keras_memel import RunStore
+from keras_memel.evaluation.looks import look_levels
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="the same on every backend"
@@ -295,3 +296,18 @@ def test_the_interval_covers_symmetric_noise_as_it_says(study, simulated):
             # Ties make rejections rarer.
             most = 0.975 if noise.startswith("rounded") else 0.97
             assert 0.93 <= covered <= most, (noise, seeds)
+
+
+def test_planned_looks_hold_the_level_and_unplanned_ones_do_not(study):
+    validity = study("validity")
+    for line in validity.stored():
+        if "looks" not in line or line["noise"] not in validity.SYMMETRIC:
+            continue
+        looks, levels = tuple(line["looks"]), tuple(line["levels"])
+        wrong = validity.share(line["wrong"]["1"])
+        if looks in validity.PLANS and levels == validity.PLANS[looks]:
+            assert levels == look_levels(looks)
+            # 5 %, and twice the standard error of 2,000 pairs.
+            assert wrong <= 0.06, line["noise"]
+        elif len(looks) > 1:
+            assert wrong > 0.06, line["noise"]

@@ -353,7 +353,8 @@ def test_middle_of_a_flat_model_suggests_a_pattern_that_works():
     for i in range(3):
         y = keras.layers.Dense(16, name=f"net_block_{i}_wide")(x)
         y = keras.layers.Dense(8, name=f"net_block_{i}_narrow")(y)
-        x = keras.layers.Add()([x, y])
+        # Without weights, it is no end of a block.
+        x = keras.layers.Add(name=f"net_block_{i}_sum")([x, y])
     model = keras.Model(inputs, x)
     with pytest.raises(ValueError, match="middle of the longest run") as error:
         find(model, "middle:2")
