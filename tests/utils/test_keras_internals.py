@@ -183,3 +183,10 @@ def test_torch_layers_list_the_variables_of_their_parts_again():
         assert len(model._torch_params) == 2
     else:
         assert not hasattr(model, "_torch_params")
+
+
+def test_a_variable_may_be_an_attribute_that_is_not_tracked():
+    layer = dense()
+    with keras_internals.DotNotTrackScope():
+        layer.other = keras.Variable([1.0])
+    assert len(layer.weights) == 2
