@@ -198,7 +198,9 @@ def run_tests(
     nightly: bool = False,
 ) -> None:
     """The tests, and how much of the package they reach if they are all."""
-    session.install(*constraints, "-e", f".[{backend},test]")
+    # Flax brings Orbax, which the tests of checkpoints need as well.
+    also = "flax," if backend == "jax" else ""
+    session.install(*constraints, "-e", f".[{backend},{also}test]")
     install_keras_hub(session, backend, constraints)
     if nightly:  # It has the module of keras under another name.
         session.run("pip", "uninstall", "--yes", "keras")

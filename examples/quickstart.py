@@ -138,7 +138,7 @@ def tables(comparison):
             f"{seen.max():.1f} | {100 * learned[arm].mean():.0f} |"
         )
     points = comparison.to_markdown("accuracy", scale=100)
-    notes = [f"- {note}" for note in comparison.notes()]
+    notes = [f"- {note}" for note in comparison.notes("accuracy")]
     return "\n".join([*lines, "", points, *[""][: len(notes)], *notes])
 
 

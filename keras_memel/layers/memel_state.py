@@ -10,6 +10,7 @@ from keras_memel.core import step
 from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
 from keras_memel.core.selection import Selection
+from keras_memel.utils.keras_internals import DotNotTrackScope
 from keras_memel.utils.types import Shape
 from keras_memel.utils.types import Tensor
 
@@ -54,6 +55,10 @@ class MEmeLState(keras.layers.Layer):
             self.seed_generator = keras.random.SeedGenerator(
                 getattr(self.selection, "seed", None)
             )
+            # By itself too: Flax NNX looks for variables among the attributes
+            # alone, and a compiled step works on copies of what it finds.
+            with DotNotTrackScope():
+                self._seed_state = self.seed_generator.state
 
     def _add_state(
         self,
@@ -96,9 +101,7 @@ class MEmeLState(keras.layers.Layer):
                 _copy(self.skipped_updates_low),
             ),
             selection={k: _copy(getattr(self, k)) for k in self._state_keys},
-            seed=_copy(self.seed_generator.state)
-            if self.selection.random
-            else None,
+            seed=_copy(self._seed_state) if self.selection.random else None,
         )
 
     def _write(
@@ -106,7 +109,7 @@ class MEmeLState(keras.layers.Layer):
     ) -> None:
         """Keeps what a step has found out."""
         if state.seed is not None:
-            self.seed_generator.state.assign(state.seed)
+            self._seed_state.assign(state.seed)
         if not learning:
             return
         if loss is not None:

@@ -21,8 +21,10 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.saving import saving_lib
 from keras.src.utils.argument_validation import standardize_padding
 from keras.src.utils.argument_validation import standardize_tuple
+from keras.src.utils.tracking import DotNotTrackScope
 
 __all__ = [
+    "DotNotTrackScope",
     "DropoutRNNCell",
     "KerasSaveable",
     "get_keras_mask",
