@@ -114,7 +114,9 @@ def cell(kind, activation, frequency, noise, seed):
         "roc_auc": np.mean(
             [roc_auc_score(positive[:, j], phi[:, j]) for j in own]
         ),
-        "found": np.mean(layer.label[:PLANTED] == own),
+        "found": np.mean(
+            report.to_dataframe()["label"][:PLANTED] == list(map(str, own))
+        ),
         "sensitivity": (over & positive).sum() / positive.sum(),
         "specificity": (~over & ~positive).sum() / (~positive).sum(),
         "unit_auc": roc_auc_score(planted, np.nanmax(layer.label_ms, 1)),

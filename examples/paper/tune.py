@@ -146,6 +146,10 @@ def parse(arguments=None):
         parser.error(f"unknown family. Received: {family}")
     options, words = parser.parse_known_args(words)
     options.family = family
+    for name in ("trials", "seeds"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1. Received: {value}")
     if options.small:
         words.append("--small")
     for name, default in (SMALL if options.small else PAPER).items():

@@ -1,4 +1,4 @@
-"""What a stream of values says of its neurons, in one pass and bounded memory.
+"""Statistics of the neurons of a stream, in one pass and bounded memory.
 
     moments, extremes, means by label     exact, merged chunk by chunk in
                                             float64
@@ -11,142 +11,23 @@ or the layer itself left nothing to count. Rows are gathered into chunks of a
 fixed size first, so that no result depends on the size of a batch.
 """
 
-import dataclasses
 from collections.abc import Callable
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_memel.analysis.central_moments import Central
+from keras_memel.analysis.central_moments import sums_in_slabs
+from keras_memel.analysis.label_sums import LabelSums
+from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.value_store import Spool
+from keras_memel.reports.halves import held_out
 from keras_memel.utils.types import Array
 
 # Values that are worked on at once: a few megabytes in float64.
 CHUNK = 1 << 20
 # Rows that are summed in float32 before they are added up in float64.
 SUMMED = 1 << 14
-# Of those, so many that their powers stay in the cache.
-_SLAB = 1 << 17
-
-
-@dataclasses.dataclass
-class Central:
-    """Count, mean and central moment sums, merged as in Pebay (2008).
-
-    Attributes:
-        count: Values of each neuron, float64.
-        mean: Their mean.
-        second, third, fourth: Sums of powers of deviations from the mean;
-            the last two are `None` where they are not wanted.
-    """
-
-    count: Array
-    mean: Array
-    second: Array
-    third: Array | None = None
-    fourth: Array | None = None
-
-    @classmethod
-    def joined(cls, parts: Sequence["Central"]) -> "Central":
-        """Those of neurons side by side, which is along the last axis."""
-        columns = zip(*(vars(part).values() for part in parts))
-        return cls(
-            *(
-                None if column[0] is None else np.concatenate(column, -1)
-                for column in columns
-            )
-        )
-
-    def merge(self, new: "Central") -> "Central":
-        """The moments of both together."""
-        a, b = self.count, new.count
-        n = np.maximum(a + b, 1)
-        delta = new.mean - self.mean
-        shift = delta * b / n
-        second = self.second + new.second + delta * shift * a
-        if self.third is None or new.third is None:
-            return Central(a + b, self.mean + shift, second)
-        assert self.fourth is not None
-        assert new.fourth is not None
-        third = (
-            self.third
-            + new.third
-            + delta**3 * a * b * (a - b) / n**2
-            + 3 * delta * (a * new.second - b * self.second) / n
-        )
-        fourth = (
-            self.fourth
-            + new.fourth
-            + delta**4 * a * b * (a * a - a * b + b * b) / n**3
-            + 6 * delta**2 * (a * a * new.second + b * b * self.second) / n**2
-            + 4 * delta * (a * new.third - b * self.third) / n
-        )
-        return Central(a + b, self.mean + shift, second, third, fourth)
-
-
-def sums(
-    values: Array, valid: Array | None, low: Array, high: Array, start: Array
-) -> tuple[Central, Central, Array]:
-    """The sums of values that are added up in float32.
-
-    Of deviations from about the mean, in units of about the largest of them:
-    no power of them leaves the range of float32, and none cancels. What the
-    mean is off by, the sums themselves tell.
-
-    Args:
-        values: float32, `(neurons, rows)`.
-        valid: Which of them count, or `None` for all.
-        low: Lowest that counts, of each neuron.
-        high: Highest that counts.
-        start: Where each part begins, in rows.
-
-    Returns:
-        The moments of all rows, those of each part up to the second, `(parts,
-        neurons)`, and the sum of absolute values.
-    """
-    if valid is None:
-        counts = np.diff(start, append=values.shape[1])[:, None] * 1.0
-        counts = np.broadcast_to(counts, (len(start), len(values)))
-    else:
-        values = np.where(valid, values, np.float32(0))
-        counts = np.add.reduceat(valid, start, axis=1, dtype="float64").T
-    count = counts.sum(0)
-    low, high = (np.where(count > 0, end, np.float32(0)) for end in (low, high))
-    n = np.maximum(count, 1)
-    base = (values.sum(1, dtype="float64") / n).astype("float32")
-    # A power of two: to divide by it rounds nothing.
-    _, exponent = np.frexp(np.maximum(high - base, base - low))
-    unit = np.ldexp(np.float32(1), np.clip(exponent, -125, 127))
-    deviation = values - base[:, None]
-    deviation *= (1 / unit)[:, None]
-    if valid is not None:
-        deviation[~valid] = 0.0
-    square = deviation * deviation
-    firsts, seconds = (
-        np.add.reduceat(one, start, axis=1).astype("float64").T
-        for one in (deviation, square)
-    )
-    third, fourth = (
-        np.einsum("ij,ij->i", square, one).astype("float64")
-        for one in (deviation, square)
-    )
-    base, unit = base.astype("float64"), unit.astype("float64")
-    first, second = firsts.sum(0), seconds.sum(0)
-    off, offs = first / n, firsts / np.maximum(counts, 1)
-    every = Central(
-        count,
-        base + unit * off,
-        unit**2 * np.maximum(second - off * first, 0),
-        unit**3 * (third - 3 * off * second + 2 * off**2 * first),
-        unit**4
-        * (fourth - 4 * off * third + 6 * off**2 * second - 3 * off**3 * first),
-    )
-    parts = Central(
-        counts,
-        np.where(counts > 0, base + unit * offs, 0.0),
-        unit**2 * np.maximum(seconds - offs * firsts, 0.0),
-    )
-    return every, parts, np.abs(values).sum(1, dtype="float64")
 
 
 class Accumulator:
@@ -154,9 +35,13 @@ class Accumulator:
 
     Args:
         shape: Shape of the neurons.
-        n_labels: Number of labels, or `None`.
+        n_labels: Number of labels that are known, or `None` without labels.
         top: How many of the farthest values to keep, on either side.
         spool: From the number of neurons to a `Spool`.
+
+    Attributes:
+        sets: Which labels each code stands for; `None` if each code is that
+            of one label.
     """
 
     def __init__(
@@ -174,10 +59,10 @@ class Accumulator:
         self.absolute = zero  # Sum of |z|
         self.nonfinite = np.zeros(neurons, "int64")
         self.low, self.high = np.full((2, neurons), np.inf) * [[1], [-1]]
-        self.by_label: Central | None = None
+        self.by_label: LabelSums | None = None
         if n_labels is not None:
-            none = np.zeros((n_labels, neurons))
-            self.by_label = Central(none, none, none)
+            self.by_label = LabelSums(neurons, n_labels)
+        self.sets: LabelSets | None = None
         # The highest values and, negated, the lowest: (2, top, neurons).
         self.top = np.full((2, top, neurons), -np.inf, "float32")
         self.top_row = np.full((2, top, neurons, 2), -1)
@@ -198,7 +83,8 @@ class Accumulator:
             values: float32, `(rows, neurons)`.
             missing: Where a mask leaves nothing, of the same shape; or `None`.
             where: Number of the input, and position in it, `(rows, 2)`.
-            labels: Label of each row, `(rows,)`; or `None`.
+            labels: Code of the label of each row, `(rows,)`, below 0 without
+                a label; or `None`.
         """
         start = 0
         while start < len(values):
@@ -239,12 +125,17 @@ class Accumulator:
         where: Array,
         labels: Array | None,
     ) -> None:
+        tags = rows = None
         if labels is not None:
-            # What is of one label lies side by side from here on.
-            order = np.argsort(labels, kind="stable")
-            values, where, labels = values[order], where[order], labels[order]
+            half = held_out(where[:, 0])
+            tags = np.column_stack([labels, where[:, 0]])
+            rows = 2 * labels.astype("int64") + half
+            # The values of one label are neighbours from here on.
+            order = np.argsort(rows, kind="stable")
+            values, where, tags = values[order], where[order], tags[order]
+            rows = rows[order]
             missing = None if missing is None else missing[order]
-        values = np.ascontiguousarray(values.T)  # And what is of one neuron.
+        values = np.ascontiguousarray(values.T)  # And those of one neuron.
         low, high = values.min(1), values.max(1)
         valid: Array | None = None
         if missing is not None or not np.isfinite([low, high]).all():
@@ -255,12 +146,12 @@ class Accumulator:
             values[~valid] = np.nan
             low = np.where(valid, values, np.float32(np.inf)).min(1)
             high = np.where(valid, values, np.float32(-np.inf)).max(1)
-        self.spool.append(values, labels)
+        self.spool.append(values, tags)
         self.low = np.minimum(self.low, low)
         self.high = np.maximum(self.high, high)
         self._extremes(0, values, high, where)
         self._extremes(1, values, -low, where)
-        self._sum(values, valid, low, high, labels)
+        self._sum(values, valid, low, high, tags, rows)
 
     def _extremes(
         self, side: int, values: Array, highest: Array, where: Array
@@ -294,38 +185,35 @@ class Accumulator:
         valid: Array | None,
         low: Array,
         high: Array,
-        labels: Array | None,
+        tags: Array | None,
+        rows: Array | None,
     ) -> None:
         """Adds the sums of one chunk."""
-        present, start = [0], np.zeros(1, int)
-        if labels is not None:
-            present, start = np.unique(labels, return_index=True)
-        width = max(1, _SLAB // values.shape[1])
-        slabs = [slice(i, i + width) for i in range(0, len(values), width)]
-        every, parts, magnitude = (
-            join(one)
-            for join, one in zip(
-                (Central.joined, Central.joined, np.concatenate),
-                zip(
-                    *(
-                        sums(
-                            values[slab],
-                            None if valid is None else valid[slab],
-                            low[slab],
-                            high[slab],
-                            start,
-                        )
-                        for slab in slabs
-                    )
-                ),
-            )
-        )
+        start, present = np.zeros(1, int), np.zeros(0, int)
+        if rows is not None and self.sets is None:
+            present, start = np.unique(rows, return_index=True)
+        every, parts, magnitude = sums_in_slabs(values, valid, low, high, start)
         self.moments = self.moments.merge(every)
         self.absolute = self.absolute + magnitude
-        if self.by_label is not None:
-            whole = np.zeros((3, *self.by_label.count.shape))
-            whole[:, present] = parts.count, parts.mean, parts.second
-            self.by_label = self.by_label.merge(Central(*whole))
+        if rows is None or tags is None or self.by_label is None:
+            return
+        if self.sets is not None:
+            # A value with several labels is added to each of them.
+            value, label = self.sets.pairs(tags[:, 0])
+            rows = 2 * label.astype("int64") + held_out(tags[value, 1])
+            order = np.argsort(rows, kind="stable")
+            rows, value = rows[order], value[order]
+            present, start = np.unique(rows, return_index=True)
+            if len(value):
+                _, parts, _ = sums_in_slabs(
+                    values, valid, low, high, start, value
+                )
+        known = present >= 0
+        count = parts.count if valid is not None else parts.count[:, :1]
+        self.by_label.add(
+            present[known],
+            Central(count[known], parts.mean[known], parts.second[known]),
+        )
 
     def farthest(self) -> tuple[Array, Array]:
         """The values farthest from the mean of their neuron, farthest first.

@@ -4,6 +4,7 @@ inputs --attach/taps--> values of layers --stream/--> neurons --> report
 """
 
 import contextlib
+import warnings
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,8 @@ from typing import Any
 import keras
 
 from keras_memel import native
+from keras_memel.analysis.labels import Labels
 from keras_memel.analysis.layer_stream import Stream
-from keras_memel.analysis.sources import Labels
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import is_text
 from keras_memel.analysis.value_store import MOST_ROWS
@@ -22,6 +23,7 @@ from keras_memel.insertion import capture
 from keras_memel.insertion.forward import Output
 from keras_memel.insertion.paths import Where
 from keras_memel.reports.layer_report import LayerReport
+from keras_memel.reports.layer_report import corrected
 from keras_memel.reports.report import Report
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
@@ -45,17 +47,28 @@ def analyze(
     threshold: float = 9.0,
     top: int = 8,
     label_names: Iterable[Any] | None = None,
+    multi_label: bool = False,
     batch_size: int = 32,
     sample: int | None = None,
     disk_limit: int = 8 << 30,
     verbose: int | str = "auto",
 ) -> Report:
-    """Runs inputs through a model and reports on its neurons.
+    """Run inputs through a model and report on its neurons.
 
-    For each neuron of the chosen layers: its moments, how far its values go
-    from their mean, in variances (the monosemantic scale `phi`, [Wang et al.
-    2024] Eq. 7, with the mean and variance over all of `x`), and on which
-    inputs; with labels, for which of them it stands and how surely.
+    For each neuron of the chosen layers, the report holds its moments, how far
+    its values go from their mean, in variances (the monosemantic scale `phi`,
+    [Wang et al. 2024] Eq. 7, with the mean and variance over all of `x`), and
+    on which inputs; with labels, also which label it responds to and how well
+    it detects that label.
+
+    Labels are chosen and scored on different inputs. One half of the inputs
+    chooses: the label of a neuron is that with the highest mean `phi`, and the
+    rule for F1 is the best threshold on the activation, both on that half. The
+    other half scores both. So a label that is unrelated to the activations has
+    a ROC-AUC of 0.5 on average, however many labels there are to choose from.
+    A hash of the number of an input decides its half
+    (`LayerReport.roc_auc_null` and `Report.held_out` say more). Moments,
+    quantiles and extremes need no label, and are those of all inputs.
 
     The model runs once, at inference, and is not changed. Moments, extremes
     and means by label are gathered on the way, while the model runs on. What
@@ -63,14 +76,16 @@ def analyze(
     the whole stream; the values are kept until then, at 4 bytes each, 128 MB
     of them in memory and what is beyond on disk, and read back neuron by
     neuron. So memory does not grow with the stream, and the numbers are those
-    of a computation on all activations at once. To put them in order is most
-    of what this costs beside the model: with `sample`, or where values would
-    exceed `disk_limit` or 4 million a neuron, those figures are taken from a
+    of a computation on all activations at once. Apart from the model, sorting
+    dominates the cost: with `sample`, or where values would exceed
+    `disk_limit` or 4 million per neuron, those figures are taken from a
     uniform random sample of them (`LayerReport.ranked` is its size, about half
     of the limit or more); the rest stays exact.
 
     Masks: a position that a Keras mask or a `padding_mask` leaves out counts
-    nowhere. A value that is not finite is left out too, and counted.
+    nowhere. A value that is not finite is left out too, and counted. A value
+    without a label counts for moments and quantiles, and for no figure of a
+    label.
 
     Args:
         model: A built model, or a PyTorch module, with or without MEmeL
@@ -79,26 +94,35 @@ def analyze(
             `DataLoader`, a `keras.utils.PyDataset`, or an iterable of batches,
             `inputs` or `(inputs, targets)`. A list of arrays is one of inputs,
             as for `predict`; of batches, pass `iter(batches)`.
-        labels: `None`, or integer labels from 0 up: one an input, `(n,)`, or
-            one a position, `(n, length)`; or "targets", the targets of `x`.
+        labels: `None`, or labels: whole numbers from 0 up, booleans or
+            strings, one per input, `(n,)`, or one per position, `(n, length)`;
+            or "targets", the targets of `x`. -1, -100, NaN and `None` mean
+            "unlabelled". Pandas objects are taken by position. Labels of words
+            are aligned with tokens by `align_labels`. Memory grows with the
+            number of labels that occur, times neurons.
         layers: Which layers, as in `find`. `None`: those with a MEmeL; if
             there is none, the layers with weights of the model and of models
             within it.
-        axis: What tells neurons apart, as in `MEmeL`. "auto": as the MEmeL of
-            the layer does; without one, a neuron a channel: -1, or 1 of a layer
-            with `data_format="channels_first"`. For a PyTorch module, 1 of a
-            convolution, or a batch or group normalization; pass `axis=1` for
-            blocks of these.
+        axis: Axis or axes that index the neurons, as in `MEmeL`. "auto": as
+            the MEmeL of the layer; without one, each channel is a neuron: -1,
+            or 1 of a layer with `data_format="channels_first"`. For a
+            PyTorch module, 1 of a convolution, or a batch or group
+            normalization; pass `axis=1` for blocks of these.
         output: Which output, if a layer has several: an index or a key.
         epsilon: Share of the layer's mean variance that is added to that of
             each neuron.
-        threshold: Counted is the share of values with `phi` of at least this,
-            in variances.
-        top: Number of values with the highest `phi` to keep of each neuron.
-        label_names: A name for each label; their numbers if `None`.
+        threshold: The report counts the share of values with `phi` of at
+            least this, in variances.
+        top: Number of values with the highest `phi` to keep per neuron.
+        label_names: Names of the labels: a list whose item `i` names label
+            `i`, or a dict from label to name. `None`: the labels themselves.
+            The report holds the labels that occur, sorted.
+        multi_label: Whether `labels` has a column of 0 and 1 per label, and an
+            input any number of them: `(n, labels)` or `(n, length, labels)`.
+            A row of -1 or -100 is unlabelled.
         batch_size: Of arrays; other sources have their own.
-        sample: Number of values of a neuron to put in order at most; `None`:
-            all, up to 4 million.
+        sample: Number of values per neuron to sort at most; `None`: all, up
+            to 4 million.
         disk_limit: Bytes of temporary files, over all layers.
         verbose: 0 for no progress bar.
 
@@ -108,8 +132,8 @@ def analyze(
     Raises:
         ValueError: If `layers` names none (the message lists the nearest
             paths); if there are no inputs, as when a generator has been read
-            before; if labels are too few, too many, negative, or of the wrong
-            shape; if a layer is never called.
+            before; if labels are too few, too many, negative, without a name,
+            or of the wrong shape; if a layer is never called.
 
     Example:
 
@@ -121,7 +145,7 @@ def analyze(
     >>> report
     <Report of 100 inputs, neurons {'hidden': 3}>
     >>> report.labels
-    ('0', '1')
+    ('False', 'True')
     """
     epsilon = arguments.number("epsilon", epsilon, "at least 0", 0.0)
     threshold = arguments.number("threshold", threshold, "at least 0", 0.0)
@@ -129,6 +153,7 @@ def analyze(
     batch_size = arguments.integer("batch_size", batch_size, "at least 1", 1)
     if sample is not None:
         sample = arguments.integer("sample", sample, "at least 1", 1)
+    multi_label = arguments.boolean("multi_label", multi_label)
     disk_limit = arguments.integer("disk_limit", disk_limit, "at least 1", 1)
     run: Any = capture
     if native.is_torch(model):
@@ -142,7 +167,7 @@ def analyze(
         )
     source = Source(x, batch_size)
     _check_number(model, source)
-    given = Labels(labels, label_names, source)
+    given = Labels(labels, label_names, source, multi_label)
     found = run.chosen(model, layers)
     if not found:
         raise ValueError(
@@ -177,10 +202,12 @@ def analyze(
         def take(start: int, targets: Any, batch: Any) -> None:
             for stream, calls in zip(streams, batch):
                 for call in calls:
-                    stream.add(call, start, targets, given.number)
+                    stream.add(call, start, *targets)
 
         for number, batch in enumerate(seen):
-            size, targets = given.take()
+            size, codes = given.take()
+            known = given.number if given.given else None
+            targets = codes, known, given.sets
             waiting.append(
                 worker.submit(take, source.seen - size, targets, batch)
             )
@@ -189,7 +216,7 @@ def analyze(
             bar.update(number + 1)
         while waiting:
             waiting.popleft().result()
-        given.finish()
+        sets = given.finish()
         if not source.seen:
             raise ValueError(
                 "Argument `x` must hold at least one input; a generator can "
@@ -201,19 +228,35 @@ def analyze(
         bar, done = _bar(verbose, total, "neuron"), 0
         reports = {}
         for stream in streams:
-            for part in stream.finish(epsilon, threshold, given.number):
+            for part in stream.finish(epsilon, threshold, sets):
                 if isinstance(part, LayerReport):
                     reports[part.path] = part
                 else:
                     done += part
                     bar.update(done)
-    return Report(reports, source.seen, threshold, given.names)
+    names = () if sets is None else sets.names
+    if names:
+        reports = corrected(reports)
+        _warn_if_nothing_scores(reports)
+    return Report(reports, source.seen, threshold, names)
 
 
 def _bar(verbose: int | str, target: int | None, unit: str) -> Any:
     return keras.utils.Progbar(
         target, verbose=0 if verbose == 0 else 1, unit_name=unit
     )
+
+
+def _warn_if_nothing_scores(reports: dict[str, LayerReport]) -> None:
+    for layer in reports.values():
+        moved = layer.minimum < layer.maximum
+        if moved.any() and layer.label is not None and (layer.label < 0).all():
+            warnings.warn(
+                f"No neuron of layer {layer.path!r} has a label: a label needs "
+                "values in both halves of the inputs, one that chooses it and "
+                "one that scores it. Pass more inputs of each label.",
+                stacklevel=4,
+            )
 
 
 def _check_number(model: keras.Layer, source: Source) -> None:

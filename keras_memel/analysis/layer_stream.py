@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from keras_memel.analysis.accumulate import Accumulator
+from keras_memel.analysis.labels import LabelSets
+from keras_memel.analysis.rank_statistics import Chosen
 from keras_memel.analysis.rank_statistics import Figures
 from keras_memel.analysis.value_store import Spool
 from keras_memel.core import axes
@@ -49,14 +51,17 @@ class Stream:
         start: int,
         labels: Array | None,
         n_labels: int | None,
+        sets: LabelSets | None = None,
     ) -> None:
         """Takes the values of a batch.
 
         Args:
             call: `values`, `(batch, ...)`, and `mask` if there is one.
             start: Number of the first input.
-            labels: Labels of the batch, or `None`.
-            n_labels: Number of labels, or `None`.
+            labels: Codes of the labels of the batch, or `None`.
+            n_labels: Number of labels that are known, or `None`.
+            sets: Which labels each code stands for; `None` if each is that
+                of one label.
         """
         values, mask = call["values"], call.get("mask")
         rank = values.ndim
@@ -100,6 +105,7 @@ class Stream:
             labels = None if labels is None else labels[kept]
             if not missing.any():
                 missing = None
+        self.rows.sets = sets
         self.rows.add(rows, missing, where, labels)
 
     @staticmethod
@@ -111,9 +117,10 @@ class Stream:
     def _spread(self, labels: Array, sizes: tuple[int, ...]) -> Array:
         if labels.shape != sizes[: labels.ndim]:
             raise ValueError(
-                "Argument `labels` must have one label an input, or one a "
-                f"position. Received: labels of shape {labels.shape} for "
-                f"layer {self.site.path!r}, whose samples are {sizes}"
+                "Argument `labels` must have one label per input, or one per "
+                "position (one column per label needs multi_label=True). "
+                f"Received: labels of shape {labels.shape} for layer "
+                f"{self.site.path!r}, whose samples are {sizes}"
             )
         wide = labels.reshape(labels.shape + (1,) * (len(sizes) - labels.ndim))
         return np.broadcast_to(wide, sizes).reshape(-1)
@@ -130,7 +137,7 @@ class Stream:
             self.rows.spool.close()
 
     def finish(
-        self, epsilon: float, threshold: float, n_labels: int | None
+        self, epsilon: float, threshold: float, sets: LabelSets | None
     ) -> Iterator[int | LayerReport]:
         """How many neurons are done, again and again; at last the report."""
         assert self.rows is not None
@@ -149,20 +156,21 @@ class Stream:
         kurtosis = np.where(moved, kurtosis, np.nan)
         scale = scores.phi_denominator(variance, epsilon, count > 0)
 
-        by: dict[str, Array] = {}
-        best = np.zeros(rows.neurons, int)
-        if rows.by_label is not None:
-            b = rows.by_label
-            with np.errstate(invalid="ignore", divide="ignore"):
-                known = b.count > 0
-                ms = (b.second / b.count + (b.mean - mean) ** 2) / scale
-                by["label_count"] = b.count.T.astype("int64")
-                by["label_mean"] = np.where(known, b.mean, np.nan).T
-                by["label_ms"] = np.where(known, ms, np.nan).T
-            best = np.where(known, ms, -1.0).argmax(0)
-        figures = Figures(rows.neurons, n_labels, mean, scale, best, threshold)
+        by: dict[str, Any] = {}
+        chosen = None
+        if rows.by_label is not None and sets is not None:
+            by = rows.by_label.statistics(
+                sets.order, mean, np.where(moved, scale, np.inf), rows.low
+            )
+            rows.by_label = None  # Its memory is needed
+            shown = by.pop("shown")
+            chosen = Chosen(sets, by["label"], shown)
+            by |= {"labels": sets.names, "histogram_label": shown}
+        figures = Figures(mean, scale, moved, threshold, chosen)
         yield from figures.take(rows.spool)
         far, places = rows.farthest()
+        # No input stands out from values that never differ.
+        far[~moved], places[~moved] = np.nan, -1
         yield LayerReport(
             path=self.site.path,
             shape=rows.shape,
@@ -179,7 +187,7 @@ class Stream:
             magnitude=np.where(count > 0, magnitude, np.nan),
             over_threshold=figures.over_threshold,
             ranked=figures.ranked,
-            curve=figures.curve,
+            ms_curve=figures.ms_curve,
             histogram=figures.histogram,
             top_input=places[..., 0],
             top_position=places[..., 1],

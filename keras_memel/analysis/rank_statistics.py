@@ -5,11 +5,14 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
+from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.value_store import Spool
 from keras_memel.reports import ranking
+from keras_memel.reports.halves import held_out
 from keras_memel.reports.ranking import RANKS
 from keras_memel.reports.ranking import Curve
 from keras_memel.reports.ranking import Groups
@@ -20,121 +23,214 @@ BINS = 24
 _INNER = np.arange(1, BINS) / BINS
 
 
+class Chosen(NamedTuple):
+    """What the figures of labels start from.
+
+    Attributes:
+        sets: The labels of each code.
+        best: Label of each neuron, `(neurons,)`; -1 for none.
+        shown: Labels of the histogram of each neuron, `(neurons, labels)`.
+    """
+
+    sets: LabelSets
+    best: Array
+    shown: Array
+
+
+class _Part:
+    """Some of the rows, numbered anew."""
+
+    def __init__(self, kept: Array, codes: Array, chosen: Chosen):
+        self.number = np.where(kept, np.cumsum(kept) - 1, -1)
+        codes = codes[kept]
+        names = len(chosen.sets.names)
+        self.groups = Groups(*chosen.sets.pairs(codes), len(codes), names)
+
+    def of(self, ordered: Array, rows: Array) -> tuple[Array, Array]:
+        """Those of all values that are in this part, and their numbers."""
+        numbers = self.number[rows]
+        kept = numbers >= 0
+        return ordered[kept], numbers[kept]
+
+
+class _Rows:
+    """What belongs to the rows beside their values: labels, halves, inputs."""
+
+    def __init__(self, tags: Array, chosen: Chosen):
+        codes, inputs = tags.T
+        names = len(chosen.sets.names)
+        self.every = Groups(*chosen.sets.pairs(codes), len(codes), names)
+        second = held_out(inputs)
+        labelled = codes >= 0
+        self.choosing = _Part(labelled & ~second, codes, chosen)
+        self.scoring = _Part(labelled & second, codes, chosen)
+        unique, self.inputs = np.unique(
+            inputs[labelled & second], return_inverse=True
+        )
+        self.several = len(unique) < len(self.inputs)
+
+
 class Figures:
     """Of each neuron, as the attributes of `LayerReport` of the same names.
 
     Args:
-        neurons: Number of neurons.
-        n_labels: Number of labels; `None` without labels.
         mean, scale: Of `phi`, `(neurons,)`.
-        best: Most monosemantic label of each neuron.
+        moved: Whether the values of a neuron differ, `(neurons,)`.
         threshold: Of `over_threshold`.
+        chosen: Labels; `None` without labels.
     """
 
     def __init__(
         self,
-        neurons: int,
-        n_labels: int | None,
         mean: Array,
         scale: Array,
-        best: Array,
+        moved: Array,
         threshold: float,
+        chosen: Chosen | None,
     ):
-        self._n_labels, self._threshold = n_labels, threshold
-        self._mean, self._scale, self._best = mean, scale, best
+        self._mean, self._scale, self._moved = mean, scale, moved
+        self._threshold, self._chosen = threshold, chosen
+        neurons = len(mean)
         self.ranked = np.zeros(neurons, "int64")
         self.over_threshold = np.full(neurons, np.nan)
-        self.curve = Curve(
-            np.full((neurons, RANKS), np.nan),
-            *np.zeros((2, neurons, RANKS), "int64"),
-        )
-        self.histogram = np.zeros((neurons, n_labels or 1, BINS), "int64")
-        self.by_label: dict[str, Array] = {}
-        if n_labels is not None:
+        self.ms_curve = np.full((neurons, RANKS), np.nan)
+        shown = 1 if chosen is None else chosen.shown.shape[1]
+        self.histogram = np.zeros((neurons, shown, BINS), "int32")
+        self.by_label: dict[str, Any] = {}
+        if chosen is not None:
+            names = len(chosen.sets.names)
             self.by_label = {
-                "label_f1": np.full((neurons, n_labels), np.nan),
-                "roc_auc": np.full(neurons, np.nan),
-                "average_precision": np.full(neurons, np.nan),
-                "ks_statistic": np.full(neurons, np.nan),
+                name: np.full(neurons, np.nan)
+                for name in (
+                    "f1",
+                    "f1_baseline",
+                    "roc_auc",
+                    "roc_auc_null",
+                    "roc_auc_p",
+                    "average_precision",
+                    "ks_statistic",
+                )
+            }
+            self.by_label |= {
+                "scored": np.zeros(neurons, "int64"),
+                "f1_label": np.full(neurons, -1),
+                "label_f1": np.full((neurons, names), np.nan, "float32"),
+                "curve": Curve(
+                    np.full((neurons, RANKS), np.nan),
+                    *np.zeros((2, neurons, RANKS), "int64"),
+                ),
             }
 
     def take(self, spool: Spool) -> Iterator[int]:
         """Works through what is spooled; yields how many neurons were done."""
-        labels = spool.labels
-        groups = self._groups(labels)
+        tags = spool.tags
+        rows = self._rows(tags)
         # NumPy sorts without the lock of the interpreter.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
             waiting: deque[Any] = deque()
             for start, block in spool.blocks():
                 waiting.append(
-                    workers.submit(self._block, start, block, labels, groups)
+                    workers.submit(self._block, start, block, tags, rows)
                 )
                 if len(waiting) > workers._max_workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def _groups(self, labels: Array | None) -> Groups | None:
-        if labels is None:
+    def _rows(self, tags: Array | None) -> _Rows | None:
+        if tags is None or self._chosen is None:
             return None
-        return Groups(labels, self._n_labels or 0)
+        return _Rows(tags, self._chosen)
 
     def _block(
-        self,
-        start: int,
-        block: Array,
-        labels: Array | None,
-        groups: Groups | None,
+        self, start: int, block: Array, tags: Array | None, rows: _Rows | None
     ) -> int:
         for neuron, values in enumerate(block, start):
             if np.isnan(values.min(initial=np.inf)):
                 seen = ~np.isnan(values)
-                own = None if labels is None else labels[seen]
-                self._neuron(neuron, values[seen], own, self._groups(own))
+                own = None if tags is None else self._rows(tags[seen])
+                self._neuron(neuron, values[seen], own)
             else:
-                self._neuron(neuron, values, labels, groups)
+                self._neuron(neuron, values, rows)
         return len(block)
 
-    def _neuron(
-        self,
-        j: int,
-        values: Array,
-        labels: Array | None,
-        groups: Groups | None,
-    ) -> None:
-        self.ranked[j] = len(values)
-        if not len(values):
+    def _neuron(self, j: int, values: Array, rows: _Rows | None) -> None:
+        number = self.ranked[j] = len(values)
+        if not number:
             return
-        if labels is None or groups is None:
-            values = np.sort(values).astype("float64")
-            own, places = np.zeros(len(values), bool), None
+        if rows is None:
+            ordered, order = np.sort(values).astype("float64"), None
         else:
-            values, labels = ranking.in_order(values, labels)
-            own, places = labels == self._best[j], groups.places(labels)
-        self.histogram[j] = _histogram(values, places, groups)
-        phi = np.square(values - self._mean[j]) / self._scale[j]
-        self.over_threshold[j] = np.count_nonzero(phi >= self._threshold) / len(
-            phi
+            ordered, order = ranking.in_order(values, np.arange(number))
+        phi = np.square(ordered - self._mean[j]) / self._scale[j]
+        self.over_threshold[j] = np.mean(phi >= self._threshold)
+        highest = np.sort(phi.astype("float32"))[::-1]
+        self.ms_curve[j] = highest[ranking.ranks(number) - 1]
+        edges = _edges(ordered)
+        if rows is None:
+            self.histogram[j] = np.diff(edges)
+            return
+        assert self._chosen is not None
+        shown = self._chosen.shown[j]
+        self.histogram[j] = rows.every.counts_between(
+            rows.every.places(order),
+            np.broadcast_to(edges, (len(shown), len(edges))),
+            shown,
         )
-        found = ranking.detection(phi, own)
-        for mine, its in zip(self.curve, found.curve):
+        if self._moved[j]:
+            self._rules(j, ordered, order, rows)
+            self._detection(j, ordered, order, rows, self._chosen.best[j])
+
+    def _rules(self, j: int, ordered: Array, order: Array, rows: _Rows) -> None:
+        """One threshold on the activation, for each label."""
+        choosing, scoring = rows.choosing.groups, rows.scoring.groups
+        own, numbers = rows.choosing.of(ordered, order)
+        rules = ranking.best_rules(own, choosing.places(numbers), choosing)
+        other, numbers = rows.scoring.of(ordered, order)
+        found = ranking.f1_of_rules(
+            rules, other, scoring.places(numbers), scoring
+        )
+        self.by_label["label_f1"][j] = found
+        # By how much it exceeds a rule that selects all: else the label with
+        # the most values always comes first.
+        gain = np.where(np.isnan(found), -np.inf, rules.f1)
+        gain -= np.where(np.isnan(found), 0.0, choosing.baseline_f1)
+        # Equal but for rounding: the first label.
+        gain = np.round(gain, 6)
+        best = int(gain.argmax())
+        if gain[best] > -np.inf:
+            self.by_label["f1_label"][j] = best
+            self.by_label["f1"][j] = found[best]
+            self.by_label["f1_baseline"][j] = scoring.baseline_f1[best]
+
+    def _detection(
+        self, j: int, ordered: Array, order: Array, rows: _Rows, best: int
+    ) -> None:
+        """The scale as a detector of the label."""
+        values, numbers = rows.scoring.of(ordered, order)
+        if best < 0 or not len(values):
+            return
+        phi = np.square(values - self._mean[j]) / self._scale[j]
+        positive = rows.scoring.groups.mask(best)[numbers]
+        inputs = rows.inputs[numbers] if rows.several else None
+        found = ranking.detection(phi, positive, inputs)
+        self.by_label["scored"][j] = len(values)
+        for mine, its in zip(self.by_label["curve"], found.curve):
             mine[j] = its
-        if groups is not None:
-            its_f1 = ranking.best_f1(values, places, groups)
-            self.by_label["label_f1"][j] = its_f1
-            for name in ("roc_auc", "average_precision", "ks_statistic"):
-                self.by_label[name][j] = getattr(found, name)
+        self.by_label["roc_auc_p"][j] = found.p
+        for name in (
+            "roc_auc",
+            "roc_auc_null",
+            "average_precision",
+            "ks_statistic",
+        ):
+            self.by_label[name][j] = getattr(found, name)
 
 
-def _histogram(
-    ordered: Array, places: Array | None, groups: Groups | None
-) -> Array:
-    """Values by label and bin, from low to high."""
+def _edges(ordered: Array) -> Array:
+    """Where the bins of a histogram begin and end, in order of the values."""
     low, high = ordered[0], ordered[-1]
     inner = np.searchsorted(ordered, low + (high - low) * _INNER)
     if low == high:
         inner[:] = len(ordered)
-    edges = np.concatenate([[0], inner, [len(ordered)]])
-    if groups is None:
-        return np.diff(edges)[None]
-    return groups.between(places, edges)
+    return np.concatenate([[0], inner, [len(ordered)]])

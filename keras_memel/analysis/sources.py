@@ -1,4 +1,4 @@
-"""Batches and their labels, from whatever source."""
+"""Batches of inputs, from whatever source."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,8 +6,6 @@ from typing import Any
 
 import keras
 import numpy as np
-
-from keras_memel.utils.types import Array
 
 
 class Source:
@@ -66,13 +64,13 @@ class Source:
             with contextlib.suppress(TypeError):  # Of unknown length
                 self.batches = len(x)
 
-    def inputs(self, labels: "Labels") -> Iterator[Any]:
-        """Batches of inputs; hands size and targets of each to `labels`."""
+    def inputs(self, labels: Any) -> Iterator[Any]:
+        """Batches of inputs; passes size and targets of each to `labels`."""
         for batch in self._raw():
             inputs, targets = batch, None
             if not self.is_array and not is_text(batch):
                 inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
-                inputs = keras.tree.map_structure(_numpy, inputs)
+                inputs = keras.tree.map_structure(as_numpy, inputs)
             texts = is_text(inputs)
             if texts:
                 inputs = list(inputs)
@@ -113,117 +111,8 @@ def _of_frame(leaf: Any) -> Any:
     return leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
 
 
-def _numpy(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, str) else np.asarray(leaf)
-
-
-def _flat(labels: Array) -> Array:
-    # One an input, as some sets have them: (n, 1).
-    return labels[:, 0] if labels.shape[1:] == (1,) else labels
-
-
-class Labels:
-    """The labels of the stream, checked as they are used.
-
-    Attributes:
-        number: Number of labels; `None` without any.
-        names: Name of each.
-    """
-
-    def __init__(self, labels: Any, names: Any, source: Source):
-        self._targets = isinstance(labels, str)
-        if self._targets and labels != "targets":
-            raise ValueError(
-                "Argument `labels` must be None, integer labels, or "
-                f"'targets'. Received: labels={labels!r}"
-            )
-        self._all: Array | None = None
-        self._at = 0
-        self._given: list[tuple[int, Any]] = []
-        self.number: int | None = None
-        if labels is not None and not self._targets:
-            self._all = _flat(self._checked(np.asarray(_numpy(labels))))
-            if source.size not in (None, len(self._all)):
-                raise ValueError(
-                    "Argument `labels` must have a label for each of the "
-                    f"{source.size} inputs. Received: {len(self._all)} labels"
-                )
-            self.number = int(self._all.max(initial=0)) + 1
-        names = None if names is None else tuple(map(str, names))
-        if self._targets:
-            if names is None:
-                raise ValueError(
-                    "With labels='targets' the number of labels is not "
-                    "known before the stream ends: pass `label_names`. "
-                    "Received: label_names=None"
-                )
-            self.number = len(names)
-        if self.number is None:
-            if names is not None:
-                raise ValueError(
-                    "Argument `label_names` names the labels, and there are "
-                    "none: pass `labels` too. "
-                    f"Received: labels=None, label_names={list(names)}"
-                )
-            names = ()
-        elif names is None:
-            names = tuple(map(str, range(self.number)))
-        elif len(names) < self.number:
-            raise ValueError(
-                "Argument `label_names` must have a name for each label up "
-                f"to {self.number - 1}. Received: {len(names)} names"
-            )
-        self.names: tuple[str, ...] = names
-        self.number = len(names) or None
-
-    def _checked(self, labels: Array) -> Array:
-        whole = labels.dtype.kind in "iub" or (
-            labels.dtype.kind == "f" and bool((labels % 1 == 0).all())
-        )
-        if labels.ndim < 1 or not whole or (labels.size and labels.min() < 0):
-            raise ValueError(
-                "Argument `labels` must be whole numbers from 0 up, one an "
-                "input or one a position. "
-                f"Received: an array of shape {labels.shape}, dtype "
-                f"{labels.dtype}"
-                + (f", minimum {labels.min()}" if whole and labels.size else "")
-            )
-        return labels.astype("int64")
-
-    def put(self, size: int, targets: Any) -> None:
-        """Notes the size and the labels of the next batch."""
-        labels = None
-        if self._targets:
-            if targets is None:
-                raise ValueError(
-                    "With labels='targets', `x` must yield (inputs, "
-                    "targets). Received: a batch without targets"
-                )
-            labels = _flat(self._checked(np.asarray(_numpy(targets))))
-            if labels.max(initial=0) >= len(self.names):
-                raise ValueError(
-                    "Argument `label_names` must have a name for each "
-                    f"label. Received: {len(self.names)} names, and label "
-                    f"{labels.max()}"
-                )
-        elif self._all is not None:
-            labels = self._all[self._at : self._at + size]
-        if labels is not None and len(labels) < size:
-            raise ValueError(
-                "Argument `labels` must have a label for each input. "
-                f"Received: {self._at + len(labels)} labels, and more inputs"
-            )
-        self._at += size
-        self._given.append((size, labels))
-
-    def take(self) -> tuple[int, Any]:
-        """The size and the labels of a batch, in the order of `put`."""
-        return self._given.pop(0)
-
-    def finish(self) -> None:
-        """Raises if there are more labels than inputs."""
-        if self._all is not None and self._at < len(self._all):
-            raise ValueError(
-                "Argument `labels` must have a label for each input. "
-                f"Received: {len(self._all)} labels for {self._at} inputs"
-            )
+def as_numpy(leaf: Any) -> Any:
+    """A NumPy array, by position and not by index; a string as it is."""
+    if isinstance(leaf, str):
+        return leaf
+    return np.asarray(_of_frame(leaf))

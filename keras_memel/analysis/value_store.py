@@ -41,26 +41,30 @@ class Spool:
         self._kept: list[Array] = []
         self._file: Any = None
         self._sizes: list[int] = []  # Rows of each block on disk
-        self._labels: list[Array] = []
+        self._tags: list[Array] = []
 
-    def append(self, values: Array, labels: Array | None) -> None:
-        """Adds float32 `(neurons, rows)` and the label of each row.
+    def append(self, values: Array, tags: Array | None) -> None:
+        """Adds float32 `(neurons, rows)` and what belongs to each row.
+
+        Args:
+            values: The values.
+            tags: `(rows, ...)`, or `None`.
 
         The array is kept as it is: it must not be written to again.
         """
         if self.share < 1:
-            values, labels = self._part(self.share, values, labels)
-        self._write(values, labels)
+            values, tags = self._part(self.share, values, tags)
+        self._write(values, tags)
         while self.rows > self.most:
             self._halve()
 
     def _part(
-        self, share: float, values: Array, labels: Array | None
+        self, share: float, values: Array, tags: Array | None
     ) -> tuple[Array, Array | None]:
         kept = self._random.random(values.shape[1]) < share
-        return values[:, kept], None if labels is None else labels[kept]
+        return values[:, kept], None if tags is None else tags[kept]
 
-    def _write(self, values: Array, labels: Array | None) -> None:
+    def _write(self, values: Array, tags: Array | None) -> None:
         rows = values.shape[1]
         if not rows:
             return
@@ -71,15 +75,15 @@ class Spool:
             self._sizes.append(rows)
         else:
             self._kept.append(values)
-        if labels is not None:
-            self._labels.append(labels.astype("int32"))
+        if tags is not None:
+            self._tags.append(tags)
         self.rows += rows
 
     def _halve(self) -> None:
-        old, labels = list(self._kept), self._labels
+        old, tags = list(self._kept), self._tags
         file, sizes = self._file, self._sizes
         self._kept, self._file, self._sizes = [], None, []
-        self._labels, self.rows, self.share = [], 0, self.share / 2
+        self._tags, self.rows, self.share = [], 0, self.share / 2
         at = 0
         for number in range(len(old) + len(sizes)):
             if number < len(old):
@@ -88,8 +92,8 @@ class Spool:
                 size = sizes[number - len(old)]
                 block = self._read(file, at, self.neurons, size)
                 at += 4 * self.neurons * size
-            label = labels[number] if labels else None
-            self._write(*self._part(0.5, block, label))
+            tag = tags[number] if tags else None
+            self._write(*self._part(0.5, block, tag))
         if file:
             file.close()
 
@@ -100,9 +104,9 @@ class Spool:
         return np.frombuffer(read, "float32").reshape(neurons, size)
 
     @property
-    def labels(self) -> Array | None:
-        """The label of each row that is left."""
-        return np.concatenate(self._labels) if self._labels else None
+    def tags(self) -> Array | None:
+        """The tags of each row that is left."""
+        return np.concatenate(self._tags) if self._tags else None
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """The number of the first neuron, and values `(neurons, rows)`."""

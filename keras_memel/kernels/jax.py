@@ -22,6 +22,7 @@ from keras_memel.kernels.reference import at_least
 from keras_memel.kernels.reference import by_sample
 from keras_memel.kernels.reference import conv
 from keras_memel.kernels.reference import copy
+from keras_memel.kernels.reference import count
 from keras_memel.kernels.reference import fused
 from keras_memel.kernels.reference import isfinite
 from keras_memel.kernels.reference import replace
@@ -51,9 +52,6 @@ __all__ = [
 ]
 
 
-# 128 ones fit in a byte. 768, since with a power of two all rows would share
-# one set of the cache.
-BLOCK = (128, 768)
 FEW_ROWS = 16
 
 
@@ -125,21 +123,6 @@ def _add_pair(
 
 def _larger(x: Tensor, y: Tensor) -> Tensor:
     return jax.lax.select(x > y, x, y)
-
-
-def count(mask: Tensor) -> Tensor:
-    """As `reference.count`."""
-    # XLA adds bytes four times as fast as floats.
-    if not (is_known(mask) and on_cpu(mask)):
-        return reference.count(mask)
-    flat = mask.reshape(-1)
-    blocks = flat.size // math.prod(BLOCK)
-    whole = blocks * math.prod(BLOCK)
-    rest = flat[whole:].sum(dtype="float32")
-    if not blocks:
-        return rest
-    ones = flat[:whole].astype("uint8").reshape(blocks, *BLOCK)
-    return rest + ones.sum(axis=1, dtype="uint8").astype("float32").sum()
 
 
 def choose(

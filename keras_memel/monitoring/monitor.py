@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_memel.analysis.sources import Labels
+from keras_memel.analysis.labels import Labels
 from keras_memel.analysis.sources import Source
 from keras_memel.insertion import capture
 from keras_memel.insertion import paths

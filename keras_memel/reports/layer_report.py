@@ -10,6 +10,8 @@ References:
 """
 
 import dataclasses
+import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,19 @@ from keras_memel.utils.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """The neurons of one layer: arrays whose first axis is the neuron.
+    """Hold the neurons of one layer: arrays whose first axis is the neuron.
 
     `phi` is the monosemantic scale of a value by the mean and variance of its
     neuron over all the data, `(z - mean)^2 / (variance + epsilon * mean_k(
     variance_k))` [Wang et al. 2024, Eq. 7], in variances.
+
+    One half of the inputs chooses the label of each neuron and the rules for
+    F1; the other half scores them (`Report.held_out`). The attributes below
+    say "scored" where they come from the second half alone.
+
+    `layer[77]` is the row of a neuron in the table of the layer, a
+    `pandas.Series`. A neuron is named by an integer where the neurons are
+    channels, and by a tuple where they are positions of `shape`.
 
     Attributes:
         path: Path of the layer, as in `find`.
@@ -43,35 +53,63 @@ class LayerReport:
         magnitude: Mean absolute value.
         over_threshold: Share of the values with `phi` of at least the
             `threshold` of the report.
-        ranked: Number of values that the curve, the histogram and all figures
+        ranked: Number of values that `ms_curve`, the histogram and all figures
             of detection rest on: `count`, or that of a uniform sample where
             the values did not fit the disk limit.
-        curve: `phi` at some ranks, and how many values are selected there,
-            and of the most monosemantic label (`ranking.Curve`).
-        histogram: Values by label and bin, `(neurons, labels, bins)`, bins
-            of equal width from minimum to maximum; one label without labels.
+        ms_curve: `phi` at some ranks (`ranking.ranks`), highest first.
+        histogram: Values per label and bin, `(neurons, shown, bins)`, bins of
+            equal width from minimum to maximum; one row without labels.
         top_input: Number of the input of each of the values with the highest
-            `phi`, highest first, `(neurons, top)`; -1 where there are fewer.
+            `phi`, highest first, `(neurons, top)`; -1 where there are fewer,
+            and for a dead neuron.
         top_position: Where in the input, as a flat index into the axes that
             are neither batch nor neurons; 0 where there are none.
         top_value, top_ms: The value, and its `phi`.
         sizes: Sizes of the axes that `top_position` counts.
 
     With labels, else `None`:
-        label_count: Values of each label, `(neurons, labels)`.
-        label_mean: Mean value on each label.
-        label_ms: Mean `phi` on each label.
-        label_f1: F1 of the best threshold for each (`ranking.best_f1`).
-        roc_auc, average_precision, ks_statistic: How well `phi` tells the
-            values of the most monosemantic label (`ranking.Detection`).
+        labels: Their names; all numbers of labels below are indices of it.
+        label_count: Values of each label, of all inputs, `(neurons, labels)`.
+        label_mean: Mean value on each label, of all inputs.
+        label_ms: Mean `phi` on each label, of all inputs.
+        label_f1: Scored F1 of one threshold for each label: the best on the
+            half that chooses (`ranking.best_rules`).
+        histogram_label: Labels of the rows of the histogram, `(neurons,
+            shown)`: all, or the 64 with the highest mean `phi`.
+        label: The label of each neuron: of those that occur in both halves,
+            that with the highest mean `phi` on the half that chooses [Wang et
+            al. 2025, Eq. 3]; -1 for a dead neuron.
+        mean_on_label, ms_on_label: Scored mean value, and mean `phi`, on that
+            label.
+        f1_label: The label whose F1 exceeds that of a rule without the neuron
+            by the most, on the half that chooses; -1 for a dead neuron.
+        f1, f1_baseline: Its scored F1, and `2 p / (1 + p)`, the F1 of a rule
+            that selects all values, with `p` the share of the label.
+        class_selectivity: Scored selectivity index of [Morcos et al. 2018],
+            `(m - r) / (m + r)`: `m` is the mean value on the label with the
+            highest mean on the half that chooses, `r` the mean of the other
+            labels' means. About 0 for labels that are noise, 1 for a neuron
+            that is 0 on all other labels. NaN where values are negative: it is
+            defined for values such as those after a ReLU.
+        roc_auc, average_precision, ks_statistic: How well `phi` detects the
+            values of the label, scored (`ranking.detection`).
+        roc_auc_null: The ROC-AUC that 95 % of unrelated labels do not exceed.
+        roc_auc_p: p-value of the ROC-AUC, for one neuron.
+        p_corrected: The same, corrected by Holm's method for the number of
+            neurons in the report.
+        scored: Number of values that the scores rest on.
+        curve: Scored `phi` at some ranks, and how many values are selected
+            there, and of the label (`ranking.Curve`).
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.ReLU()])
     >>> x = np.array([[1.0, 0], [3.0, 0], [2.0, 0]])
-    >>> layer = analyze(model, x, layers="re_lu*", verbose=0).layers["re_lu"]
+    >>> layer = analyze(model, x, layers="re_lu*", verbose=0)["re_lu"]
     >>> layer.mean.tolist(), layer.variance.tolist(), layer.dead.tolist()
     ([2.0, 0.0], [1.0, 0.0], [False, True])
+    >>> float(layer[0]["maximum"])
+    3.0
     """
 
     path: str
@@ -88,19 +126,33 @@ class LayerReport:
     magnitude: Array
     over_threshold: Array
     ranked: Array
-    curve: Curve
+    ms_curve: Array
     histogram: Array
     top_input: Array
     top_position: Array
     top_value: Array
     top_ms: Array
+    labels: tuple[str, ...] = ()
     label_count: Array | None = None
     label_mean: Array | None = None
     label_ms: Array | None = None
     label_f1: Array | None = None
+    histogram_label: Array | None = None
+    label: Array | None = None
+    mean_on_label: Array | None = None
+    ms_on_label: Array | None = None
+    f1_label: Array | None = None
+    f1: Array | None = None
+    f1_baseline: Array | None = None
+    class_selectivity: Array | None = None
     roc_auc: Array | None = None
+    roc_auc_null: Array | None = None
+    roc_auc_p: Array | None = None
+    p_corrected: Array | None = None
     average_precision: Array | None = None
     ks_statistic: Array | None = None
+    scored: Array | None = None
+    curve: Curve | None = None
 
     def __getattr__(self, name: str) -> Any:
         names = {"feature": "label"} | {
@@ -112,10 +164,53 @@ class LayerReport:
     def __len__(self) -> int:
         return len(self.count)
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.neurons)
+
+    def __getitem__(self, neuron: Any) -> Any:
+        row = self.row(neuron)
+        return self.to_dataframe().iloc[row].rename(f"{self.path}/{neuron}")
+
+    @property
+    def neurons(self) -> list[Any]:
+        """What each neuron is called: an integer, or a tuple by position."""
+        if len(self.shape) == 1:
+            return list(range(len(self)))
+        return list(np.ndindex(self.shape))
+
+    def row(self, neuron: Any) -> int:
+        """Return the index of a neuron in the arrays of this report.
+
+        Args:
+            neuron: An integer for a channel, or a tuple for a position.
+
+        Raises:
+            ValueError: If the layer has no such neuron.
+        """
+        place = neuron if isinstance(neuron, tuple) else (neuron,)
+        whole = all(
+            isinstance(one, numbers.Integral) and not isinstance(one, bool)
+            for one in place
+        )
+        if (
+            whole
+            and len(place) == len(self.shape)
+            and all(0 <= one < size for one, size in zip(place, self.shape))
+        ):
+            return int(np.ravel_multi_index(place, self.shape))
+        expected = f"an integer from 0 to {len(self) - 1}"
+        if len(self.shape) > 1:
+            last = tuple(size - 1 for size in self.shape)
+            expected = f"a tuple of {len(last)} integers, up to {last}"
+        raise ValueError(
+            f"Argument `neuron` must be {expected}, for layer {self.path!r}. "
+            f"Received: neuron={neuron!r}"
+        )
+
     @property
     def ms_max(self) -> Array:
-        """Highest `phi` of each neuron, `(neurons,)`."""
-        return self.top_ms[:, 0]
+        """Highest `phi` of each neuron, `(neurons,)`; 0 of a dead one."""
+        return np.where(self.dead, 0.0, self.top_ms[:, 0])
 
     @property
     def dead(self) -> Array:
@@ -133,52 +228,31 @@ class LayerReport:
         return seen & (self.magnitude <= tau * mean)
 
     @property
-    def label(self) -> Array | None:
-        """The most monosemantic label of each neuron.
+    def direction(self) -> Array | None:
+        """Whether a neuron fires for its label, 1, or is silent on it, -1.
 
-        That with the highest mean `phi` [Wang et al. 2025, Eq. 3]; -1 for a
-        neuron without values.
+        The sign of `mean_on_label - mean`; NaN without a label. The scale is
+        high for both.
         """
-        if self.label_ms is None:
+        if self.mean_on_label is None:
             return None
-        known = np.where(np.isnan(self.label_ms), -1.0, self.label_ms)
-        best = known.argmax(1)
-        return np.where(self.count > 0, best, -1)
-
-    @property
-    def class_selectivity(self) -> Array | None:
-        """Selectivity index of [Morcos et al. 2018] of each neuron.
-
-        `(m - r) / (m + r)` with `m` the highest mean value on a label and
-        `r` the mean of the other labels' means: 0 to 1. It is defined for
-        values that are never negative, such as those after a ReLU; NaN else.
-        """
-        if self.label_mean is None:
-            return None
-        means = self.label_mean
-        highest = along_last(np.nanmax, means)
-        seen = np.isfinite(means).sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rest = (np.nansum(means, 1) - highest) / (seen - 1)
-            index = (highest - rest) / (highest + rest)
-        return np.where(self.minimum >= 0, index, np.nan)
+        return np.sign(self.mean_on_label - self.mean)
 
     def ms_quantile(self, q: float) -> Array:
         """A quantile of `phi` of each neuron, `(neurons,)`.
 
         The value at rank `ceil((1 - q) n)` from the top: that of which a share
-        `1 - q` is reached or exceeded. Interpolated as in `ranking.at_rank`.
+        `1 - q` is reached or exceeded. Interpolated as in `ranking.quantile`.
         """
         q = arguments.number("q", q, "between 0 and 1", 0.0, 1.0 + 1e-12)
         rank = np.ceil(np.round((1 - q) * self.ranked, 6))
-        found = ranking.at_rank(self.curve, self.ranked, rank).threshold
-        return np.where(self.ranked > 0, found, np.nan)
+        return ranking.quantile(self.ms_curve, self.ranked, rank)
 
     def false_killing_rate(
         self, rate: float | None = 0.02, threshold: float | None = None
     ) -> Array:
         """As `Report.false_killing_rate`, of this layer, `(neurons,)`."""
-        if self.label_ms is None:
+        if self.curve is None or self.scored is None:
             raise unlabelled("The False Killing Rate")
         if (rate is None) == (threshold is None):
             raise ValueError(
@@ -187,7 +261,7 @@ class LayerReport:
             )
         if threshold is not None:
             low = arguments.number("threshold", threshold, "at least 0", 0.0)
-            low *= 1 - 2.0**-21  # `detection` compares to 22 bits
+            low *= 1 - 2.0**-21  # `detection` compares float32
             reach = (self.curve.threshold >= low).sum(1) - 1
             rows = np.arange(len(self))
             selected = self.curve.selected[rows, reach].astype("float64")
@@ -197,25 +271,80 @@ class LayerReport:
             share = arguments.number(
                 "rate", rate, "above 0 and at most 1", 0.0, 1.0 + 1e-12, False
             )
-            rank = np.ceil(np.round(share * self.ranked, 6))
-            found = ranking.at_rank(self.curve, self.ranked, rank)
+            rank = np.ceil(np.round(share * self.scored, 6))
+            found = ranking.at_rank(self.curve, self.scored, rank)
             selected, hits = found.selected, found.hits
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(
                 np.where(selected > 0, 1 - hits / selected, np.nan)
             )
 
-    def check(self, neuron: int) -> None:
-        """Raises if there is no neuron of this number."""
-        if not 0 <= neuron < len(self):
-            raise ValueError(
-                f"Argument `neuron` must be from 0 to {len(self) - 1}. "
-                f"Received: neuron={neuron!r}"
-            )
+    @property
+    def blind_rate(self) -> Array:
+        """The False Killing Rate of a blind choice; NaN without a label."""
+        if self.curve is None:
+            raise unlabelled("The False Killing Rate")
+        hits, every = self.curve.hits[:, -1], self.curve.selected[:, -1]
+        with np.errstate(invalid="ignore"):
+            return np.asarray(1 - hits / every)
 
-    def name(self, neuron: int) -> str:
-        """What a neuron is called in tables: `7`, or `3,5` by position."""
-        return ",".join(map(str, np.unravel_index(neuron, self.shape)))
+    def to_dataframe(self, rate: float = 0.02) -> Any:
+        """As `Report.to_dataframe`, of this layer."""
+        import pandas as pd
+
+        neurons: Any = np.arange(len(self))
+        if len(self.shape) > 1:
+            neurons = pd.Series(self.neurons, dtype=object)
+        columns: dict[str, Any] = {
+            "layer": self.path,
+            "neuron": neurons,
+            "count": self.count,
+            "nonfinite": self.nonfinite,
+            "mean": self.mean,
+            "variance": self.variance,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "kurtosis": self.kurtosis,
+            "dead": self.dead,
+            "dormant": self.dormant(),
+            "ms_50": self.ms_quantile(0.5),
+            "ms_90": self.ms_quantile(0.9),
+            "ms_99": self.ms_quantile(0.99),
+            "ms_max": self.ms_max,
+            "over_threshold": self.over_threshold,
+        }
+        if self.label is not None and self.f1_label is not None:
+            names = np.array([*self.labels, np.nan], dtype=object)
+            columns |= {
+                "label": names[self.label],
+                "direction": self.direction,
+                "label_mean": self.mean_on_label,
+                "ms_on_label": self.ms_on_label,
+                "roc_auc": self.roc_auc,
+                "roc_auc_null": self.roc_auc_null,
+                "p_corrected": self.p_corrected,
+                "average_precision": self.average_precision,
+                "ks_statistic": self.ks_statistic,
+                "false_killing_rate": self.false_killing_rate(rate),
+                "f1_label": names[self.f1_label],
+                "f1": self.f1,
+                "f1_baseline": self.f1_baseline,
+                "class_selectivity": self.class_selectivity,
+            }
+        return pd.DataFrame(columns)
+
+
+def corrected(layers: dict[str, LayerReport]) -> dict[str, LayerReport]:
+    """The layers with p-values that are corrected over all of them."""
+    p = [layer.roc_auc_p for layer in layers.values()]
+    found = ranking.holm(np.concatenate(p))
+    ends = np.cumsum([len(layer) for layer in layers.values()])
+    return {
+        path: dataclasses.replace(layer, p_corrected=own)
+        for (path, layer), own in zip(
+            layers.items(), np.split(found, ends[:-1])
+        )
+    }
 
 
 def unlabelled(what: str) -> ValueError:
@@ -224,10 +353,3 @@ def unlabelled(what: str) -> ValueError:
         f"{what} needs labels: pass `labels` to `analyze`. "
         "Received: a report without labels"
     )
-
-
-def along_last(function: Any, values: Array) -> Array:
-    """A reduction along the last axis; NaN, and no warning, where all are."""
-    filled = np.where(np.isnan(values).all(-1, keepdims=True), 0.0, values)
-    found = function(filled, -1)
-    return np.where(np.isnan(values).all(-1), np.nan, found)

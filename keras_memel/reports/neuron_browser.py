@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ def write(
             f"Received: kind={kind!r}"
         )
     if inputs is not None and len(inputs) and kind == "auto":
-        kind = _kind(inputs[0])
+        kind = _kind(_at(inputs, 0))
     data = {
         "labels": report.labels,
         "rates": _RATES,
@@ -68,13 +69,17 @@ def write(
         json.dumps(data, allow_nan=False, separators=(",", ":")).encode(),
         mtime=0,
     )
-    text = page.read_text(encoding="utf-8")
-    for mark, value in (
-        ("{{title}}", html.escape(title)),
-        ("{{data}}", base64.b64encode(packed).decode()),
-        ("{{vega}}", _vega().replace("</script", "<\\/script")),
-    ):
-        text = text.replace(mark, value)
+    values = {
+        "{{title}}": html.escape(title),
+        "{{data}}": base64.b64encode(packed).decode(),
+        "{{vega}}": _vega().replace("</script", "<\\/script"),
+    }
+    # In one pass: a value may hold what looks like a mark.
+    text = re.sub(
+        "{{(title|data|vega)}}",
+        lambda mark: values[mark[0]],
+        page.read_text(encoding="utf-8"),
+    )
     pathlib.Path(path).write_text(text, encoding="utf-8")
 
 
@@ -83,6 +88,11 @@ def _vega() -> str:
 
     bundle: str = vl_convert.javascript_bundle()
     return bundle
+
+
+def _at(inputs: Any, number: int) -> Any:
+    # A table or series of pandas is taken by position, not by its index.
+    return getattr(inputs, "iloc", inputs)[number]
 
 
 def _kind(first: Any) -> str:
@@ -125,13 +135,19 @@ def _table(report: "Report") -> dict[str, Any]:
             frame["dead"], frame["dormant"], frame["nonfinite"]
         )
     ]
+    frame["neuron"] = [_neuron_name(one) for one in frame["neuron"]]
+    if "label" in frame:
+        frame["label"] = frame["label"].fillna("")
     names = {
         "layer": "layer",
         "neuron": "neuron",
         "label": "label",
+        "direction": "fires",
         "ms_on_label": "MS on it",
         "roc_auc": "ROC-AUC",
+        "p_corrected": "p",
         "f1": "F1",
+        "f1_baseline": "F1 chance",
         "false_killing_rate": "FKR 2 %",
         "ms_99": "MS 99 %",
         "ms_max": "MS max",
@@ -151,6 +167,13 @@ def _table(report: "Report") -> dict[str, Any]:
                 }
             )
     return {"columns": columns, "size": len(frame)}
+
+
+def _neuron_name(neuron: Any) -> Any:
+    """A neuron as the page shows it: 7, or "3,5" by position."""
+    if isinstance(neuron, tuple):
+        return ",".join(map(str, neuron))
+    return neuron
 
 
 def _layer(layer: LayerReport) -> dict[str, Any]:
@@ -174,8 +197,16 @@ def _layer(layer: LayerReport) -> dict[str, Any]:
     if layer.label_ms is not None:
         rates = [layer.false_killing_rate(rate) for rate in _RATES]
         found["fkr"] = _plain(np.stack(rates, axis=1), 3)
-        found["labelMs"] = _plain(layer.label_ms, 3)
-        found["labelCount"] = layer.label_count.tolist()  # type: ignore[union-attr]
+        found["blind"] = _plain(layer.blind_rate, 3)
+        found["label"] = layer.label.tolist()  # type: ignore[union-attr]
+        shown = layer.histogram_label
+        found["shown"] = shown.tolist()  # type: ignore[union-attr]
+        for key, values in (
+            ("labelMs", layer.label_ms),
+            ("labelCount", layer.label_count),
+        ):
+            own = np.take_along_axis(values, shown, 1)
+            found[key] = _plain(own, 3) if key == "labelMs" else own.tolist()
     return found
 
 
@@ -195,7 +226,7 @@ def _inputs(
     )
     found = {}
     for number in wanted[wanted >= 0].tolist():
-        one = inputs[number]
+        one = _at(inputs, number)
         if kind == "text":
             one = one.decode() if isinstance(one, bytes) else one
             if tokenize is not None and isinstance(one, str):

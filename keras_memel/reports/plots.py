@@ -14,6 +14,7 @@ import numpy as np
 from keras_memel.reports import layer_report
 from keras_memel.utils import plotting
 from keras_memel.utils import renamed
+from keras_memel.utils.plotting import plain
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Axes
 
@@ -71,7 +72,7 @@ def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
             "markeredgecolor": "none",
         },
     )
-    ax.set_yticks(range(1, len(paths) + 1), paths)
+    ax.set_yticks(range(1, len(paths) + 1), [plain(path) for path in paths])
     ax.invert_yaxis()
     ax.set_xscale("log")
     plotting.plain_log(ax.xaxis)
@@ -83,19 +84,21 @@ def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
 def activation_by_label(
     report: "Report",
     layer: str,
-    neuron: int,
+    neuron: Any,
     ax: Axes | None = None,
     most: int = 20,
 ) -> Axes:
-    """What one neuron does on each label: the papers' Figure 1.
+    """Draw the activation of one neuron on each label: the papers' Figure 1.
 
-    A row a label, those with the highest mean scale first: the share of its
-    values in each bin of activation. The neuron's own label is in colour.
+    One row per label shows the share of its values in each bin of activation.
+    The neuron's own label comes first, in colour, and then those with the
+    highest mean scale. A dead neuron has no label.
 
     Args:
         report: A report, with or without labels.
         layer: Path of the layer.
-        neuron: Number of the neuron.
+        neuron: The neuron, as in the table: an integer for a channel, a tuple
+            for a position.
         ax: Axes to draw into.
         most: Labels to show; the title says how many there are in all.
 
@@ -113,41 +116,47 @@ def activation_by_label(
     2
     """
     found = report.layer(layer)
-    found.check(neuron)
-    counts = found.histogram[neuron].astype("float64")
-    names = list(report.labels) or ["all inputs"]
-    order = np.arange(len(names))
-    if found.label_ms is not None:
-        ms = found.label_ms[neuron]
-        order = np.argsort(-np.where(np.isnan(ms), -1.0, ms), kind="stable")
-        order = order[:most]
+    row = found.row(neuron)
+    counts = found.histogram[row].astype("float64")
+    names = ["all inputs"]
+    order, own_label = np.arange(1), -1
+    if found.label is not None:
+        assert found.label_ms is not None
+        assert found.histogram_label is not None
+        shown = found.histogram_label[row]
+        names = [report.labels[label] for label in shown]
+        own_label = found.label[row]
+        ms = np.nan_to_num(found.label_ms[row, shown], nan=-1.0)
+        ms[shown == own_label] = np.inf
+        order = np.argsort(-ms, kind="stable")[:most]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     # Without a value the rows are empty, wherever they stand.
-    low, high = np.nan_to_num([found.minimum[neuron], found.maximum[neuron]])
+    low, high = np.nan_to_num([found.minimum[row], found.maximum[row]])
     edges = np.linspace(low, high, counts.shape[1] + 1)
     ax = plotting.new(ax, max(1.8, 0.28 * len(order) + 1.2))
-    for row, label in enumerate(order):
-        own = row == 0
+    for line, label in enumerate(order):
+        own = line == 0 and own_label >= 0
         # Each row to its own height, and a little into the next, as ridges.
         height = 0.85 * shares[label] / max(shares[label].max(), 1e-12)
         ax.stairs(
-            row - height,
+            line - height,
             edges,
-            baseline=row,
+            baseline=line,
             fill=True,
             color=plotting.ORANGE if own else plotting.GREY,
             alpha=0.9 if own else 0.6,
         )
-        ax.axhline(row, color="#dddddd", linewidth=0.6, zorder=0)
-    ax.set_yticks(range(len(order)), [names[i] for i in order])
+        ax.axhline(line, color="#dddddd", linewidth=0.6, zorder=0)
+    ax.set_yticks(range(len(order)), [plain(names[i]) for i in order])
     ax.set_ylim(len(order) - 0.5, -1)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("activation")
-    cut = len(names) - len(order)
+    cut = max(1, len(report.labels)) - len(order)
     more = f" ({cut} more labels)" if cut else ""
+    dead = ", dead" if found.dead[row] else ""
     ax.set_title(
-        f"{layer}, neuron {found.name(neuron)}{more}", fontsize=10, loc="left"
+        plain(f"{layer}, neuron {neuron}{dead}{more}"), fontsize=10, loc="left"
     )
     return ax
 
@@ -201,12 +210,14 @@ def label_map(
     )
     ax.spines[:].set_visible(False)
     if len(report.labels) <= _MOST_NAMES:
-        ax.set_yticks(range(len(report.labels)), report.labels)
+        ax.set_yticks(
+            range(len(report.labels)), [plain(name) for name in report.labels]
+        )
     ax.set_ylabel("label")
     if len(chosen) <= _MOST_NAMES:
         ax.set_xticks(
             range(len(chosen)),
-            [found.name(i) for i in chosen],
+            [str(found.neurons[i]) for i in chosen],
             rotation=90,
             fontsize=7,
         )
@@ -217,7 +228,7 @@ def label_map(
     ax.figure.colorbar(
         image, ax=ax, label="mean scale (variances)", extend="max"
     )
-    ax.set_title(layer, fontsize=10, loc="left")
+    ax.set_title(plain(layer), fontsize=10, loc="left")
     return ax
 
 
@@ -257,7 +268,7 @@ def ms_over_training(
         )
     import matplotlib
 
-    ax = plotting.new(ax)
+    ax = plotting.new(ax, max(3.6, 0.17 * len(names) + 1.0))
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(names)))
     ends = []
     for name, shade in zip(names, shades):
@@ -308,20 +319,16 @@ def false_killing_rate(
     """
     import matplotlib
 
-    ax = plotting.new(ax)
+    ax = plotting.new(ax, max(3.6, 0.17 * len(report.layers) + 1.0))
     rates = np.geomspace(1e-3, 0.5, 40) if rates is None else np.asarray(rates)
     layers = list(report.layers.values())
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(layers)))
     ends, blind = [], []
     for number, (layer, shade) in enumerate(zip(layers, shades)):
-        moved = ~layer.dead & (layer.ranked > 0)
-        found = np.stack([layer.false_killing_rate(r)[moved] for r in rates])
-        assert layer.label is not None
-        assert layer.label_count is not None
-        own = np.take_along_axis(
-            layer.label_count, layer.label[:, None].clip(0), 1
-        )[:, 0]
-        blind.append(1 - (own / np.maximum(layer.count, 1))[moved])
+        found = np.stack([layer.false_killing_rate(r) for r in rates])
+        moved = np.isfinite(found).all(0)
+        found = found[:, moved]
+        blind.append(layer.blind_rate[moved])
         if not moved.any():
             continue
         low, middle, high = np.quantile(found, [0.25, 0.5, 0.75], axis=1)

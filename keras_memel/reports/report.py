@@ -10,14 +10,15 @@ References:
 import dataclasses
 import os
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_memel.reports import halves
 from keras_memel.reports import report_file
 from keras_memel.reports.layer_report import LayerReport
-from keras_memel.reports.layer_report import along_last
 from keras_memel.reports.layer_report import unlabelled
 from keras_memel.utils import renamed
 from keras_memel.utils.types import Array
@@ -29,97 +30,87 @@ class Report:
     """What `analyze` found.
 
     Attributes:
-        layers: From path to `LayerReport`, in the order of the model.
+        layers: From path to `LayerReport`, in the order of the model;
+            `report[path]` is one of them, and `report[path][77]` the row of
+            one neuron.
         inputs: Number of inputs that were seen.
         threshold: Of `over_threshold`, in variances.
         labels: Names of the labels; empty without labels.
+        split: Whether labels were chosen and scored on different inputs. False
+            for a report that was saved before version 3 of the file: its
+            scores come from the inputs that chose the labels, and are too high
+            by chance.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.ReLU()])
-    >>> x = np.array([[1.0, 0, 0], [0, 2, 0], [0, 0, 3], [0, 0, 0]])
+    >>> labels = np.arange(60) % 4
+    >>> x = np.eye(4)[labels, :3]
     >>> report = analyze(
-    ...     model, x, [0, 1, 2, 3], layers="re_lu*", verbose=0
+    ...     model, x, labels, layers="re_lu*", label_names="abcd", verbose=0
     ... )
-    >>> report.layers["re_lu"].label
-    array([0, 1, 2])
+    >>> report.to_dataframe()["label"].tolist()
+    ['a', 'b', 'c']
     >>> report.to_dataframe()["roc_auc"].tolist()
     [1.0, 1.0, 1.0]
+    >>> float(report["re_lu"][2]["direction"])
+    1.0
     """
 
     layers: dict[str, LayerReport]
     inputs: int
     threshold: float
     labels: tuple[str, ...] = ()
+    split: bool = True
+
+    def __getitem__(self, path: str) -> LayerReport:
+        return self.layer(path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def held_out(self) -> Array:
+        """Return which inputs scored the labels.
+
+        The others chose them. `x[report.held_out()]` are the inputs from which
+        you can compute each score again.
+
+        Returns:
+            Booleans, `(inputs,)`; all true if the labels were not split.
+        """
+        if not self.split:
+            return np.ones(self.inputs, bool)
+        return halves.held_out(np.arange(self.inputs))
 
     def to_dataframe(self, rate: float = 0.02) -> Table:
-        """One row a neuron, in a `pandas.DataFrame`.
+        """Return one row per neuron, in a `pandas.DataFrame`.
 
         Args:
             rate: Of the False Killing Rate.
 
         Returns:
-            Columns as the attributes of `LayerReport`; `ms_50`, `ms_90` and
-            `ms_99` are quantiles. With labels also `label` (that of the
-            highest mean scale) and `ms_on_label`, `f1` and `f1_label`
-            (that which one threshold on the neuron tells best), and the
-            figures of detection. A neuron with `nonfinite` above 0 had values
-            that could not be counted.
+            Columns as the attributes of `LayerReport`; `neuron` is an integer
+            for a channel and a tuple for a position, as all methods and plots
+            take it. `ms_50`, `ms_90` and `ms_99` are quantiles. With labels
+            also `label`, `direction` and the scores of that label, of which
+            `label_mean` is the mean value on it; `f1`, its `f1_label` and
+            `f1_baseline`; and `class_selectivity`. NaN is undefined, as for
+            a dead neuron, which has no label. Neurons whose label is unlikely
+            to be chance: `table[table["p_corrected"] < 0.05]`.
         """
         import pandas as pd
 
-        tables = []
-        for layer in self.layers.values():
-            columns: dict[str, Any] = {
-                "layer": layer.path,
-                "neuron": [layer.name(i) for i in range(len(layer))],
-                "count": layer.count,
-                "nonfinite": layer.nonfinite,
-                "mean": layer.mean,
-                "variance": layer.variance,
-                "minimum": layer.minimum,
-                "maximum": layer.maximum,
-                "kurtosis": layer.kurtosis,
-                "dead": layer.dead,
-                "dormant": layer.dormant(),
-                "ms_50": layer.ms_quantile(0.5),
-                "ms_90": layer.ms_quantile(0.9),
-                "ms_99": layer.ms_quantile(0.99),
-                "ms_max": layer.ms_max,
-                "over_threshold": layer.over_threshold,
-            }
-            if layer.label_ms is not None:
-                columns.update(self._detection(layer, rate))
-            tables.append(pd.DataFrame(columns))
+        tables = [layer.to_dataframe(rate) for layer in self.layers.values()]
         return pd.concat(tables, ignore_index=True)
-
-    def _detection(self, layer: LayerReport, rate: float) -> dict[str, Any]:
-        assert layer.label is not None
-        assert layer.label_ms is not None
-        assert layer.label_f1 is not None
-        names = np.array([*self.labels, ""], dtype=object)
-        f1 = np.where(np.isnan(layer.label_f1), -1.0, layer.label_f1)
-        best = np.where(layer.count > 0, f1.argmax(1), -1)
-        return {
-            "label": names[layer.label],
-            "ms_on_label": along_last(np.nanmax, layer.label_ms),
-            "f1": along_last(np.nanmax, layer.label_f1),
-            "f1_label": names[best],
-            "class_selectivity": layer.class_selectivity,
-            "false_killing_rate": layer.false_killing_rate(rate),
-            "roc_auc": layer.roc_auc,
-            "average_precision": layer.average_precision,
-            "ks_statistic": layer.ks_statistic,
-        }
 
     def false_killing_rate(
         self, rate: float | None = 0.02, threshold: float | None = None
     ) -> Table:
-        """Of the values that would be inhibited, the share that is mistaken.
+        """Compute the share of inhibited values that do not have the label.
 
-        [Wang et al. 2025] Eq. 4: of all values of a neuron with `phi` of at
-        least `tau`, the share whose input is not of its relatively
-        monosemantic label.
+        [Wang et al. 2025] Eq. 4: of all scored values of a neuron with `phi`
+        of at least `tau`, the share whose input does not have the label of
+        the neuron. A blind choice has 1 minus the share of the label.
 
         Args:
             rate: `tau` is where so large a share of the neuron's own values
@@ -138,10 +129,9 @@ class Report:
         Example:
 
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.ReLU()])
-        >>> x = np.array([[9.0], [8.0], [7.0], [0], [0], [0], [0], [0]])
-        >>> report = analyze(
-        ...     model, x, [1, 1, 0, 0, 0, 0, 0, 0], layers="re*", verbose=0
-        ... )
+        >>> x = np.repeat([9.0, 8.0, 7.0, 0, 0, 0, 0, 0], 2)[:, None]
+        >>> labels = np.repeat([1, 1, 0, 0, 0, 0, 0, 0], 2)
+        >>> report = analyze(model, x, labels, layers="re*", verbose=0)
         >>> report.false_killing_rate(3 / 8).round(2).tolist()
         [0.33]
         """
@@ -153,8 +143,8 @@ class Report:
     def ks_statistic(self) -> Table:
         """Kolmogorov-Smirnov distance, `pandas.Series` by layer and neuron.
 
-        Between `phi` on the most monosemantic label of a neuron and
-        `phi` on all inputs: the trend that [Wang et al. 2025] follow over
+        Between `phi` on the label of a neuron and `phi` on all inputs, of those
+        that score: the trend that [Wang et al. 2025] follow over
         scale. As `scipy.stats.ks_2samp(...).statistic`.
         """
         return self._labelled("ks_statistic")
@@ -163,27 +153,30 @@ class Report:
         """Area under the ROC curve, `pandas.Series` by layer and neuron.
 
         Of `phi` as a detector of the most monosemantic label: the
-        probability that an input of it scores higher than another; 0.5 says
-        nothing.
+        probability that a scored value with the label has a higher `phi` than
+        one without. It is 0.5 on average for a label that is unrelated;
+        `LayerReport.roc_auc_null` is what 95 % of such labels do not exceed.
         """
         return self._labelled("roc_auc")
 
-    def precision_recall(self, layer: str, neuron: int) -> tuple[Array, Array]:
+    def precision_recall(self, layer: str, neuron: Any) -> tuple[Array, Array]:
         """Precision and recall of `phi` as a detector, from the highest down.
 
         Args:
             layer: Path of the layer.
-            neuron: Number of the neuron.
+            neuron: The neuron, as in the table.
 
         Returns:
-            Precision and recall at the kept ranks, `(256,)` each.
+            Precision and recall at the kept ranks, `(256,)` each; NaN for a
+            neuron without a label.
         """
         found = self.layer(layer)
-        if found.label_ms is None:
+        if found.curve is None:
             raise unlabelled("Precision and recall")
-        found.check(neuron)
-        hits = found.curve.hits[neuron]
-        return hits / found.curve.selected[neuron], hits / hits[-1]
+        row = found.row(neuron)
+        hits = found.curve.hits[row]
+        with np.errstate(invalid="ignore"):
+            return hits / found.curve.selected[row], hits / hits[-1]
 
     def layer(self, path: str) -> LayerReport:
         """One layer of the report.
@@ -210,26 +203,35 @@ class Report:
     def _series(self, name: str, get: Callable[[LayerReport], Array]) -> Table:
         import pandas as pd
 
-        parts = {
-            path: pd.Series(
-                get(layer), [layer.name(i) for i in range(len(layer))]
-            )
-            for path, layer in self.layers.items()
-        }
-        return pd.concat(parts, names=["layer", "neuron"]).rename(name)
+        layers = self.layers.values()
+        neurons = [one for layer in layers for one in layer.neurons]
+        index = pd.MultiIndex.from_arrays(
+            [
+                np.repeat(list(self.layers), [len(one) for one in layers]),
+                pd.Series(neurons, dtype=_kind(neurons)),
+            ],
+            names=["layer", "neuron"],
+        )
+        values = np.concatenate([get(layer) for layer in layers])
+        return pd.Series(values, index, name=name)
 
     def summary(
         self, top: int = 5, print_fn: Callable[[str], Any] = print
     ) -> None:
-        """Prints what stands out, layer by layer.
+        """Print the neurons that stand out, layer by layer.
 
         Args:
-            top: Neurons to show of each layer: those that tell their label
-                best (`roc_auc`), or without labels have the highest scale.
+            top: Neurons to show per layer: those that detect their label best
+                (`roc_auc`), or without labels have the highest scale.
             print_fn: What to print with.
         """
         frame = self.to_dataframe()
         print_fn(f"{self.inputs:,} inputs, {len(frame):,} neurons")
+        if self.labels and not self.split:
+            print_fn(
+                "Labels and scores come from the same inputs (an old file): "
+                "scores are too high by chance."
+            )
         for path, layer in self.layers.items():
             rows = frame[frame["layer"] == path]
             flags = {
@@ -253,8 +255,9 @@ class Report:
             by = "ms_max"
             if self.labels:
                 by = "roc_auc"
-                shown += ["label", "ms_on_label", by]
-                shown += ["f1", "false_killing_rate"]
+                shown += ["label", "direction", "ms_on_label", by]
+                shown += ["p_corrected", "f1", "f1_baseline"]
+                shown += ["false_killing_rate"]
             best = rows.sort_values(by, ascending=False)[shown].head(top)
             print_fn(best.to_string(index=False, float_format="{:.3g}".format))
 
@@ -338,3 +341,9 @@ class Report:
     def __repr__(self) -> str:
         layers = {path: len(layer) for path, layer in self.layers.items()}
         return f"<Report of {self.inputs} inputs, neurons {layers}>"
+
+
+def _kind(neurons: list[Any]) -> str:
+    """Of a column of neurons: objects as soon as one of them is a tuple."""
+    one = any(isinstance(neuron, tuple) for neuron in neurons)
+    return "object" if one else "int64"

@@ -12,8 +12,9 @@ import numpy as np
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.ranking import Curve
 
-# Version 1 called a label a feature.
-_VERSION = 2
+# Version 1 called a label a feature. Versions 1 and 2 chose and scored labels
+# on the same inputs.
+_VERSION = 3
 
 
 def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -25,6 +26,8 @@ def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
         plain = {}
         for field in dataclasses.fields(layer):
             value = getattr(layer, field.name)
+            if field.name == "labels":
+                continue  # Those of the report
             if isinstance(value, Curve):
                 for part, array in value._asdict().items():
                     arrays[f"{number}/curve.{part}"] = array
@@ -50,12 +53,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     with np.load(_npz(path), allow_pickle=False) as file:
         told = json.loads(str(file["report"])) if "report" in file else {}
         version = told.get("version")
-        if version not in (1, _VERSION):
+        if version not in (1, 2, _VERSION):
             raise ValueError(
-                f"The file must hold a report of version {_VERSION} or 1. "
+                f"The file must hold a report of version {_VERSION} or older. "
                 f"Received: path={str(path)!r}, of version "
                 f"{version}"
             )
+        labels = tuple(told["features" if version == 1 else "labels"])
         layers = {}
         for number, plain in enumerate(told["layers"]):
             found: dict[str, Any] = dict(plain)
@@ -68,15 +72,69 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
                     if version == 1:
                         name = name.replace("feature_", "label_")
                     found[name] = file[key]
-            found["curve"] = Curve(
-                *(file[f"{start}curve.{part}"] for part in Curve._fields)
-            )
-            layers[found["path"]] = LayerReport(**found)
+            if f"{start}curve.hits" in file.files:
+                found["curve"] = Curve(
+                    *(file[f"{start}curve.{part}"] for part in Curve._fields)
+                )
+            if version < _VERSION:
+                found = _upgraded(found)
+            layers[found["path"]] = LayerReport(**found, labels=labels)
     return {
         "layers": layers,
         "inputs": told["inputs"],
         "threshold": told["threshold"],
-        "labels": tuple(told["features" if version == 1 else "labels"]),
+        "labels": labels,
+        "split": told.get("split", False),
+    }
+
+
+def _upgraded(layer: dict[str, Any]) -> dict[str, Any]:
+    """A layer of version 1 or 2, whose scores are of the inputs that chose."""
+    new = dict(layer)
+    curve = layer["curve"]
+    # Where there was no value, the older versions had zeros.
+    new["ms_curve"] = curve.threshold
+    if "label_ms" not in layer:
+        del new["curve"]
+        return new
+    count, means = layer["label_count"], layer["label_mean"]
+    rows = np.arange(len(count))
+    moved = (layer["count"] > 0) & (layer["minimum"] < layer["maximum"])
+
+    def best(values: Any) -> Any:
+        choice = np.where(np.isnan(values), -np.inf, values)
+        found = choice.argmax(1)
+        known = moved & (choice[rows, found] > -np.inf)
+        return np.where(known, found, -1)
+
+    def on(values: Any, label: Any) -> Any:
+        return np.where(label >= 0, values[rows, label], np.nan)
+
+    label, f1_label = best(layer["label_ms"]), best(layer["label_f1"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = count / count.sum(1, keepdims=True)
+        loudest = best(means)
+        highest = on(means, loudest)
+        others = np.isfinite(means).sum(1) - 1
+        rest = (np.nansum(means, 1) - highest) / others
+        selectivity = (highest - rest) / (highest + rest)
+    return new | {
+        "label": label,
+        "mean_on_label": on(means, label),
+        "ms_on_label": on(layer["label_ms"], label),
+        "f1_label": f1_label,
+        "f1": on(layer["label_f1"], f1_label),
+        "f1_baseline": on(2 * share / (1 + share), f1_label),
+        "class_selectivity": np.where(
+            layer["minimum"] >= 0, selectivity, np.nan
+        ),
+        "roc_auc_null": np.full(len(count), np.nan),
+        "roc_auc_p": np.full(len(count), np.nan),
+        "p_corrected": np.full(len(count), np.nan),
+        "histogram_label": np.broadcast_to(
+            np.arange(count.shape[1]), count.shape
+        ),
+        "scored": np.where(moved, layer["ranked"], 0),
     }
 
 

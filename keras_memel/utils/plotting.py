@@ -24,6 +24,17 @@ def new(ax: Axes | None, height: float = 3.6, width: float = 6.0) -> Axes:
     return ax
 
 
+def plain(text: str) -> str:
+    r"""A name that is drawn as it is: `$` begins no formula.
+
+    Example:
+
+    >>> print(plain("price in $"))
+    price in \$
+    """
+    return str(text).replace("$", r"\$")
+
+
 def level(ax: Axes, axis: str, value: float, name: str) -> None:
     """A dashed line where `axis`, "x" or "y", has a value; and its name."""
     upright = axis == "x"
@@ -47,14 +58,26 @@ def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
         return
     ax.figure.draw_without_rendering()
     gap = 11.0 * ax.figure.dpi / 72
-    at = None
-    for y, name, shade in sorted(ends, key=lambda end: end[0]):
-        own = ax.transData.transform((x, y))[1]
-        at = own if at is None else max(own, at + gap)
+    box = ax.get_window_extent()
+    room = max(1, int(box.height / gap))
+    if len(ends) > room:  # As many as fit, first and last among them
+        kept = np.linspace(0, len(ends) - 1, room).round().astype(int)
+        ends = [ends[i] for i in kept]
+    ends.sort(key=lambda end: end[0])
+    own = [ax.transData.transform((x, end[0]))[1] for end in ends]
+    at: list[float] = []
+    for height in own:
+        at.append(max(height, at[-1] + gap) if at else height)
+    # Back down, where names would rise above the axes.
+    highest = max(box.y1, own[-1])
+    for i in reversed(range(len(at))):
+        at[i] = min(at[i], highest)
+        highest = at[i] - gap
+    for (y, name, shade), height, start in zip(ends, at, own):
         ax.annotate(
-            name,
+            plain(name),
             (x, y),
-            xytext=(6, (at - own) * 72 / ax.figure.dpi),
+            xytext=(6, (height - start) * 72 / ax.figure.dpi),
             textcoords="offset points",
             color=shade,
             va="center",

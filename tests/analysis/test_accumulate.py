@@ -7,9 +7,11 @@ import pytest
 from scipy import stats
 
 from keras_memel.analysis import accumulate
+from keras_memel.analysis import central_moments
 from keras_memel.analysis.accumulate import Accumulator
 from keras_memel.analysis.value_store import Spool
 from keras_memel.reports import ranking
+from keras_memel.reports.halves import held_out
 
 pytestmark = pytest.mark.once
 
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.once
 @pytest.mark.parametrize("ordered", [False, True])
 def test_moments_hold_far_from_one_and_in_any_order(rng, monkeypatch, ordered):
     monkeypatch.setattr(accumulate, "CHUNK", 700 * 5)
-    monkeypatch.setattr(accumulate, "_SLAB", 700 * 2)
+    monkeypatch.setattr(central_moments, "_SLAB", 700 * 2)
     labels = rng.integers(0, 3, 5000)
     if ordered:  # Chunks that have nothing in common
         labels = np.sort(labels)
@@ -56,20 +58,24 @@ def test_moments_hold_far_from_one_and_in_any_order(rng, monkeypatch, ordered):
     )
     np.testing.assert_allclose(found.absolute, np.abs(wide).sum(0), rtol=1e-6)
     assert found.by_label is not None
-    for label in range(3):
-        own = wide[labels == label]
-        np.testing.assert_allclose(
-            found.by_label.mean[label] / scale,
-            own.mean(0) / scale,
-            rtol=1e-6,
-            atol=1e-6,
-        )
-        np.testing.assert_allclose(
-            found.by_label.second[label] / scale**2,
-            len(own) * own.var(0) / scale**2,
-            rtol=1e-5,
-            atol=1e-4,
-        )
+    second = held_out(np.arange(rows))
+    halves = found.by_label.halves(np.arange(3), slice(None))
+    for half, sums in zip((~second, second), halves):
+        for label in range(3):
+            own = wide[(labels == label) & half]
+            assert (sums.count[label] == len(own)).all()
+            np.testing.assert_allclose(
+                sums.mean[label] / scale,
+                own.mean(0) / scale,
+                rtol=1e-6,
+                atol=1e-6,
+            )
+            np.testing.assert_allclose(
+                sums.second[label] / scale**2,
+                len(own) * own.var(0) / scale**2,
+                rtol=1e-5,
+                atol=1e-4,
+            )
 
 
 def test_zeros_of_either_sign_tie_and_keep_their_tags():

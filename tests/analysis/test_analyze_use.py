@@ -56,7 +56,7 @@ def test_the_model_is_as_it_was_while_an_error_is_kept():
     """As a notebook keeps the last one, and with it all that was running."""
     model = insert(dense(), "hidden", MEmeL())
     (memel,) = inserted(model).values()
-    with pytest.raises(ValueError, match="one a position") as kept:
+    with pytest.raises(ValueError, match="one per position") as kept:
         analyze(model, X, np.zeros((N, 3), int), verbose=0)
     assert inserted(model)["hidden"] is memel
     del kept
@@ -117,7 +117,7 @@ def test_bad_input_is_told_what_was_expected():
     model = dense()
     for arguments, message in (
         ((X, LABELS[:-1]), "label for each of the 1203 inputs"),
-        ((X, LABELS - 1), "from 0 up"),
+        ((X, LABELS - 2), "from 0 up"),
         ((X, LABELS / 2), "whole numbers"),
         ((X, None, "hiden"), "`layers`.*'hidden'"),
         (([X[:32], X[32:50]],), r"same length.*`iter\(batches\)`"),
@@ -126,10 +126,14 @@ def test_bad_input_is_told_what_was_expected():
         ((Endless(),), "must end"),
         ((iter([]),), "read only once"),
         ((iter([X[:8]]), LABELS), "1203 labels for 8 inputs"),
+        ((X, -np.ones(N)), "at least one input"),
+        ((X, [[1, 2], [3]]), "Pad them with -100"),
+        ((X, [None, "a", 1] * 401), "or strings"),
         ((iter([X, X]), LABELS), "more inputs"),
         ((X, "labels"), "'targets'"),
-        ((X, "targets"), "label_names"),
-        ((X, np.zeros((N, 3), int)), "one a position"),
+        ((X, "targets"), r"must yield \(inputs, targets\)"),
+        ((iter([X]), "targets"), "without targets"),
+        ((X, np.zeros((N, 3), int)), "one per position"),
         ((7,), "arrays"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -140,6 +144,17 @@ def test_bad_input_is_told_what_was_expected():
         ({"epsilon": -1}, "epsilon=-1"),
         ({"labels": LABELS, "label_names": "ab"}, "2 names"),
         ({"axis": 3}, "axis=3"),
+        ({"multi_label": 1}, "multi_label=1"),
+        ({"labels": LABELS, "multi_label": True}, "one column per label"),
+        (
+            {"labels": np.eye(4)[LABELS] - 1, "multi_label": True},
+            "known in whole",
+        ),
+        ({"labels": LABELS, "label_names": {0: "a"}}, "without the key 1"),
+        (
+            {"labels": list("abc") * 401, "label_names": "abc"},
+            "must be a dict",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             analyze(model, X, **arguments, verbose=0)

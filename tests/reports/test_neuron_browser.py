@@ -62,9 +62,9 @@ def test_the_page_holds_the_numbers_of_the_report(report, tmp_path):
 
 def test_the_page_needs_no_network(report, tmp_path):
     path = tmp_path / "neurons.html"
-    report.to_html(path, title="A <b> & c")
+    report.to_html(path, title="A <b> & {{data}}")
     page = path.read_text(encoding="utf-8")
-    assert "<title>A &lt;b&gt; &amp; c</title>" in page
+    assert "<title>A &lt;b&gt; &amp; {{data}}</title>" in page
     vega = page.index("<script>"), page.index("</script>")
     own = page[: vega[0]] + page[vega[1] :]
     assert "vegaEmbed" in page[slice(*vega)]

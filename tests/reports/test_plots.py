@@ -46,6 +46,7 @@ def test_distribution_of_the_scale(report):
 def test_activation_by_feature_puts_its_own_first(report):
     ax = plots.activation_by_label(report, "z", 1)
     assert ticks(ax.yaxis)[0] == "birch"
+    assert report["z"][1]["label"] == "birch"
     first = ax.patches[0]
     counts = report.layers["z"].histogram[1, 1]
     drawn = -first.get_data().values
@@ -76,6 +77,30 @@ def test_scale_over_training():
     assert {text.get_text() for text in ax.texts} == {"a", "b"}
     with pytest.raises(ValueError, match="ends in '/ms_50'"):
         plots.ms_over_training(logs, "ms_50")
+
+
+@pytest.mark.parametrize("layers", [24, 60])
+def test_many_layers_leave_room_for_their_lines(layers):
+    names = [f"transformer_layer_{i}" for i in range(layers)]
+    logs = {
+        f"{name}/ms_99": [6.0, 7.0 + 0.01 * i] for i, name in enumerate(names)
+    }
+    model = keras.Sequential(
+        [keras.Input((6,))]
+        + [keras.layers.Dense(6, "tanh", name=name) for name in names]
+    )
+    x = np.random.default_rng(0).normal(size=(60, 6))
+    report = analyze(model, x, np.arange(60) % 3, verbose=0)
+    for ax in (plots.ms_over_training(logs), plots.false_killing_rate(report)):
+        ax.figure.canvas.draw()
+        assert ax.get_position().height > 0.6
+        heights = sorted(
+            text.get_window_extent().y0
+            for text in ax.texts
+            if text.get_text().startswith("transformer")
+        )
+        assert len(heights) >= 20
+        assert np.diff(heights).min() > 0.9 * 11 * ax.figure.dpi / 72
 
 
 def test_axes_can_be_given(report):

@@ -12,8 +12,10 @@ from keras_memel import plots
 
 pytestmark = pytest.mark.quick
 
-# Written by the code before labels were called labels, from this network.
-OLD = pathlib.Path(__file__).parent / "files" / "report_before_labels.npz"
+# Both from this network: written before labels were called labels, and before
+# one half of the inputs chose them and the other scored them.
+FILES = pathlib.Path(__file__).parent / "files"
+OLD = ["report_before_labels.npz", "report_before_halves.npz"]
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +29,51 @@ def report():
     return analyze(model, x, labels, "hidden", label_names="abc", verbose=0)
 
 
-def test_a_report_of_the_first_version_holds_the_same_numbers(report):
-    old = Report.load(OLD)
+@pytest.mark.parametrize("name", OLD)
+def test_a_report_of_an_older_version_holds_the_same_numbers(report, name):
+    old, layer = Report.load(FILES / name), report["hidden"]
     assert old.labels == ("a", "b", "c")
-    pandas = pytest.importorskip("pandas")
-    pandas.testing.assert_frame_equal(
-        old.to_dataframe(), report.to_dataframe(), rtol=1e-4
+    assert not old.split
+    assert old.held_out().all()
+    for field in ("mean", "variance", "kurtosis", "label_count", "label_mean"):
+        np.testing.assert_allclose(
+            getattr(old["hidden"], field), getattr(layer, field), rtol=1e-4
+        )
+    for field in ("label_ms", "histogram", "histogram_label", "top_ms"):
+        np.testing.assert_allclose(
+            getattr(old["hidden"], field), getattr(layer, field), rtol=1e-4
+        )
+    for q in (0.5, 0.9, 0.99):
+        np.testing.assert_allclose(
+            old["hidden"].ms_quantile(q), layer.ms_quantile(q), rtol=1e-4
+        )
+    # Of the inputs that chose the labels: what this version computed.
+    table = old.to_dataframe()
+    assert table["label"].tolist() == ["a", "c", "a", "b", "c"]
+    assert table["f1_label"].tolist() == ["b", "b", "b", "b", "a"]
+    np.testing.assert_allclose(
+        table["roc_auc"], [0.4675, 0.575, 0.5, 0.665, 0.55875], atol=1e-6
     )
-    np.testing.assert_array_equal(
-        old.layers["hidden"].label_count, report.layers["hidden"].label_count
-    )
+    np.testing.assert_allclose(table["f1"].iloc[[0, 3]], [8 / 15, 22 / 37])
+    np.testing.assert_allclose(table["false_killing_rate"], [0.5] * 4 + [0])
+    # New columns are computed, or undefined.
+    assert (table["f1_baseline"] == 0.5).all()
+    assert table["direction"].tolist() == [-1, 1, -1, -1, 1]
+    assert table["p_corrected"].isna().all()
+    assert table["roc_auc_null"].isna().all()
+    told = []
+    old.summary(print_fn=told.append)
+    assert any("too high by chance" in line for line in told)
+
+
+def test_an_older_report_can_be_drawn_and_saved(tmp_path):
+    old = Report.load(FILES / OLD[1])
+    old.save(tmp_path / "again.npz")
+    again = Report.load(tmp_path / "again.npz")
+    assert not again.split
+    assert again.to_dataframe().equals(old.to_dataframe())
+    pytest.importorskip("matplotlib")
+    assert plots.activation_by_label(again, "hidden", 2).get_yticks().size == 3
 
 
 def test_an_old_argument_raises_with_the_new_name():

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -153,6 +154,7 @@ def test_layers_list_their_parts_and_their_own_variables():
     assert part in model._flatten_layers(include_self=False, recursive=False)
     assert part in vars(model)["_layers"]
     assert len(part._trainable_variables) == 2
+    assert part._non_trainable_variables == []
     assert isinstance(model._functional, keras.Model)
 
 
@@ -164,6 +166,53 @@ def test_a_graph_knows_its_nodes_and_operations():
     (node,) = [node for node in nodes if node.operation is layer]
     assert node.arguments.args[0].shape == (None, 3)
     assert layer in vars(model)["_operations"]
+
+
+def test_a_graph_keeps_the_structure_of_its_inputs():
+    inputs = {"a": keras.Input((3,), name="a")}
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs["a"]))
+    assert list(model._inputs_struct) == ["a"]
+
+
+@pytest.mark.once
+def test_a_stateful_rnn_knows_the_batch_size_that_it_was_built_with():
+    layer = keras.layers.GRU(2, stateful=True)
+    layer.build((4, 5, 3))
+    assert int(layer._expected_batch_size) == 4
+    assert keras.layers.GRU(2)._expected_batch_size is None
+
+
+@pytest.mark.once
+def test_each_private_name_that_the_package_reads_is_tested_here():
+    """Private attributes of Keras' layers, models and cells, by their names."""
+    sequential = keras.Sequential([keras.Input((3,)), dense()])
+    inputs = keras.Input((3, 2))
+    functional = keras.Model(inputs, keras.layers.GRU(2)(inputs))
+    of_keras = {
+        name
+        for one in (sequential, functional, functional.layers[-1], inputs)
+        for name in dir(one)
+        if re.match("_[a-z]", name)
+    }
+    # Names of PyTorch modules, and a suffix of keys.
+    of_keras -= {"_modules", "_call_impl", "_shape"}
+    read, own = set(), set()
+    for file in PACKAGE.rglob("*.py"):
+        if file.parent.name == "native":  # private names of PyTorch
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute):
+                known = read if isinstance(node.ctx, ast.Load) else own
+                known.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                read.add(node.value)
+    tested = pathlib.Path(__file__).read_text()
+    missing = {
+        name
+        for name in (read - own) & of_keras
+        if not re.search(rf"\b{name}\b", tested)
+    }
+    assert not missing
 
 
 def test_every_way_to_write_a_model_takes_its_config_from_one_function():

@@ -36,6 +36,7 @@ first process writes and prints; its training loss is that of its rows.
 
 import contextlib
 import functools
+import os
 import pathlib
 import statistics
 import sys
@@ -60,8 +61,16 @@ from keras_memel import paper
 from keras_memel.insertion.paths import in_scans
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-__all__ = ["Batches", "add_arguments", "add_arms", "arms", "check_length"]
-__all__ += ["devices", "fit", "number_of_devices", "plan", "rank_and_ranks"]
+__all__ = ["Batches", "add_arguments", "add_arms", "arms", "check"]
+__all__ += ["check_length"]
+__all__ += [
+    "check",
+    "devices",
+    "fit",
+    "number_of_devices",
+    "plan",
+    "rank_and_ranks",
+]
 __all__ += ["read", "refusals", "start", "variables"]
 # What may differ between two starts of one run.
 NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "diagnose"}
@@ -81,6 +90,28 @@ def add_arguments(parser):
     add("--save-every", type=int, help="in steps; otherwise in each epoch")
     add("--dry-run", action="store_true", help="print the plan, and stop")
     add("--diagnose", action="store_true", help="see probe.py")
+
+
+def check(parser, options, **least):
+    """Refuses numbers that no run can have, before any work.
+
+    least: the lowest value of further options; `None` is not checked.
+    """
+    least = {"seed": 0, "epochs": 1, "batch": 1, "save_every": 1, **least}
+    least |= {"seeds": 1, "k": 1}
+    for name, lowest in least.items():
+        value = getattr(options, name, None)
+        if value is not None and not value >= lowest:
+            parser.error(
+                f"--{name.replace('_', '-')} must be at least {lowest}. "
+                f"Received: {value}"
+            )
+    folder = next(p for p in (options.out, *options.out.parents) if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        parser.error(
+            f"--out must be a folder that can be written, and {folder} is "
+            f"none. Received: --out {options.out}"
+        )
 
 
 def start(main):

@@ -9,7 +9,6 @@ import io
 import pathlib
 import pickle
 import typing
-import zipfile
 from concurrent import futures
 
 import keras
@@ -110,7 +109,7 @@ def _npz(path):
                 split: (file[f"x_{key}"], file[f"y_{key}"])
                 for split, key in (("training", "train"), ("test", "test"))
             }
-    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:
         raise SystemExit(
             f"Cannot read {path}, which must be an .npz file with x_train, "
             f"y_train, x_test and y_test: {e!r}"

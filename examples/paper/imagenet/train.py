@@ -145,6 +145,8 @@ def parse(arguments=None):
     labels.add_argument(parser)
     options = parser.parse_args(arguments)
     labels.check(parser, options.wrong)
+    sizes = dict.fromkeys(("train", "test", "image_size"), 1)
+    longrun.check(parser, options, **sizes, workers=1, warmup=0)
     settings = FINE_TUNING if options.preset else SCRATCH
     for name, value in (MINUTES if options.small else settings).items():
         if getattr(options, name, None) is None:

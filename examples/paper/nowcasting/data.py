@@ -71,6 +71,8 @@ def from_npz(path, unit=None, minutes=None):
             f"Received: {sorted(content)} in {path}"
         )
     rates = np.asarray(content["precipitation"], "float64")
+    if rates.size and np.isnan(rates).all():
+        raise SystemExit(f"`precipitation` is NaN everywhere in {path}")
     if rates.ndim != 3 or not np.isfinite(rates).any():
         raise SystemExit(
             "`precipitation` must be numbers of (time, height, width). "

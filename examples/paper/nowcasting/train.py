@@ -99,7 +99,16 @@ def parse(arguments=None):
     add("--no-masks", action="store_true", help="all pixels of HKO-7 count")
     add("--gif", type=pathlib.Path, help="animate a forecast of the last arm")
     options = parser.parse_args(arguments)
+    longrun.check(
+        parser,
+        options,
+        finetune_epochs=0,
+        steps=1,
+        stride=1,
+        decay_every=1,
+    )
     arms(options)  # refuses what does not go together
+    check_data(parser, options)
     if options.data is None:
         if options.small:
             options.data = "stage_iv"
@@ -122,6 +131,23 @@ def parse(arguments=None):
     options.frames = tuple(options.frames or network.frames)
     options.size = tuple(options.size or network.size)
     return options
+
+
+def check_data(parser, options):
+    """Refuses a --data that is not there, by its own name."""
+    named = ("stage_iv", "digits", "random")
+    if options.data is None or options.data in named:
+        return
+    path = pathlib.Path(options.data)
+    if path.suffix == ".npz" and path.is_file():
+        return
+    if not path.is_dir():
+        parser.error(
+            f"--data must be one of {', '.join(named)}, a file FILE.npz or a "
+            f"folder of frames. There is none at --data {options.data}"
+        )
+    if not any(path.iterdir()):
+        parser.error(f"The folder at --data {options.data} is empty")
 
 
 def check(options, seed):

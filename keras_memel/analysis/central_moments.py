@@ -1,0 +1,159 @@
+"""Moments that can be merged, and how those of a chunk are computed."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_memel.utils.types import Array
+
+# Values that are summed at once, so many that their powers stay in the cache.
+_SLAB = 1 << 17
+
+
+@dataclasses.dataclass
+class Central:
+    """Count, mean and central moment sums, merged as in Pebay (2008).
+
+    Attributes:
+        count: Values of each neuron, float64.
+        mean: Their mean.
+        second, third, fourth: Sums of powers of deviations from the mean;
+            the last two are `None` where they are not wanted.
+    """
+
+    count: Array
+    mean: Array
+    second: Array
+    third: Array | None = None
+    fourth: Array | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Central"]) -> "Central":
+        """Those of neurons side by side, which is along the last axis."""
+        columns = zip(*(vars(part).values() for part in parts))
+        return cls(
+            *(
+                None if column[0] is None else np.concatenate(column, -1)
+                for column in columns
+            )
+        )
+
+    def merge(self, new: "Central") -> "Central":
+        """The moments of both together."""
+        a, b = self.count, new.count
+        n = np.maximum(a + b, 1)
+        delta = new.mean - self.mean
+        shift = delta * b / n
+        second = self.second + new.second + delta * shift * a
+        if self.third is None or new.third is None:
+            return Central(a + b, self.mean + shift, second)
+        assert self.fourth is not None
+        assert new.fourth is not None
+        third = (
+            self.third
+            + new.third
+            + delta**3 * a * b * (a - b) / n**2
+            + 3 * delta * (a * new.second - b * self.second) / n
+        )
+        fourth = (
+            self.fourth
+            + new.fourth
+            + delta**4 * a * b * (a * a - a * b + b * b) / n**3
+            + 6 * delta**2 * (a * a * new.second + b * b * self.second) / n**2
+            + 4 * delta * (a * new.third - b * self.third) / n
+        )
+        return Central(a + b, self.mean + shift, second, third, fourth)
+
+
+def sums(
+    values: Array, valid: Array | None, low: Array, high: Array, start: Array
+) -> tuple[Central, Central, Array]:
+    """The sums of values that are added up in float32.
+
+    Of deviations from about the mean, in units of about the largest of them:
+    no power of them leaves the range of float32, and none cancels. What the
+    mean is off by, the sums themselves tell.
+
+    Args:
+        values: float32, `(neurons, rows)`.
+        valid: Which of them count, or `None` for all.
+        low: Lowest that counts, of each neuron.
+        high: Highest that counts.
+        start: Where each part begins, in rows.
+
+    Returns:
+        The moments of all rows, those of each part up to the second, `(parts,
+        neurons)`, and the sum of absolute values.
+    """
+    if valid is None:
+        counts = np.diff(start, append=values.shape[1])[:, None] * 1.0
+        counts = np.broadcast_to(counts, (len(start), len(values)))
+    else:
+        values = np.where(valid, values, np.float32(0))
+        counts = np.add.reduceat(valid, start, axis=1, dtype="float64").T
+    count = counts.sum(0)
+    low, high = (np.where(count > 0, end, np.float32(0)) for end in (low, high))
+    n = np.maximum(count, 1)
+    base = (values.sum(1, dtype="float64") / n).astype("float32")
+    # A power of two: to divide by it rounds nothing.
+    _, exponent = np.frexp(np.maximum(high - base, base - low))
+    unit = np.ldexp(np.float32(1), np.clip(exponent, -125, 127))
+    deviation = values - base[:, None]
+    deviation *= (1 / unit)[:, None]
+    if valid is not None:
+        deviation[~valid] = 0.0
+    square = deviation * deviation
+    firsts, seconds = (
+        np.add.reduceat(one, start, axis=1).astype("float64").T
+        for one in (deviation, square)
+    )
+    third, fourth = (
+        np.einsum("ij,ij->i", square, one).astype("float64")
+        for one in (deviation, square)
+    )
+    base, unit = base.astype("float64"), unit.astype("float64")
+    first, second = firsts.sum(0), seconds.sum(0)
+    off, offs = first / n, firsts / np.maximum(counts, 1)
+    every = Central(
+        count,
+        base + unit * off,
+        unit**2 * np.maximum(second - off * first, 0),
+        unit**3 * (third - 3 * off * second + 2 * off**2 * first),
+        unit**4
+        * (fourth - 4 * off * third + 6 * off**2 * second - 3 * off**3 * first),
+    )
+    parts = Central(
+        counts,
+        np.where(counts > 0, base + unit * offs, 0.0),
+        unit**2 * np.maximum(seconds - offs * firsts, 0.0),
+    )
+    return every, parts, np.abs(values).sum(1, dtype="float64")
+
+
+def sums_in_slabs(
+    values: Array,
+    valid: Array | None,
+    low: Array,
+    high: Array,
+    start: Array,
+    chosen: Array | None = None,
+) -> tuple[Central, Central, Array]:
+    """Compute `sums`, of some neurons at a time.
+
+    The rows `chosen`, which may repeat, are added; `None`: all.
+    """
+    width = max(1, _SLAB // len(values[0] if chosen is None else chosen))
+    found = []
+    for i in range(0, len(values), width):
+        slab = slice(i, i + width)
+        own, its = values[slab], None if valid is None else valid[slab]
+        if chosen is not None:
+            own, its = own[:, chosen], None if its is None else its[:, chosen]
+        found.append(sums(own, its, low[slab], high[slab], start))
+    every, parts, magnitude = zip(*found)
+    return (
+        Central.joined(every),
+        Central.joined(parts),
+        np.concatenate(magnitude),
+    )

@@ -1,0 +1,433 @@
+"""Labels as they come, turned into small whole numbers."""
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_memel.analysis.sources import Source
+from keras_memel.analysis.sources import as_numpy
+from keras_memel.utils.types import Array
+
+# What Keras, scikit-learn and PyTorch use for "no label here".
+UNLABELLED = (-1, -100)
+_KINDS = {"bool": "booleans", "int": "whole numbers", "str": "strings"}
+
+
+class LabelSets(NamedTuple):
+    """The labels of each code that stands for a set of labels.
+
+    Attributes:
+        start: Where the labels of each code begin in `member`, and at last
+            where they end, `(codes + 1,)`.
+        member: The labels of all codes, one after the other.
+        names: Name of each label.
+        order: Number that each label had during the stream.
+    """
+
+    start: Array
+    member: Array
+    names: tuple[str, ...] = ()
+    order: Array | None = None
+
+    def pairs(self, codes: Array) -> tuple[Array, Array]:
+        """List which value has which label.
+
+        Args:
+            codes: Code of each value, `(n,)`; below 0 without a label.
+
+        Returns:
+            Numbers of values, rising, and a label of each; a value with
+            several labels appears several times.
+        """
+        (rows,) = np.nonzero(codes >= 0)
+        sets = codes[rows]
+        sizes = self.start[sets + 1] - self.start[sets]
+        ends = np.cumsum(sizes)
+        first = np.repeat(self.start[sets] - ends + sizes, sizes)
+        at = first + np.arange(ends[-1] if len(ends) else 0)
+        return np.repeat(rows, sizes), self.member[at]
+
+
+class Labels:
+    """The labels of a stream, checked and encoded as they come.
+
+    Args:
+        labels: As in `analyze`.
+        names: As `label_names` in `analyze`.
+        source: Of the inputs.
+        multi_label: As in `analyze`.
+
+    Attributes:
+        given: Whether there are labels.
+        sets: Which labels each code stands for, so far; `None` while each
+            code is that of one label.
+    """
+
+    def __init__(
+        self, labels: Any, names: Any, source: Source, multi_label: bool = False
+    ):
+        self.given = labels is not None
+        self.sets: LabelSets | None = None
+        self._targets = isinstance(labels, str)
+        self._multi = multi_label
+        self._known: dict[Any, int] = {}  # From label to its number
+        self._kind: str | None = None
+        self._patterns: dict[bytes, int] = {}  # Of several labels
+        self._members: list[Array] = []
+        self._all: Array | None = None
+        self._at = 0
+        self._waiting: list[tuple[int, Any]] = []
+        if names is None and multi_label and hasattr(labels, "columns"):
+            names = list(labels.columns)
+        self._names = self._checked_names(names)
+        if self._targets:
+            self._check_targets(labels, source)
+        elif self.given:
+            self._all = self._encoded(labels)
+            if source.size not in (None, len(self._all)):
+                raise ValueError(
+                    "Argument `labels` must have a label for each of the "
+                    f"{source.size} inputs. Received: {len(self._all)} labels"
+                )
+            if self._all.size and (self._all < 0).all():
+                raise self._none_labelled()
+
+    def _checked_names(self, names: Any) -> Any:
+        if names is None:
+            return None
+        if not self.given:
+            raise ValueError(
+                "Argument `label_names` names the labels, and there are "
+                "none: pass `labels` too. "
+                f"Received: labels=None, label_names={list(names)}"
+            )
+        if isinstance(names, Mapping):
+            return {key: str(name) for key, name in names.items()}
+        return tuple(map(str, names))
+
+    def _check_targets(self, labels: str, source: Source) -> None:
+        if labels != "targets":
+            raise ValueError(
+                "Argument `labels` must be None, an array of labels, or "
+                f"'targets'. Received: labels={labels!r}"
+            )
+        if source.is_array:
+            raise ValueError(
+                "With labels='targets', `x` must yield (inputs, targets): "
+                "pass a dataset, or the labels themselves as `labels`. "
+                "Received: arrays without targets"
+            )
+
+    @staticmethod
+    def _none_labelled() -> ValueError:
+        return ValueError(
+            "Argument `labels` must have a label for at least one input. "
+            "Received: only -1, -100 or missing values, which mean "
+            "'unlabelled'"
+        )
+
+    def _encoded(self, labels: Any) -> Array:
+        """Codes of labels, int32, -1 where there is none."""
+        try:
+            values = np.asarray(as_numpy(labels))
+        except ValueError:  # Of different lengths
+            raise ValueError(
+                "Argument `labels` must have the same number of labels for "
+                "each input. Pad them with -100; `align_labels` does so for "
+                "labels of words. Received: lists of different lengths"
+            ) from None
+        if self._multi:
+            return self._encoded_sets(values)
+        if values.shape[1:] == (1,):  # One per input, as some sets have them
+            values = values[:, 0]
+        kind, values, missing = _standard(values)
+        codes = np.full(values.shape, -1, "int32")
+        if missing.all():
+            return codes
+        if self._kind not in (None, kind):
+            raise ValueError(
+                "All batches must have labels of one kind. Received: "
+                f"{_KINDS[kind]} after {_KINDS[str(self._kind)]}"
+            )
+        self._kind = kind
+        unique, inverse = np.unique(values[~missing], return_inverse=True)
+        codes[~missing] = self._numbers(unique.tolist())[inverse]
+        return codes
+
+    def _encoded_sets(self, values: Array) -> Array:
+        kind = values.dtype.kind
+        known = np.isin(values, (0, 1, *UNLABELLED)) if kind in "biuf" else None
+        if values.ndim < 2 or known is None or not known.all():
+            raise ValueError(
+                "With multi_label=True, `labels` must be 0 and 1, or "
+                "booleans, with one column per label: (n, labels), or (n, "
+                "positions, labels). "
+                f"Received: an array of shape {values.shape}, dtype "
+                f"{values.dtype}"
+            )
+        rows = values.reshape(-1, values.shape[-1])
+        unknown = rows < 0 if kind != "b" else np.zeros(rows.shape, bool)
+        if (unknown.any(1) != unknown.all(1)).any():
+            raise ValueError(
+                "With multi_label=True, a row of `labels` must be known in "
+                "whole, or be -1 (or -100) in all columns. Received: rows "
+                "with some columns below 0"
+            )
+        self._kind = "int"
+        codes = np.full(len(rows), -1, "int32")
+        labelled = ~unknown.any(1)
+        patterns, inverse = np.unique(
+            np.packbits(rows[labelled] > 0, axis=1),
+            axis=0,
+            return_inverse=True,
+        )
+        numbers = np.zeros(len(patterns), "int32")
+        for row, pattern in enumerate(patterns):
+            key = pattern.tobytes()
+            if key not in self._patterns:
+                (columns,) = np.nonzero(np.unpackbits(pattern))
+                self._members.append(self._numbers(columns.tolist()))
+                self._patterns[key] = len(self._patterns)
+            numbers[row] = self._patterns[key]
+        codes[labelled] = numbers[inverse.reshape(-1)]
+        if self.sets is None or len(self.sets.start) <= len(self._members):
+            self.sets = self._joined(self._members)
+        return codes.reshape(values.shape[:-1])
+
+    @staticmethod
+    def _joined(members: list[Array], **more: Any) -> LabelSets:
+        sizes = [len(member) for member in members]
+        none = np.zeros(0, "int32")
+        return LabelSets(
+            np.cumsum([0, *sizes]), np.concatenate([none, *members]), **more
+        )
+
+    def _numbers(self, labels: list[Any]) -> Array:
+        """The number of each label; a new one gets the next."""
+        for label in labels:
+            if label not in self._known:
+                self._name(label)  # Raises if there is none
+                self._known[label] = len(self._known)
+        return np.array([self._known[label] for label in labels], "int32")
+
+    def _name(self, label: Any) -> str:
+        names = self._names
+        if isinstance(names, dict):
+            for key in (label, str(label)):
+                if key in names:
+                    return str(names[key])
+            raise ValueError(
+                "Argument `label_names` must have a name for each label. "
+                f"Received: a dict without the key {label!r}"
+            )
+        if names is None:
+            return str(bool(label) if self._kind == "bool" else label)
+        if isinstance(label, str):
+            raise ValueError(
+                "Argument `label_names` must be a dict from label to name, "
+                "or None, if the labels are strings. Received: "
+                f"{len(names)} names, and label {label!r}"
+            )
+        if label >= len(names):
+            raise ValueError(
+                "Argument `label_names` must have a name for each label up "
+                f"to {label}. Received: {len(names)} names"
+            )
+        return str(names[label])
+
+    @property
+    def number(self) -> int:
+        """Number of labels so far."""
+        return len(self._known)
+
+    def put(self, size: int, targets: Any) -> None:
+        """Notes the size and the labels of the next batch."""
+        codes = None
+        if self._targets:
+            if targets is None:
+                raise ValueError(
+                    "With labels='targets', `x` must yield (inputs, "
+                    "targets). Received: a batch without targets"
+                )
+            codes = self._encoded(targets)
+        elif self._all is not None:
+            codes = self._all[self._at : self._at + size]
+        if codes is not None and len(codes) < size:
+            raise ValueError(
+                "Argument `labels` must have a label for each input. "
+                f"Received: {self._at + len(codes)} labels, and more inputs"
+            )
+        self._at += size
+        self._waiting.append((size, codes))
+
+    def take(self) -> tuple[int, Any]:
+        """The size and the codes of a batch, in the order of `put`."""
+        return self._waiting.pop(0)
+
+    def finish(self) -> LabelSets | None:
+        """The labels that occurred, sorted; `None` without labels.
+
+        Raises:
+            ValueError: If there are more labels than inputs, or none at all.
+        """
+        if self._all is not None and self._at < len(self._all):
+            raise ValueError(
+                "Argument `labels` must have a label for each input. "
+                f"Received: {len(self._all)} labels for {self._at} inputs"
+            )
+        if not self.given:
+            return None
+        if not self._known and self._at:
+            raise self._none_labelled()
+        labels = sorted(self._known)
+        order = np.array([self._known[label] for label in labels], "int64")
+        final = np.argsort(order).astype("int32")
+        members = [final[one] for one in self._members]
+        if not self._multi:
+            members = list(final[:, None])
+        return self._joined(members, names=self._distinct(labels), order=order)
+
+    def _distinct(self, labels: list[Any]) -> tuple[str, ...]:
+        names = [self._name(label) for label in labels]
+        times = collections.Counter(names)
+        return tuple(
+            name if times[name] == 1 else f"{name} ({label})"
+            for name, label in zip(names, labels)
+        )
+
+
+def _standard(values: Array) -> tuple[str, Array, Array]:
+    """The kind of labels; the labels; which are missing."""
+    kind = values.dtype.kind
+    if values.ndim < 1:
+        raise _wrong(values)
+    if kind == "O":
+        return _of_objects(values)
+    missing = np.zeros(values.shape, bool)
+    if kind == "b":
+        return "bool", values.astype("int64"), missing
+    if kind in "UT":
+        return "str", values.astype("U"), missing
+    if kind == "S":
+        return "str", np.char.decode(values, "utf-8"), missing
+    if kind == "f":
+        missing = np.isnan(values)
+        values = np.where(missing, 0, values)
+        if (values % 1 != 0).any():
+            raise _wrong(values)
+    elif kind not in "iu":
+        raise _wrong(values)
+    if kind != "u":
+        missing |= np.isin(values, UNLABELLED)
+    if (values[~missing] < 0).any():
+        raise _wrong(values)
+    return "int", values.astype("int64"), missing
+
+
+def _of_objects(values: Array) -> tuple[str, Array, Array]:
+    def is_missing(value: Any) -> bool:
+        if value is None or type(value).__name__ in ("NAType", "NaTType"):
+            return True
+        return isinstance(value, float) and value != value
+
+    missing = np.array([is_missing(one) for one in values.ravel()], bool)
+    missing = missing.reshape(values.shape)
+    told = values[~missing].tolist()
+    filled: Array
+    if told and all(isinstance(one, (str, bytes)) for one in told):
+        text = [
+            one.decode("utf-8") if isinstance(one, bytes) else one
+            for one in told
+        ]
+        filled = np.full(values.shape, "", np.array(text).dtype)
+        filled[~missing] = text
+        return "str", filled, missing
+    if all(isinstance(one, (bool, np.bool_)) for one in told) and told:
+        filled = np.zeros(values.shape, "int64")
+        filled[~missing] = told
+        return "bool", filled, missing
+    filled = np.full(values.shape, -1.0)
+    try:
+        filled[~missing] = told
+    except (TypeError, ValueError):
+        raise _wrong(values) from None
+    return _standard(filled)
+
+
+def _wrong(values: Array) -> ValueError:
+    number = values.dtype.kind in "iuf" and values.size
+    return ValueError(
+        "Argument `labels` must be whole numbers from 0 up (-1 and -100 mean "
+        "'unlabelled'), booleans or strings, one per input or one per "
+        "position; or 0 and 1 in one column per label, with multi_label=True. "
+        f"Received: an array of shape {values.shape}, dtype {values.dtype}"
+        + (f", minimum {values.min()}" if number else "")
+    )
+
+
+def align_labels(labels: Any, word_ids: Any, first_only: bool = False) -> Array:
+    """Give each token the label of its word.
+
+    Tokenizers divide words into pieces. `word_ids` of a Hugging Face fast
+    tokenizer says to which word each token belongs, and `None` for special
+    tokens and padding. The result can be passed to `analyze` as `labels`.
+
+    Args:
+        labels: Labels of the words of each text: lists of whole numbers or of
+            strings.
+        word_ids: Number of the word of each token, or `None`, for each text;
+            all of one length.
+        first_only: Label only the first token of each word.
+
+    Returns:
+        Labels, `(texts, tokens)`: int64 with -100 where there is no word, or
+        objects with `None` there if the labels are strings.
+
+    Raises:
+        ValueError: If the numbers of texts differ, texts have different
+            numbers of tokens, or a word has no label.
+
+    Example:
+
+    >>> tokenizer = ["[CLS]", "Ada", "Love", "##lace", "wrote", "[SEP]"]
+    >>> align_labels([[1, 2, 0]], [[None, 0, 1, 1, 2, None]])
+    array([[-100,    1,    2,    2,    0, -100]])
+    """
+    labels, word_ids = list(labels), [list(ids) for ids in word_ids]
+    if len(labels) != len(word_ids):
+        raise ValueError(
+            "Arguments `labels` and `word_ids` must be of the same texts. "
+            f"Received: {len(labels)} and {len(word_ids)} texts"
+        )
+    lengths = sorted({len(ids) for ids in word_ids})
+    if len(lengths) > 1:
+        raise ValueError(
+            "Argument `word_ids` must have the same number of tokens for each "
+            "text: tokenize with padding. "
+            f"Received: {lengths[0]} to {lengths[-1]} tokens"
+        )
+    rows: list[list[Any]] = []
+    for number, (own, ids) in enumerate(zip(labels, word_ids)):
+        own, row, before = list(own), [], None
+        for word in ids:
+            if word is not None and not 0 <= word < len(own):
+                raise ValueError(
+                    "Argument `labels` must have a label for each word. "
+                    f"Received: {len(own)} labels for text {number}, and "
+                    f"word {word}"
+                )
+            skipped = word is None or (first_only and word == before)
+            row.append(None if skipped else own[word])
+            before = word
+        rows.append(row)
+    told = [one for row in rows for one in row if one is not None]
+    if any(isinstance(one, (str, bytes)) for one in told):
+        found = np.full((len(rows), *lengths), None, dtype=object)
+        for number, row in enumerate(rows):
+            found[number] = row
+        return found
+    filled = [[-100 if one is None else one for one in row] for row in rows]
+    return np.asarray(filled, "int64")
