@@ -1,5 +1,6 @@
 """Models that contain one another or share layers: one insertion for all."""
 
+import re
 import subprocess
 import sys
 
@@ -229,9 +230,9 @@ def test_two_sequentials_cannot_share_the_layer_that_tracks():
     insert(model, last, MEmeL())
 
 
-def table(model, **kwargs):
+def table(model, *nested, **kwargs):
     lines = []
-    model.summary(print_fn=lines.append, line_length=140, **kwargs)
+    model.summary(140, None, lines.append, *nested, **kwargs)
     rows = [
         [cell.strip() for cell in line.split("│")[1:-1]]
         for line in "\n".join(lines).splitlines()
@@ -249,6 +250,7 @@ def test_the_summary_lists_each_memel_under_its_host(monkeypatch):
     layers = [vars(layer).get("_layers") for layer in model._flatten_layers()]
 
     shown, expanded = table(model), table(model, expand_nested=True)
+    assert table(model, True) == expanded != shown
 
     assert list(shown) == [
         "backbone (Sequential)",
@@ -345,6 +347,17 @@ def test_a_whole_path_is_not_the_end_of_another():
     )
     assert find(model, "dense") == ["dense"]
     assert find(model, "**/dense") == ["inner/dense", "dense"]
+
+
+@pytest.mark.once
+def test_a_name_that_is_not_there_is_answered_with_the_five_nearest():
+    layers = [keras.layers.Dense(2, name=f"block_{i}") for i in range(7)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    with pytest.raises(ValueError, match="'blok_3'") as error:
+        find(model, "blok_3")
+    named = re.findall(r"'(block_\d)'", str(error.value))
+    assert named[0] == "block_3"
+    assert len(set(named)) == len(named) == 5
 
 
 @pytest.mark.once
