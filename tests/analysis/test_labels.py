@@ -1,5 +1,6 @@
 """Labels as they come: each kind gives the numbers of the plain one."""
 
+import itertools
 import tracemalloc
 
 import keras
@@ -49,6 +50,19 @@ def test_every_kind_gives_the_same_table(kind, labels, names):
     report = analyze(MODEL, Z, labels, "z", label_names=names, verbose=0)
     assert report.labels == NAMES, kind
     check(report["z"], expected)
+
+
+@pytest.mark.parametrize("first", [*itertools.permutations(range(3))])
+def test_labels_first_occur_in_any_order(first):
+    rows = [np.flatnonzero(label == Y)[:40] for label in first]
+    rows = np.r_[*rows, np.setdiff1d(np.arange(200), np.concatenate(rows))]
+    z, y = Z[rows], Y[rows]
+    # A stream: what occurs is known batch by batch.
+    batches = [(z[i : i + 8], y[i : i + 8]) for i in range(0, len(z), 8)]
+    report = analyze(
+        MODEL, iter(batches), "targets", "z", label_names=NAMES, verbose=0
+    )
+    check(report["z"], oracle(z.astype("float64"), y))
 
 
 def test_booleans_are_named_as_they_are():
