@@ -1,6 +1,6 @@
 """`analyze`: from a model and a stream of inputs to a `Report`.
 
-inputs --attach/taps--> values of layers --stream/--> neurons --> report
+inputs --capture--> values of layers --layer_stream--> neurons --> report
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import keras
 
 from keras_memel import native
 from keras_memel.analysis.labels import Labels
+from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.layer_stream import Stream
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import is_text
@@ -188,23 +189,42 @@ def analyze(
     with contextlib.ExitStack() as files:
         for stream in streams:
             files.callback(stream.close)
-        bar = _bar(verbose, source.batches, "batch")
-        # Closed in any case: what holds the error, as a notebook does, would
-        # else keep the taps in the model.
-        seen = files.enter_context(
-            contextlib.closing(
-                run.outputs(model, found, source.inputs(given), output)
+        seen = run.outputs(model, found, source.inputs(given), output)
+        _read(seen, source, given, streams, verbose)
+        sets = given.finish()
+        if not source.seen:
+            raise ValueError(
+                "Argument `x` must hold at least one input; a generator can "
+                f"be read only once. Received: x={x!r}, which yielded nothing"
             )
-        )
-        worker = files.enter_context(ThreadPoolExecutor(1))
-        waiting: deque[Any] = deque()
+        reports = _finish(streams, epsilon, threshold, sets, verbose)
+    names = () if sets is None else sets.names
+    if names:
+        reports = corrected(reports)
+        _warn_if_nothing_scores(reports)
+    return Report(reports, source.seen, threshold, names)
 
-        def take(start: int, targets: Any, batch: Any) -> None:
-            for stream, calls in zip(streams, batch):
-                for call in calls:
-                    stream.add(call, start, *targets)
 
-        for number, batch in enumerate(seen):
+def _read(
+    seen: Any,
+    source: Source,
+    given: Labels,
+    streams: list[Stream],
+    verbose: int | str,
+) -> None:
+    """Give each stream what its layer computed, while the model runs on."""
+
+    def take(start: int, targets: Any, batch: Any) -> None:
+        for stream, calls in zip(streams, batch):
+            for call in calls:
+                stream.add(call, start, *targets)
+
+    bar, number = _bar(verbose, source.batches, "batch"), 0
+    waiting: deque[Any] = deque()
+    # `seen` is closed in any case: what holds the error, as a notebook does,
+    # would else keep the taps in the model.
+    with contextlib.closing(seen), ThreadPoolExecutor(1) as worker:
+        for batch in seen:
             size, codes = given.take()
             known = given.number if given.given else None
             targets = codes, known, given.sets
@@ -213,32 +233,33 @@ def analyze(
             )
             if len(waiting) > _AHEAD:
                 waiting.popleft().result()
-            bar.update(number + 1)
+            number += 1
+            bar.update(number)
         while waiting:
             waiting.popleft().result()
-        sets = given.finish()
-        if not source.seen:
-            raise ValueError(
-                "Argument `x` must hold at least one input; a generator can "
-                f"be read only once. Received: x={x!r}, which yielded nothing"
-            )
-        if source.batches is None:
-            bar.update(number + 1, finalize=True)
-        total = sum(stream.close_rows() for stream in streams)
-        bar, done = _bar(verbose, total, "neuron"), 0
-        reports = {}
-        for stream in streams:
-            for part in stream.finish(epsilon, threshold, sets):
-                if isinstance(part, LayerReport):
-                    reports[part.path] = part
-                else:
-                    done += part
-                    bar.update(done)
-    names = () if sets is None else sets.names
-    if names:
-        reports = corrected(reports)
-        _warn_if_nothing_scores(reports)
-    return Report(reports, source.seen, threshold, names)
+    if source.batches is None and number:
+        bar.update(number, finalize=True)
+
+
+def _finish(
+    streams: list[Stream],
+    epsilon: float,
+    threshold: float,
+    sets: LabelSets | None,
+    verbose: int | str,
+) -> dict[str, LayerReport]:
+    """The report of each layer, neuron by neuron."""
+    total = sum(stream.close_rows() for stream in streams)
+    bar, done = _bar(verbose, total, "neuron"), 0
+    reports = {}
+    for stream in streams:
+        for part in stream.finish(epsilon, threshold, sets):
+            if isinstance(part, LayerReport):
+                reports[part.path] = part
+            else:
+                done += part
+                bar.update(done)
+    return reports
 
 
 def _bar(verbose: int | str, target: int | None, unit: str) -> Any:
