@@ -12,7 +12,7 @@ from keras_memel import selections
 from keras_memel import sync
 from keras_memel.analysis.analyze import analyze
 from keras_memel.analysis.decrease_ratio import decrease_ratio
-from keras_memel.analysis.labels import align_labels
+from keras_memel.analysis.word_labels import align_labels
 from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.inhibitions import LogPenalty
 from keras_memel.core.inhibitions import Observe

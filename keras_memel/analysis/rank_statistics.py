@@ -12,10 +12,11 @@ import numpy as np
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.value_store import Spool
 from keras_memel.reports import ranking
+from keras_memel.reports import rules
 from keras_memel.reports.halves import held_out
 from keras_memel.reports.ranking import RANKS
 from keras_memel.reports.ranking import Curve
-from keras_memel.reports.ranking import Groups
+from keras_memel.reports.rules import Groups
 from keras_memel.utils.types import Array
 
 # Of a histogram: enough to see two humps, few enough for 10,000 neurons.
@@ -185,15 +186,15 @@ class Figures:
         """One threshold on the activation, for each label."""
         choosing, scoring = rows.choosing.groups, rows.scoring.groups
         own, numbers = rows.choosing.of(ordered, order)
-        rules = ranking.best_rules(own, choosing.places(numbers), choosing)
+        chosen = rules.best_rules(own, choosing.places(numbers), choosing)
         other, numbers = rows.scoring.of(ordered, order)
-        found = ranking.f1_of_rules(
-            rules, other, scoring.places(numbers), scoring
+        found = rules.f1_of_rules(
+            chosen, other, scoring.places(numbers), scoring
         )
         self.by_label["label_f1"][j] = found
         # By how much it exceeds a rule that selects all: else the label with
         # the most values always comes first.
-        gain = np.where(np.isnan(found), -np.inf, rules.f1)
+        gain = np.where(np.isnan(found), -np.inf, chosen.f1)
         gain -= np.where(np.isnan(found), 0.0, choosing.baseline_f1)
         # Equal but for rounding: the first label.
         gain = np.round(gain, 6)

@@ -8,8 +8,6 @@ Pure functions on the values of one neuron.
 
 References:
     [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).
-    [Gurnee et al. 2023] Finding Neurons in a Haystack: Case Studies with
-        Sparse Probing (arXiv 2305.01610).
 """
 
 import functools
@@ -127,8 +125,8 @@ def _first_of_ties(ordered: Array) -> tuple[Array, Array]:
     return new, np.flatnonzero(new)
 
 
-def _ties(ordered: Array, at: Array) -> tuple[Array, Array]:
-    """Where the values that tie with those at some places begin and end."""
+def ties(ordered: Array, at: Array) -> tuple[Array, Array]:
+    """Return where the values that tie with those at places begin and end."""
     new, first = _first_of_ties(ordered)
     if len(first) == len(new):
         return at, at + 1
@@ -190,8 +188,8 @@ def detection(
     positives = len(where)
     average_precision = roc_auc = ks_statistic = roc_auc_null = p = np.nan
     if positives:
-        begin, end = _ties(ordered, where)
-        its_begin, its_end = _ties(begin, np.arange(positives))
+        begin, end = ties(ordered, where)
+        its_begin, its_end = ties(begin, np.arange(positives))
         # At least the value of each, and above it.
         selected, above = number - begin, number - end
         hits, hits_above = positives - its_begin, positives - its_end
@@ -276,204 +274,6 @@ def holm(p: Array) -> Array:
     steps = np.arange(len(order), 0, -1) * p[order]
     found = np.full(len(p), np.nan)
     found[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return found
-
-
-class Groups:
-    """Which of some values have which label.
-
-    Args:
-        value: Number of a value, from 0 below `number`, `(pairs,)`.
-        label: A label of that value, `(pairs,)`. A value may have several
-            labels, or none.
-        number: Number of values.
-        n_labels: Number of labels.
-    """
-
-    def __init__(self, value: Array, label: Array, number: int, n_labels: int):
-        self.number, self.n_labels = number, n_labels
-        # Below 2^15 a radix sort: faster.
-        self._kind = "int16" if n_labels < 1 << 15 else "int32"
-        order = np.argsort(label.astype(self._kind), kind="stable")
-        self.value = value[order]
-        # Whether each value has one label, in which case sorting is simpler.
-        self._label = None
-        if len(value) == number and (np.diff(value) == 1).all():
-            self._label = label.astype(self._kind)
-        counts = np.bincount(label, minlength=n_labels)
-        (self.present,) = np.nonzero(counts)
-        self.counts = counts
-        counts = counts[self.present]
-        self.start = np.cumsum(counts) - counts
-        # Whole numbers up to 2^24, which float32 has; it is faster.
-        self.size = np.repeat(counts.astype("float32"), counts)
-        # Of the values of a label, how many are up to one, and from it on.
-        up_to = np.arange(1, len(value) + 1) - np.repeat(self.start, counts)
-        self.up_to = up_to.astype("float32")
-        self.from_on = self.size + 1 - self.up_to
-        self._shift = np.repeat(number * np.arange(len(counts)), counts)
-
-    @property
-    def baseline_f1(self) -> Array:
-        """F1 of a rule that selects all values, `(labels,)`: 2 p / (1 + p)."""
-        with np.errstate(invalid="ignore"):
-            share = self.counts / np.float64(self.number)
-        return np.where(self.counts > 0, 2 * share / (1 + share), np.nan)
-
-    def mask(self, label: int) -> Array:
-        """Return whether each value has a label, `(number,)`."""
-        found = np.zeros(self.number, bool)
-        at = np.searchsorted(self.present, label)
-        if at < len(self.present) and self.present[at] == label:
-            stop = self.start[at] + self.counts[label]
-            found[self.value[self.start[at] : stop]] = True
-        return found
-
-    def places(self, order: Array) -> Array:
-        """Return where the values of each label are, label by label.
-
-        Args:
-            order: Numbers of the values, lowest value first, `(number,)`.
-
-        Returns:
-            Whole numbers, `(pairs,)`, that rise within each label.
-        """
-        if self._label is not None:
-            return np.argsort(self._label[order], kind="stable")
-        position = np.empty(self.number, "int64")
-        position[order] = np.arange(self.number)
-        places = position[self.value] + self._shift
-        places.sort()
-        return places - self._shift
-
-    def counts_between(
-        self, places: Array, edges: Array, labels: Array
-    ) -> Array:
-        """Count the values of labels between edges.
-
-        Args:
-            places: Where the values of each label are: `places`.
-            edges: Places, rising, `(labels, edges)`.
-            labels: Numbers of labels, `(labels,)`.
-
-        Returns:
-            `(labels, edges - 1)`.
-        """
-        at = np.searchsorted(self.present, labels)
-        at[at == len(self.present)] = 0
-        seen = self.counts[labels] > 0
-        if not seen.any():
-            return np.zeros((len(labels), edges.shape[1] - 1), "int64")
-        # With a shift for each, the places of all labels rise.
-        rows = self.number * at[:, None]
-        found = np.searchsorted(places + self._shift, rows + edges)
-        return np.diff(found, axis=1) * seen[:, None]
-
-
-class Rules(NamedTuple):
-    """One threshold per label: "the value is at least t", or "at most t".
-
-    Attributes:
-        threshold: The thresholds, `(labels,)`; NaN for a label without values.
-        above: Whether the rule is "at least", `(labels,)`.
-        f1: F1 of the rule on the values that chose it, `(labels,)`.
-    """
-
-    threshold: Array
-    above: Array
-    f1: Array
-
-
-def best_rules(ordered: Array, places: Array, groups: Groups) -> Rules:
-    """Choose the threshold with the highest F1, for each label.
-
-    The measure of sparse probing with one neuron [Gurnee et al. 2023]. F1 is
-    the harmonic mean of precision and recall. Of rules with the same F1, "at
-    least" and then the lowest threshold is chosen.
-
-    Args:
-        ordered: Activations, lowest first, `(n,)`.
-        places: Where those of each label are: `groups.places`.
-        groups: Of the labels of these values.
-
-    Returns:
-        `Rules`.
-
-    Example:
-
-    >>> groups = Groups(np.arange(4), np.array([0, 1, 1, 2]), 4, 3)
-    >>> ordered = np.array([-1.0, 0.0, 0.0, 2.0])
-    >>> rules = best_rules(ordered, groups.places(np.arange(4)), groups)
-    >>> rules.f1.round(2)
-    array([1. , 0.8, 1. ])
-    >>> rules.threshold, rules.above
-    (array([-1.,  0.,  2.]), array([False,  True,  True]))
-    """
-    found = Rules(
-        np.full(groups.n_labels, np.nan),
-        np.zeros(groups.n_labels, bool),
-        np.full(groups.n_labels, np.nan),
-    )
-    if not len(places):
-        return found
-    begin, end = (side.astype("float32") for side in _ties(ordered, places))
-    # Within a tie the count of hits is too low but for the last: the highest
-    # F1 of a tie is the right one.
-    end += groups.size
-    below = np.divide(groups.up_to, end, out=end)
-    np.subtract(np.float32(len(ordered)), begin, out=begin)
-    begin += groups.size
-    above = np.divide(groups.from_on, begin, out=begin)
-    best = [np.maximum.reduceat(side, groups.start) for side in (below, above)]
-    higher = best[1] >= best[0]
-    counts = groups.counts[groups.present]
-    side = np.where(np.repeat(higher, counts), above, below)
-    highest = np.maximum(*best)
-    reached = np.flatnonzero(side == np.repeat(highest, counts))
-    first = reached[np.searchsorted(reached, groups.start)]
-    found.threshold[groups.present] = ordered[places[first]]
-    found.above[groups.present] = higher
-    found.f1[groups.present] = 2 * highest
-    return found
-
-
-def f1_of_rules(
-    rules: Rules, ordered: Array, places: Array, groups: Groups
-) -> Array:
-    """Compute the F1 of rules on values that did not choose them.
-
-    Args:
-        rules: Of `best_rules`.
-        ordered: Activations, lowest first, `(n,)`.
-        places: Where those of each label are: `groups.places`.
-        groups: Of the labels of these values.
-
-    Returns:
-        `(labels,)`, in [0, 1]; NaN for a label without a rule or a value.
-
-    Example:
-
-    >>> groups = Groups(np.arange(3), np.array([0, 0, 1]), 3, 2)
-    >>> rules = Rules(np.array([1.0, 4.0]), np.array([False, True]), None)
-    >>> order = np.arange(3)
-    >>> f1_of_rules(rules, np.array([0.0, 3, 5]), groups.places(order), groups)
-    array([0.66666667, 1.        ])
-    """
-    number = len(ordered)
-    cut = np.where(
-        rules.above,
-        np.searchsorted(ordered, rules.threshold, "left"),
-        np.searchsorted(ordered, rules.threshold, "right"),
-    )
-    first = np.where(rules.above, cut, 0)
-    stop = np.where(rules.above, number, cut)
-    found = np.full(groups.n_labels, np.nan)
-    known = (groups.counts > 0) & ~np.isnan(rules.threshold)
-    (labels,) = np.nonzero(known)
-    edges = np.stack([first, stop], axis=1)[labels]
-    hits = groups.counts_between(places, edges, labels)[:, 0]
-    selected = (stop - first)[labels]
-    found[labels] = 2 * hits / (selected + groups.counts[labels])
     return found
 
 
