@@ -1,6 +1,7 @@
 """find, insert, inserted, strip, save and restore on PyTorch modules."""
 
 import copy
+import json
 import pickle
 import warnings
 
@@ -96,6 +97,7 @@ def train(model, steps=3, **kwargs):
     return model
 
 
+@pytest.mark.quick
 def test_find():
     model = text()
     assert find(model, "layer.*") == [f"layer.{i}" for i in range(4)]
@@ -120,6 +122,7 @@ def test_each_pattern_must_match(where):
     assert inserted(model) == {}
 
 
+@pytest.mark.quick
 def test_counts_the_positions_that_the_mask_leaves():
     model = insert(text(), "layer.[12]", memel())
     train(model)
@@ -243,6 +246,7 @@ def test_a_sequential_host_runs_it_once():
     assert len(model.head) == 2
 
 
+@pytest.mark.quick
 def test_strip_leaves_nothing():
     model = text().eval()
     ids, mask = batch()
@@ -353,6 +357,46 @@ def test_save_and_restore(selection, tmp_path):
     assert list(first) == list(second)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+def pretrained(model, folder, state):
+    """A folder such as `save_pretrained` of transformers leaves."""
+    save(model, folder / "model.pt")
+    file = torch.load(folder / "model.pt", weights_only=True)
+    config = {"keras_memel": file["insertions"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    if state == "pytorch_model.bin":
+        torch.save(file["state_dict"], folder / state)
+    elif state:
+        tensors = pytest.importorskip("safetensors.torch")
+        whole = {k: v.clone() for k, v in file["state_dict"].items()}
+        tensors.save_file(whole, folder / state)
+    return folder
+
+
+@pytest.mark.parametrize("state", ["pytorch_model.bin", "model.safetensors"])
+def test_restore_reads_a_folder_of_save_pretrained(state, tmp_path):
+    model = train(insert(text(), "layer.[12]", memel()))
+    again = restore(text(seed=1), pretrained(model, tmp_path, state))
+    assert list(inserted(again)) == ["layer.1", "layer.2"]
+    for path, layer in inserted(model).items():
+        found = inserted(again)[path].state_dict()
+        for name, value in layer.state_dict().items():
+            assert torch.equal(value, found[name]), name
+    # The parameters are read by `from_pretrained`.
+    assert not torch.equal(
+        model.state_dict()["layer.1.dense.weight"],
+        again.state_dict()["layer.1.dense.weight"],
+    )
+
+
+def test_restore_refuses_a_folder_without_statistics(tmp_path):
+    model = insert(text(), "layer.[12]", memel())
+    with pytest.raises(ValueError, match="are not in the"):
+        restore(text(), pretrained(model, tmp_path, None))
+    assert (tmp_path / "config.json").exists()
+    with pytest.raises(ValueError, match="`source` must be a file"):
+        restore(text(), tmp_path.parent)
 
 
 def test_a_module_of_images():

@@ -130,6 +130,7 @@ def test_equals_the_keras_layer(
     assert module.eval()(x) is x
 
 
+@pytest.mark.quick
 def test_inhibits_at_inference_if_asked():
     layer = MEmeL(axis=-1, late_start=0, at_inference=True)
     module = TorchMEmeL.from_layer(layer)
@@ -157,6 +158,7 @@ def model_of(**settings):
     )
 
 
+@pytest.mark.quick
 def test_has_no_parameters_and_stays_float32():
     model = model_of(selection="rate")
     model(torch.randn(4, 6))
