@@ -104,6 +104,10 @@ def select(
         ValueError: If it, or one pattern of several, names none.
     """
     sites = walk(model, memels)
+    # What `find` has returned names its module, whatever is in it.
+    named = [site for site in sites if site.path == where]
+    if named:
+        return named
     if isinstance(where, str) and (middle := _MIDDLE.fullmatch(where)):
         return _middle(sites, int(middle[1]), argument)
     test: Callable[[Site], bool]

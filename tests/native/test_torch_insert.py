@@ -122,6 +122,14 @@ def test_each_pattern_must_match(where):
     assert inserted(model) == {}
 
 
+def test_a_path_of_find_names_its_module():
+    names = ["a[1]", "a1", "b*", "bc", "middle:1"]
+    model = nn.ModuleDict({name: nn.Linear(2, 2) for name in names})
+    assert find(model, "**") == names
+    for name in names:
+        assert find(model, name) == [name]
+
+
 @pytest.mark.quick
 def test_counts_the_positions_that_the_mask_leaves():
     model = insert(text(), "layer.[12]", memel())
