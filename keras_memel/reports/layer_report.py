@@ -17,10 +17,16 @@ from typing import Any
 import numpy as np
 
 from keras_memel.reports import ranking
+from keras_memel.reports.examples import Examples
+from keras_memel.reports.examples import Field
+from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
 from keras_memel.utils.types import Array
+
+# Share of the values that leave the median, below which a neuron is rare.
+RARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +72,16 @@ class LayerReport:
             are neither batch nor neurons; 0 where there are none.
         top_value, top_ms: The value, and its `phi`.
         sizes: Sizes of the axes that `top_position` counts.
+        zeros: How many of the ranked values are exactly 0.
+        activity: Share of the ranked values that are farther from the median
+            than a tenth of the farthest one (`rare`).
+        histogram_all: Ranked values per bin, `(neurons, bins)`, with those
+            that have no label.
+        examples: What each neuron does on the inputs that move it most, and on
+            a sample (`Examples`).
+        field: The part of the input that one value is computed from (`Field`).
+        zeros, activity, histogram_all, examples and field are `None` where
+        they are not known, as in files of older versions.
 
     With labels, else `None`:
         labels: Their names; all numbers of labels below are indices of it.
@@ -98,6 +114,10 @@ class LayerReport:
         p_corrected: The same, corrected by Holm's method for the number of
             neurons in the report.
         scored: Number of values that the scores rest on.
+        label_zeros: Ranked values of each label of the histogram that are
+            exactly 0, `(neurons, shown)`.
+        unlabelled: Those without a label (`Unlabelled`); `None` if all have
+            one.
         curve: Scored `phi` at some ranks, and how many values are selected
             there, and of the label (`ranking.Curve`).
 
@@ -153,6 +173,13 @@ class LayerReport:
     ks_statistic: Array | None = None
     scored: Array | None = None
     curve: Curve | None = None
+    zeros: Array | None = None
+    activity: Array | None = None
+    histogram_all: Array | None = None
+    label_zeros: Array | None = None
+    unlabelled: Unlabelled | None = None
+    examples: Examples | None = None
+    field: Field | None = None
 
     def __getattr__(self, name: str) -> Any:
         names = {"feature": "label"} | {
@@ -228,6 +255,17 @@ class LayerReport:
         return seen & (self.magnitude <= tau * mean)
 
     @property
+    def rare(self) -> Array:
+        """Whether a neuron leaves its resting value, the median, rarely.
+
+        Under 1 % of its values are farther from the median than a tenth of the
+        farthest one. Figures of such a neuron rest on few values.
+        """
+        if self.activity is None:
+            return np.zeros(len(self), bool)
+        return ~self.dead & (self.activity < RARE)
+
+    @property
     def direction(self) -> Array | None:
         """Whether a neuron fires for its label, 1, or is silent on it, -1.
 
@@ -292,9 +330,14 @@ class LayerReport:
         """As `Report.to_dataframe`, of this layer."""
         import pandas as pd
 
+        return pd.DataFrame(self.columns(rate))
+
+    def columns(self, rate: float = 0.02) -> dict[str, Any]:
+        """The columns of the table, by name."""
         neurons: Any = np.arange(len(self))
         if len(self.shape) > 1:
-            neurons = pd.Series(self.neurons, dtype=object)
+            neurons = np.empty(len(self), dtype=object)
+            neurons[:] = self.neurons
         columns: dict[str, Any] = {
             "layer": self.path,
             "neuron": neurons,
@@ -307,6 +350,7 @@ class LayerReport:
             "kurtosis": self.kurtosis,
             "dead": self.dead,
             "dormant": self.dormant(),
+            "rare": self.rare,
             "ms_50": self.ms_quantile(0.5),
             "ms_90": self.ms_quantile(0.9),
             "ms_99": self.ms_quantile(0.99),
@@ -331,7 +375,7 @@ class LayerReport:
                 "f1_baseline": self.f1_baseline,
                 "class_selectivity": self.class_selectivity,
             }
-        return pd.DataFrame(columns)
+        return columns
 
 
 def corrected(layers: dict[str, LayerReport]) -> dict[str, LayerReport]:
