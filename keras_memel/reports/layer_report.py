@@ -268,7 +268,7 @@ class LayerReport:
 
     @property
     def fms(self) -> Array | None:
-        """Highest `label_fms` of each neuron; NaN if it is best for no label."""
+        """Highest `label_fms` of each neuron; NaN if it is best for none."""
         if self.label_fms is None:
             return None
         highest = np.nan_to_num(self.label_fms, nan=-np.inf).max(1)
