@@ -146,6 +146,8 @@ def _facts(report: "Report", shown: Shown | None) -> list[tuple[str, str]]:
     layers = len(report.layers)
     names = {"text": "texts", "image": "images", "series": "series"}
     what = names[shown.kind] if shown else "inputs"
+    if not any(layer.sizes for layer in report.layers.values()):
+        what = what.replace("series", "inputs")  # Plain vectors
     most = max(
         int(layer.count.max(initial=0)) for layer in report.layers.values()
     )

@@ -1,0 +1,213 @@
+"""The receptive field of a layer, found by what its values depend on.
+
+One row of the input at a time is replaced, and each position of the output
+whose values change depends on that row. It is replaced by NaN, which passes on
+through weights that are 0, and by noise, for operations that swallow NaN. No
+assumption is made on the layers between: where the positions that depend on a
+row do not form windows of one size at one stride, the layer has no field.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_memel.reports.examples import Field
+from keras_memel.utils.types import Array
+
+# Rows that are tried at most, unless there were more inputs: then trying them
+# takes less than the analysis did.
+_MOST = 256
+# Of the highest output: less is a rounding error of another order of sums.
+_CHANGED = 1e-4
+
+
+def note(
+    run: Any,
+    model: Any,
+    streams: list[Any],
+    output: Any,
+    first: tuple[Any, int] | None,
+    seen: int,
+) -> None:
+    """Give each stream the field of its layer, if it has one.
+
+    Args:
+        run: `capture` or its counterpart for PyTorch modules.
+        model: The model.
+        streams: `Stream` of each layer.
+        output: As in `analyze`.
+        first: The inputs of the first batch, and their number.
+        seen: Number of inputs of the analysis.
+    """
+    one = None if first is None else _input(first[0], first[1], seen)
+    if first is None or one is None:
+        return
+    # Layers whose positions are those of an image, or of a series.
+    fitting = [
+        stream for stream in streams if len(stream.places) == one.ndim - 1
+    ]
+    if fitting:
+        sites = [stream.site for stream in fitting]
+        places = [stream.places for stream in fitting]
+        fields = find(run, model, sites, places, output, one, first[1])
+        for stream, field in zip(fitting, fields):
+            stream.field = field
+
+
+def _input(batch: Any, size: int, seen: int) -> Array | None:
+    """The input whose rows are replaced, or `None` if that cannot be done."""
+    if isinstance(batch, (list, tuple)) and len(batch) == 1:
+        batch = batch[0]
+    if isinstance(batch, (list, tuple, dict, str)) or size < 1:
+        return None
+    values = np.asarray(batch)
+    if values.ndim not in (3, 4) or values.dtype.kind not in "fu":
+        return None
+    one: Array = values[0]
+    rows = (1 + (one.dtype.kind == "f")) * sum(one.shape)
+    return one if rows <= max(_MOST, seen) else None
+
+
+def find(
+    run: Any,
+    model: Any,
+    sites: list[Any],
+    axes_of_positions: list[tuple[int, ...]],
+    output: Any,
+    one: Array,
+    batch_size: int,
+) -> list[Field | None]:
+    """The field of each layer, or `None`.
+
+    Args:
+        run: `capture` or its counterpart for PyTorch modules.
+        model: The model.
+        sites: Layers of it.
+        axes_of_positions: Axes of the values of each that are positions.
+        output: As in `analyze`.
+        one: An input.
+        batch_size: Number of inputs that the model is given at once.
+    """
+    nan = one.dtype.kind == "f"
+    batches = _batches(one, nan, batch_size)
+    found: list[list[Array]] = [[] for _ in sites]
+    before: list[Array | None] = [None] * len(sites)
+    for calls in run.outputs(model, sites, batches, output):
+        for number, call in enumerate(calls):
+            values, axes = call[0]["values"], axes_of_positions[number]
+            others = tuple(
+                axis for axis in range(1, values.ndim) if axis not in axes
+            )
+            if before[number] is None:
+                before[number] = values[:1]
+            base = before[number]
+            with np.errstate(invalid="ignore"):
+                limit = _CHANGED * np.nanmax(np.abs(base), initial=0.0)
+                changed = np.abs(values - base) > limit
+            changed |= np.isnan(values) & ~np.isnan(base)
+            found[number].append(changed.any(others))
+    rows = sum(one.shape)
+    fields = []
+    for changed_ in found:
+        changed = np.concatenate(changed_)[1:]
+        noise, broken = changed[:rows], changed[rows : 2 * rows]
+        both = noise | broken if nan else noise
+        field = _of_layer(both, one.shape)
+        fields.append(field or (_of_layer(noise, one.shape) if nan else None))
+    return fields
+
+
+def _batches(one: Array, nan: bool, size: int) -> Iterator[Array]:
+    """The input as it is, and with each row of each axis replaced."""
+    rng = np.random.default_rng(0)
+    if nan:
+        spread = float(np.nanstd(one)) or 1.0
+        noise = rng.normal(np.nanmean(one), 3 * spread, one.shape)
+    else:
+        noise = rng.integers(0, np.iinfo(one.dtype).max, one.shape)
+    waiting = [one]
+    for other in (noise.astype(one.dtype), *([np.nan] if nan else [])):
+        for axis, number in enumerate(one.shape):
+            for row in range(number):
+                changed = one.copy()
+                at = (slice(None),) * axis + (row,)
+                changed[at] = (
+                    other[at] if isinstance(other, np.ndarray) else other
+                )
+                waiting.append(changed)
+                if len(waiting) == size:
+                    yield np.stack(waiting)
+                    waiting = []
+    if waiting:  # A batch of another size would be compiled anew
+        waiting += [one] * (size - len(waiting))
+        yield np.stack(waiting)
+
+
+def _of_layer(changed: Array, shape: tuple[int, ...]) -> Field | None:
+    """From which positions each row changes, `(rows, *positions)`."""
+    ends = np.cumsum([0, *shape])
+    parts = [changed[a:b] for a, b in itertools.pairwise(ends)]
+    spatial = changed.ndim - 1
+    if spatial != len(shape) - 1:
+        return None
+    # The channels are the last axis of the input, or the first.
+    for axes in (range(spatial), range(1, spatial + 1)):
+        windows = []
+        for place, axis in enumerate(axes):
+            others = tuple(a for a in range(1, spatial + 1) if a != place + 1)
+            windows.append(window(parts[axis].any(others)))
+        fitted = [one for one in windows if one is not None]
+        if len(fitted) == spatial:
+            size, stride, offset = zip(*fitted)
+            sizes = tuple(shape[axis] for axis in axes)
+            return Field(sizes, size, stride, offset)
+    return None
+
+
+def window(depends: Array) -> tuple[int, int, int] | None:
+    """Fit windows of one size at one stride.
+
+    Args:
+        depends: Whether a position depends on a row, `(rows, positions)`.
+
+    Returns:
+        Size, stride and offset, such that position `p` depends on the rows from
+        `offset + p * stride` on, as far as they exist; `None` if there are no
+        such numbers, or if the rows do not decide them.
+
+    Example:
+
+    >>> window(np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]], bool))
+    (2, 2, 0)
+    """
+    rows, positions = depends.shape
+    if positions < 2 or not depends.any(0).all():
+        return None
+    first = depends.argmax(0)
+    stop = rows - depends[::-1].argmax(0)
+    place = np.arange(positions)
+    # The ends that the border does not cut.
+    begun, ended = first > 0, stop < rows
+    strides = {
+        int(step)
+        for ends, whole in ((first, begun), (stop, ended))
+        for step in np.diff(ends[whole])
+    }
+    if len(strides) != 1:
+        return None
+    (stride,) = strides
+    if stride < 1:
+        return None
+    # What starts at the border starts there or before; likewise its end.
+    starts = {int(one) for one in (first - stride * place)[begun]}
+    stops = {int(one) for one in (stop - stride * place)[ended]}
+    if len(starts) != 1 or len(stops) != 1:
+        return None
+    offset, end = starts.pop(), stops.pop()
+    expected = np.maximum(0, offset + stride * place)
+    until = np.minimum(rows, end + stride * place)
+    if (expected != first).any() or (until != stop).any():
+        return None
+    return end - offset, stride, offset
