@@ -7,6 +7,10 @@ References:
         Generalization (arXiv 1803.06959).
     [Sokar et al. 2023] The Dormant Neuron Phenomenon in Deep Reinforcement
         Learning (arXiv 2302.12902).
+    [Pach et al. 2025] Sparse Autoencoders Learn Monosemantic Features in
+        Vision-Language Models (arXiv 2504.02821).
+    [Härle et al. 2025] Measuring and Guiding Monosemanticity (arXiv
+        2506.19382).
 """
 
 import dataclasses
@@ -43,6 +47,8 @@ class LayerReport:
         path: Path of the layer, as in `find`.
         shape: Shape of the neurons; `(neurons,)` if they are channels. The
             first axis of all arrays counts them in this order.
+        directions: Whether the "neurons" are directions that were passed to
+            `analyze`; `shape` is then `(directions,)`.
         epsilon: Of the scale.
         count: Values that count: not masked, and finite.
         nonfinite: Values that are not masked, and not finite either. They are
@@ -66,6 +72,14 @@ class LayerReport:
             are neither batch nor neurons; 0 where there are none.
         top_value, top_ms: The value, and its `phi`.
         sizes: Sizes of the axes that `top_position` counts.
+        monoscore: With `embeddings`, else `None`: how similar the inputs are
+            that a neuron responds to [Pach et al. 2025, Eq. 9], in the form of
+            arXiv 2602.12403: the mean cosine similarity of the embeddings of
+            two inputs, weighted by `a_n a_m`, with `a_n = (z_n - minimum) /
+            (maximum - minimum)`, over all pairs. With several values per input
+            the pairs are those of values of different inputs. It goes up to 1;
+            a neuron that responds to all inputs alike has the mean similarity
+            of all inputs, not 0. NaN for a dead neuron.
 
     With labels, else `None`:
         labels: Their names; all numbers of labels below are indices of it.
@@ -97,6 +111,17 @@ class LayerReport:
         roc_auc_p: p-value of the ROC-AUC, for one neuron.
         p_corrected: The same, corrected by Holm's method for the number of
             neurons in the report.
+        label_fms: With `fms=p`, else `None`: the feature monosemanticity
+            score of each label [Härle et al. 2025], at the neuron that detects
+            it best, `(neurons, labels)`; NaN for all other neurons. It is
+            `A (2 (A - B) + 1 - G) / 2`: `A` is the balanced accuracy of the
+            best rule with one threshold on one neuron; `B` that of the best
+            one once the best neuron was removed, `p` times; `G` what 1 to 5
+            more levels of a decision tree add to `A`, on average. Fitted on
+            the half that chooses, scored on the other. 0.25 for a label that
+            is noise, 0.5 for one that many neurons know equally well, without
+            error, and 1 for one that a single neuron knows so. The mean
+            over labels, `np.nanmean(label_fms)`, is the score of the layer.
         scored: Number of values that the scores rest on.
         curve: Scored `phi` at some ranks, and how many values are selected
             there, and of the label (`ranking.Curve`).
@@ -132,6 +157,8 @@ class LayerReport:
     top_position: Array
     top_value: Array
     top_ms: Array
+    directions: bool = False
+    monoscore: Array | None = None
     labels: tuple[str, ...] = ()
     label_count: Array | None = None
     label_mean: Array | None = None
@@ -151,6 +178,7 @@ class LayerReport:
     p_corrected: Array | None = None
     average_precision: Array | None = None
     ks_statistic: Array | None = None
+    label_fms: Array | None = None
     scored: Array | None = None
     curve: Curve | None = None
 
@@ -237,6 +265,14 @@ class LayerReport:
         if self.mean_on_label is None:
             return None
         return np.sign(self.mean_on_label - self.mean)
+
+    @property
+    def fms(self) -> Array | None:
+        """Highest `label_fms` of each neuron; NaN if it is best for none."""
+        if self.label_fms is None:
+            return None
+        highest = np.nan_to_num(self.label_fms, nan=-np.inf).max(1)
+        return np.where(np.isfinite(highest), highest, np.nan)
 
     def ms_quantile(self, q: float) -> Array:
         """A quantile of `phi` of each neuron, `(neurons,)`.
@@ -331,6 +367,13 @@ class LayerReport:
                 "f1_baseline": self.f1_baseline,
                 "class_selectivity": self.class_selectivity,
             }
+        if self.fms is not None and self.label_fms is not None:
+            known = np.isfinite(self.fms)
+            best = np.nan_to_num(self.label_fms, nan=-np.inf).argmax(1)
+            columns["fms_label"] = names[np.where(known, best, -1)]
+            columns["fms"] = self.fms
+        if self.monoscore is not None:
+            columns["monoscore"] = self.monoscore
         return pd.DataFrame(columns)
 
 
