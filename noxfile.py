@@ -157,6 +157,7 @@ def check_contents(folder: pathlib.Path) -> None:
     for wanted in (
         "keras_memel/py.typed",
         "keras_memel/reports/neuron_browser.html",
+        "keras_memel/reports/browser_assets/page.css",
     ):
         assert wanted in names, f"{wanted} is not in the wheel"
     assert any(name.endswith("licenses/LICENSE") for name in names)
