@@ -7,15 +7,19 @@ import contextlib
 import warnings
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
 
 from keras_memel import native
+from keras_memel.analysis import directions as given_directions
+from keras_memel.analysis import fms as feature_monosemanticity
 from keras_memel.analysis.labels import Labels
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.layer_stream import Stream
+from keras_memel.analysis.monoscore import Embeddings
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import is_text
 from keras_memel.analysis.value_store import MOST_ROWS
@@ -49,6 +53,9 @@ def analyze(
     top: int = 8,
     label_names: Iterable[Any] | None = None,
     multi_label: bool = False,
+    directions: Mapping[str, Any] | None = None,
+    embeddings: Any = None,
+    fms: int | None = None,
     batch_size: int = 32,
     sample: int | None = None,
     disk_limit: int = 8 << 30,
@@ -121,6 +128,25 @@ def analyze(
         multi_label: Whether `labels` has a column of 0 and 1 per label, and an
             input any number of them: `(n, labels)` or `(n, length, labels)`.
             A row of -1 or -100 is unlabelled.
+        directions: From the path of a layer to directions that take the place
+            of its neurons, such as the weights of a probe: a matrix
+            `(directions, neurons)`, whose row `d` has the value `sum_k d_k
+            z_k` where the neurons have the values `z`; neurons by position
+            are flattened. Or a function from values `(rows, neurons)`,
+            float32, to `(rows, directions)`, such as the encoder of a sparse
+            autoencoder. With `layers=None` only these layers are analyzed. A
+            direction has no value where a mask leaves out one of the neurons.
+        embeddings: A vector of each input, `(n, dimensions)`, or of each of
+            its positions, `(n, length, dimensions)`; or a function from a
+            batch of inputs to these. With it, each neuron gets a MonoScore
+            (`LayerReport.monoscore`), in the same pass; memory grows with
+            neurons times dimensions. Take the vectors from another model than
+            `model`: else similar vectors are those with similar activations.
+        fms: Number of neurons to remove, `p` of the feature monosemanticity
+            score FMS@p (`LayerReport.label_fms`); the paper has 1 and 5.
+            `None`: do not compute it. It fits decision trees for each label,
+            to at most 64 MB of values. Needs labels, and scikit-learn: `pip
+            install 'keras-memel[measures]'`.
         batch_size: Of arrays; other sources have their own.
         sample: Number of values per neuron to sort at most; `None`: all, up
             to 4 million.
@@ -131,10 +157,12 @@ def analyze(
         `Report`.
 
     Raises:
+        ImportError: If `fms` needs scikit-learn, and it is missing.
         ValueError: If `layers` names none (the message lists the nearest
-            paths); if there are no inputs, as when a generator has been read
-            before; if labels are too few, too many, negative, without a name,
-            or of the wrong shape; if a layer is never called.
+            paths); if directions do not fit the layer, or embeddings do not
+            fit the inputs; if there are no inputs, as when a generator has
+            been read before; if labels are too few, too many, negative,
+            without a name, or of the wrong shape; if a layer is never called.
 
     Example:
 
@@ -147,6 +175,12 @@ def analyze(
     <Report of 100 inputs, neurons {'hidden': 3}>
     >>> report.labels
     ('False', 'True')
+
+    Directions in a layer in place of its neurons:
+
+    >>> probe = np.array([[1.0, 0.0, -1.0], [0.5, 0.5, 0.0]])
+    >>> analyze(model, x, directions={"hidden": probe}, verbose=0)
+    <Report of 100 inputs, neurons {'hidden': 2}>
     """
     epsilon = arguments.number("epsilon", epsilon, "at least 0", 0.0)
     threshold = arguments.number("threshold", threshold, "at least 0", 0.0)
@@ -156,6 +190,14 @@ def analyze(
         sample = arguments.integer("sample", sample, "at least 1", 1)
     multi_label = arguments.boolean("multi_label", multi_label)
     disk_limit = arguments.integer("disk_limit", disk_limit, "at least 1", 1)
+    if fms is not None:
+        fms = arguments.integer("fms", fms, "at least 1, or None", 1)
+        if labels is None:
+            raise ValueError(
+                "Argument `fms` needs labels: pass `labels` too. "
+                f"Received: labels=None, fms={fms}"
+            )
+        feature_monosemanticity.check()
     run: Any = capture
     if native.is_torch(model):
         from keras_memel.native import torch_analysis
@@ -169,7 +211,10 @@ def analyze(
     source = Source(x, batch_size)
     _check_number(model, source)
     given = Labels(labels, label_names, source, multi_label)
-    found = run.chosen(model, layers)
+    vectors = Embeddings(embeddings, source)
+    found, instead = given_directions.select(
+        run.chosen, model, layers, directions
+    )
     if not found:
         raise ValueError(
             "The model has no layer with weights to look at. Name some in "
@@ -183,21 +228,24 @@ def analyze(
             disk_limit // len(found),
             MEMORY // len(found),
             min(sample or MOST_ROWS, MOST_ROWS),
+            instead.get(site.path),
         )
         for site in found
     ]
     with contextlib.ExitStack() as files:
         for stream in streams:
             files.callback(stream.close)
-        seen = run.outputs(model, found, source.inputs(given), output)
-        _read(seen, source, given, streams, verbose)
+        batches = vectors.along(source.inputs(given))
+        seen = run.outputs(model, found, batches, output)
+        _read(seen, source, given, vectors, streams, verbose)
         sets = given.finish()
+        vectors.finish()
         if not source.seen:
             raise ValueError(
                 "Argument `x` must hold at least one input; a generator can "
                 f"be read only once. Received: x={x!r}, which yielded nothing"
             )
-        reports = _finish(streams, epsilon, threshold, sets, verbose)
+        reports = _finish(streams, epsilon, threshold, sets, fms, verbose)
     names = () if sets is None else sets.names
     if names:
         reports = corrected(reports)
@@ -209,15 +257,18 @@ def _read(
     seen: Any,
     source: Source,
     given: Labels,
+    vectors: Embeddings,
     streams: list[Stream],
     verbose: int | str,
 ) -> None:
     """Give each stream what its layer computed, while the model runs on."""
 
-    def take(start: int, targets: Any, batch: Any) -> None:
+    def take(
+        start: int, targets: tuple[Any, Any, Any], units: Any, batch: Any
+    ) -> None:
         for stream, calls in zip(streams, batch):
             for call in calls:
-                stream.add(call, start, *targets)
+                stream.add(call, start, *targets, units)
 
     bar, number = _bar(verbose, source.batches, "batch"), 0
     waiting: deque[Any] = deque()
@@ -229,7 +280,9 @@ def _read(
             known = given.number if given.given else None
             targets = codes, known, given.sets
             waiting.append(
-                worker.submit(take, source.seen - size, targets, batch)
+                worker.submit(
+                    take, source.seen - size, targets, vectors.take(), batch
+                )
             )
             if len(waiting) > _AHEAD:
                 waiting.popleft().result()
@@ -246,6 +299,7 @@ def _finish(
     epsilon: float,
     threshold: float,
     sets: LabelSets | None,
+    removed: int | None,
     verbose: int | str,
 ) -> dict[str, LayerReport]:
     """The report of each layer, neuron by neuron."""
@@ -253,7 +307,7 @@ def _finish(
     bar, done = _bar(verbose, total, "neuron"), 0
     reports = {}
     for stream in streams:
-        for part in stream.finish(epsilon, threshold, sets):
+        for part in stream.finish(epsilon, threshold, sets, removed):
             if isinstance(part, LayerReport):
                 reports[part.path] = part
             else:

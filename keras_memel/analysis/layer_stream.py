@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel.analysis import fms
 from keras_memel.analysis.accumulate import Accumulator
+from keras_memel.analysis.directions import Directions
 from keras_memel.analysis.labels import LabelSets
+from keras_memel.analysis.monoscore import MonoScores
 from keras_memel.analysis.rank_statistics import Chosen
 from keras_memel.analysis.rank_statistics import Figures
 from keras_memel.analysis.value_store import Spool
@@ -29,6 +32,7 @@ class Stream:
         budget: Bytes that its values may take.
         memory: Bytes of them that stay in memory.
         most: Values of a neuron to keep at most.
+        directions: What takes the place of the neurons, if anything does.
     """
 
     def __init__(
@@ -39,8 +43,11 @@ class Stream:
         budget: int,
         memory: int,
         most: int,
+        directions: Directions | None = None,
     ):
         self.site, self.axis, self._top = site, axis, top
+        self._directions = directions
+        self._monoscores: MonoScores | None = None
         self._spool = partial(Spool, budget=budget, memory=memory, most=most)
         self.rows: Accumulator | None = None
         self.sizes: tuple[int, ...] = ()
@@ -52,6 +59,7 @@ class Stream:
         labels: Array | None,
         n_labels: int | None,
         sets: LabelSets | None = None,
+        units: Array | None = None,
     ) -> None:
         """Takes the values of a batch.
 
@@ -62,6 +70,7 @@ class Stream:
             n_labels: Number of labels that are known, or `None`.
             sets: Which labels each code stands for; `None` if each is that
                 of one label.
+            units: Unit vectors of the inputs or of their positions, or `None`.
         """
         values, mask = call["values"], call.get("mask")
         rank = values.ndim
@@ -72,15 +81,6 @@ class Stream:
             )
         neurons = axes.of_neurons(self.axis, rank)
         shape = tuple(values.shape[a] for a in neurons)
-        if self.rows is None:
-            self.rows = Accumulator(shape, n_labels, self._top, self._spool)
-        elif self.rows.shape != shape:
-            raise ValueError(
-                f"The values of layer {self.site.path!r} change their shape, "
-                f"and axis={self.axis} makes neurons of it. Pass `axis=-1` "
-                "for a neuron a channel. "
-                f"Received: neurons {self.rows.shape}, then {shape}"
-            )
         others = tuple(a for a in range(rank) if a not in neurons)
         sizes = tuple(values.shape[a] for a in others)
         self.sizes = tuple(map(max, sizes[1:], self.sizes or sizes[1:]))
@@ -90,6 +90,23 @@ class Stream:
             wide = np.broadcast_to(wide, values.shape)
             missing = ~self._as_rows(wide, others + neurons, shape)
         rows = self._as_rows(values, others + neurons, shape)
+        if self._directions is not None:
+            rows, missing = self._directions.project(rows, missing)
+            shape = rows.shape[1:]
+        if self.rows is None:
+            self.rows = Accumulator(shape, n_labels, self._top, self._spool)
+        elif self.rows.shape != shape:
+            raise ValueError(
+                f"The values of layer {self.site.path!r} change their shape, "
+                f"and axis={self.axis} makes neurons of it. Pass `axis=-1` "
+                "for a neuron a channel. "
+                f"Received: neurons {self.rows.shape}, then {shape}"
+            )
+        if units is not None:
+            if self._monoscores is None:
+                self._monoscores = MonoScores(self.rows.neurons)
+            path = self.site.path
+            self._monoscores.add(rows, missing, units, start, path)
         places = math.prod(sizes[1:])
         first = np.arange(start, start + sizes[0])
         where = np.stack(
@@ -137,9 +154,20 @@ class Stream:
             self.rows.spool.close()
 
     def finish(
-        self, epsilon: float, threshold: float, sets: LabelSets | None
+        self,
+        epsilon: float,
+        threshold: float,
+        sets: LabelSets | None,
+        removed: int | None = None,
     ) -> Iterator[int | LayerReport]:
-        """How many neurons are done, again and again; at last the report."""
+        """How many neurons are done, again and again; at last the report.
+
+        Args:
+            epsilon: As in `analyze`.
+            threshold: As in `analyze`.
+            sets: The labels, or `None`.
+            removed: `fms` of `analyze`.
+        """
         assert self.rows is not None
         rows = self.rows
         moments = rows.moments
@@ -168,6 +196,10 @@ class Stream:
             by |= {"labels": sets.names, "histogram_label": shown}
         figures = Figures(mean, scale, moved, threshold, chosen)
         yield from figures.take(rows.spool)
+        if removed is not None and sets is not None:
+            by["label_fms"] = fms.of_labels(rows.spool, sets, removed)
+        if self._monoscores is not None:
+            by["monoscore"] = self._monoscores.scores(rows.low, rows.high)
         far, places = rows.farthest()
         # No input stands out from values that never differ.
         far[~moved], places[~moved] = np.nan, -1
@@ -175,6 +207,7 @@ class Stream:
             path=self.site.path,
             shape=rows.shape,
             sizes=self.sizes,
+            directions=self._directions is not None,
             epsilon=epsilon,
             count=count.astype("int64"),
             nonfinite=rows.nonfinite,

@@ -122,6 +122,25 @@ class Spool:
                 at += 4 * self.neurons * size
             yield start, np.concatenate(parts, axis=1)
 
+    def sample(self, number: int) -> tuple[Array, Array | None]:
+        """A uniform sample of the rows that are left, `(rows, neurons)`.
+
+        Args:
+            number: Rows at most.
+
+        Returns:
+            Values and tags, in the order of the stream.
+        """
+        chosen = np.arange(self.rows)
+        if number < self.rows:
+            rng = np.random.default_rng(1)
+            chosen = np.sort(rng.choice(self.rows, number, replace=False))
+        found = np.empty((len(chosen), self.neurons), "float32")
+        for start, block in self.blocks():
+            found[:, start : start + len(block)] = block[:, chosen].T
+        tags = self.tags
+        return found, None if tags is None else tags[chosen]
+
     def close(self) -> None:
         """Lets go of the values, and deletes what is on disk."""
         self._kept = []

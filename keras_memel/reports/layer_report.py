@@ -7,6 +7,10 @@ References:
         Generalization (arXiv 1803.06959).
     [Sokar et al. 2023] The Dormant Neuron Phenomenon in Deep Reinforcement
         Learning (arXiv 2302.12902).
+    [Pach et al. 2025] Sparse Autoencoders Learn Monosemantic Features in
+        Vision-Language Models (arXiv 2504.02821).
+    [Härle et al. 2025] Measuring and Guiding Monosemanticity (arXiv
+        2506.19382).
 """
 
 import dataclasses
@@ -17,10 +21,17 @@ from typing import Any
 import numpy as np
 
 from keras_memel.reports import ranking
+from keras_memel.reports import table
+from keras_memel.reports.examples import Examples
+from keras_memel.reports.examples import Field
+from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
 from keras_memel.utils.types import Array
+
+# Share of the values that leave the median, below which a neuron is rare.
+RARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +54,8 @@ class LayerReport:
         path: Path of the layer, as in `find`.
         shape: Shape of the neurons; `(neurons,)` if they are channels. The
             first axis of all arrays counts them in this order.
+        directions: Whether the "neurons" are directions that were passed to
+            `analyze`; `shape` is then `(directions,)`.
         epsilon: Of the scale.
         count: Values that count: not masked, and finite.
         nonfinite: Values that are not masked, and not finite either. They are
@@ -66,6 +79,24 @@ class LayerReport:
             are neither batch nor neurons; 0 where there are none.
         top_value, top_ms: The value, and its `phi`.
         sizes: Sizes of the axes that `top_position` counts.
+        zeros: How many of the ranked values are exactly 0.
+        activity: Share of the ranked values that are farther from the median
+            than a tenth of the farthest one (`rare`).
+        histogram_all: Ranked values per bin, `(neurons, bins)`, with those
+            that have no label.
+        examples: What each neuron does on the inputs that move it most, and on
+            a sample (`Examples`).
+        field: The part of the input that one value is computed from (`Field`).
+        zeros, activity, histogram_all, examples and field are `None` where
+        they are not known, as in files of older versions.
+        monoscore: With `embeddings`, else `None`: how similar the inputs are
+            that a neuron responds to [Pach et al. 2025, Eq. 9], in the form of
+            arXiv 2602.12403: the mean cosine similarity of the embeddings of
+            two inputs, weighted by `a_n a_m`, with `a_n = (z_n - minimum) /
+            (maximum - minimum)`, over all pairs. With several values per input
+            the pairs are those of values of different inputs. It goes up to 1;
+            a neuron that responds to all inputs alike has the mean similarity
+            of all inputs, not 0. NaN for a dead neuron.
 
     With labels, else `None`:
         labels: Their names; all numbers of labels below are indices of it.
@@ -97,7 +128,22 @@ class LayerReport:
         roc_auc_p: p-value of the ROC-AUC, for one neuron.
         p_corrected: The same, corrected by Holm's method for the number of
             neurons in the report.
+        label_fms: With `fms=p`, else `None`: the feature monosemanticity
+            score of each label [Härle et al. 2025], at the neuron that detects
+            it best, `(neurons, labels)`; NaN for all other neurons. It is
+            `A (2 (A - B) + 1 - G) / 2`: `A` is the balanced accuracy of the
+            best rule with one threshold on one neuron; `B` that of the best
+            one once the best neuron was removed, `p` times; `G` what 1 to 5
+            more levels of a decision tree add to `A`, on average. Fitted on
+            the half that chooses, scored on the other. 0.25 for a label that
+            is noise, 0.5 for one that many neurons know equally well, without
+            error, and 1 for one that a single neuron knows so. The mean
+            over labels, `np.nanmean(label_fms)`, is the score of the layer.
         scored: Number of values that the scores rest on.
+        label_zeros: Ranked values of each label of the histogram that are
+            exactly 0, `(neurons, shown)`.
+        unlabelled: Those without a label (`Unlabelled`); `None` if all have
+            one.
         curve: Scored `phi` at some ranks, and how many values are selected
             there, and of the label (`ranking.Curve`).
 
@@ -132,6 +178,8 @@ class LayerReport:
     top_position: Array
     top_value: Array
     top_ms: Array
+    directions: bool = False
+    monoscore: Array | None = None
     labels: tuple[str, ...] = ()
     label_count: Array | None = None
     label_mean: Array | None = None
@@ -151,8 +199,16 @@ class LayerReport:
     p_corrected: Array | None = None
     average_precision: Array | None = None
     ks_statistic: Array | None = None
+    label_fms: Array | None = None
     scored: Array | None = None
     curve: Curve | None = None
+    zeros: Array | None = None
+    activity: Array | None = None
+    histogram_all: Array | None = None
+    label_zeros: Array | None = None
+    unlabelled: Unlabelled | None = None
+    examples: Examples | None = None
+    field: Field | None = None
 
     def __getattr__(self, name: str) -> Any:
         names = {"feature": "label"} | {
@@ -228,6 +284,17 @@ class LayerReport:
         return seen & (self.magnitude <= tau * mean)
 
     @property
+    def rare(self) -> Array:
+        """Whether a neuron leaves its resting value, the median, rarely.
+
+        Under 1 % of its values are farther from the median than a tenth of the
+        farthest one. Figures of such a neuron rest on few values.
+        """
+        if self.activity is None:
+            return np.zeros(len(self), bool)
+        return ~self.dead & (self.activity < RARE)
+
+    @property
     def direction(self) -> Array | None:
         """Whether a neuron fires for its label, 1, or is silent on it, -1.
 
@@ -237,6 +304,14 @@ class LayerReport:
         if self.mean_on_label is None:
             return None
         return np.sign(self.mean_on_label - self.mean)
+
+    @property
+    def fms(self) -> Array | None:
+        """Highest `label_fms` of each neuron; NaN if it is best for none."""
+        if self.label_fms is None:
+            return None
+        highest = np.nan_to_num(self.label_fms, nan=-np.inf).max(1)
+        return np.where(np.isfinite(highest), highest, np.nan)
 
     def ms_quantile(self, q: float) -> Array:
         """A quantile of `phi` of each neuron, `(neurons,)`.
@@ -292,46 +367,11 @@ class LayerReport:
         """As `Report.to_dataframe`, of this layer."""
         import pandas as pd
 
-        neurons: Any = np.arange(len(self))
-        if len(self.shape) > 1:
-            neurons = pd.Series(self.neurons, dtype=object)
-        columns: dict[str, Any] = {
-            "layer": self.path,
-            "neuron": neurons,
-            "count": self.count,
-            "nonfinite": self.nonfinite,
-            "mean": self.mean,
-            "variance": self.variance,
-            "minimum": self.minimum,
-            "maximum": self.maximum,
-            "kurtosis": self.kurtosis,
-            "dead": self.dead,
-            "dormant": self.dormant(),
-            "ms_50": self.ms_quantile(0.5),
-            "ms_90": self.ms_quantile(0.9),
-            "ms_99": self.ms_quantile(0.99),
-            "ms_max": self.ms_max,
-            "over_threshold": self.over_threshold,
-        }
-        if self.label is not None and self.f1_label is not None:
-            names = np.array([*self.labels, np.nan], dtype=object)
-            columns |= {
-                "label": names[self.label],
-                "direction": self.direction,
-                "label_mean": self.mean_on_label,
-                "ms_on_label": self.ms_on_label,
-                "roc_auc": self.roc_auc,
-                "roc_auc_null": self.roc_auc_null,
-                "p_corrected": self.p_corrected,
-                "average_precision": self.average_precision,
-                "ks_statistic": self.ks_statistic,
-                "false_killing_rate": self.false_killing_rate(rate),
-                "f1_label": names[self.f1_label],
-                "f1": self.f1,
-                "f1_baseline": self.f1_baseline,
-                "class_selectivity": self.class_selectivity,
-            }
-        return pd.DataFrame(columns)
+        return pd.DataFrame(self.columns(rate))
+
+    def columns(self, rate: float = 0.02) -> dict[str, Any]:
+        """Return the columns of `to_dataframe` by name, without pandas."""
+        return table.columns(self, rate)
 
 
 def corrected(layers: dict[str, LayerReport]) -> dict[str, LayerReport]:

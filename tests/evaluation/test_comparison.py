@@ -15,7 +15,6 @@ from keras_memel.evaluation.paired_tests import rounding
 pytestmark = [
     pytest.mark.once,
     pytest.mark.quick,
-    pytest.mark.usefixtures("frozen_garbage"),
 ]
 
 SIGNS = 1 - 2 * ((np.arange(2**10)[:, None] >> np.arange(10)) & 1)
@@ -192,6 +191,21 @@ def test_one_test_alone_is_not_enough(deltas, smaller, larger, scale):
     assert contrast.low < 0 < contrast.high
     assert contrast.why == ""
     assert contrast.verdict == "not shown"
+
+
+def test_a_verdict_takes_a_corrected_p_below_the_level_not_at_it():
+    scores = noisy({"plain": 0.0, "arm": 4.0})
+    pairs = [("arm", "plain")]
+    by_seed = {arm: dict(enumerate(one)) for arm, one in scores.items()}
+    (found,) = contrasts.contrast_all("x", pairs, by_seed, range(10), True)
+    for level, verdict in (
+        (found.p_holm, "not shown"),
+        (np.nextafter(found.p_holm, 1.0), "better"),
+    ):
+        (one,) = contrasts.contrast_all(
+            "x", pairs, by_seed, range(10), True, level
+        )
+        assert one.verdict == verdict
 
 
 @pytest.mark.parametrize("sign", [1, -1])

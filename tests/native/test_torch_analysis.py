@@ -198,3 +198,19 @@ def test_refuses_an_output_of_integers(rng):
     x = rng.normal(size=(3, 4)).astype("float32")
     with pytest.raises(ValueError, match=r"floating-point.*'1'"):
         analyze(model, x, layers="1", verbose=0)
+
+
+def test_directions_and_embeddings_equal_those_of_keras(rng):
+    model, module = twins()
+    x = rng.normal(size=(40, 5, 4)).astype("float32")
+    arguments = {
+        "directions": {"first": torch.tensor(rng.normal(size=(2, 6)))},
+        "embeddings": rng.normal(size=(40, 3)),
+        "labels": np.arange(40) % 3,
+        "fms": 1,
+        "verbose": 0,
+    }
+    expected, found = (analyze(one, x, **arguments) for one in (model, module))
+    assert len(found["first"]) == 2
+    assert_same_reports(found["first"], expected["first"])
+    assert np.isfinite(found["first"].monoscore).all()

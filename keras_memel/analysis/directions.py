@@ -1,0 +1,142 @@
+"""Directions in a layer, such as weights of a probe, in place of its neurons.
+
+The value of direction `d` is `sum_k d_k z_k`, with `z` the values of the
+neurons of the layer. It takes the place of a neuron from here on.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_memel.utils.types import Array
+
+
+class Directions:
+    """The directions of one layer.
+
+    Args:
+        path: Path of the layer.
+        given: A matrix, `(directions, neurons)`, or a function from values
+            `(rows, neurons)` to values `(rows, directions)`.
+    """
+
+    def __init__(self, path: str, given: Any):
+        self._path = path
+        self._function: Callable[[Array], Any] | None = None
+        self._matrix: Array = None
+        if callable(given):
+            self._function = given
+            return
+        if hasattr(given, "to_numpy"):
+            given = given.to_numpy()
+        elif not isinstance(given, (np.ndarray, list, tuple)):
+            given = keras.ops.convert_to_numpy(given)
+        matrix = np.asarray(given)
+        if (
+            matrix.ndim != 2
+            or matrix.dtype.kind not in "fiu"
+            or not matrix.size
+            or not np.isfinite(matrix).all()
+        ):
+            raise ValueError(
+                "Argument `directions` must hold a matrix of finite numbers, "
+                "(directions, neurons), or a function, for each layer. "
+                f"Received: an array of shape {matrix.shape}, dtype "
+                f"{matrix.dtype}, for layer {path!r}"
+            )
+        self._matrix = matrix.astype("float32").T
+
+    def project(
+        self, rows: Array, missing: Array | None
+    ) -> tuple[Array, Array | None]:
+        """The values of the directions, and which of them are missing.
+
+        Args:
+            rows: Values of the neurons, float32, `(rows, neurons)`.
+            missing: Where a mask leaves nothing, of the same shape, or `None`.
+
+        Returns:
+            Both with one column per direction. A direction has no value where
+            one of the neurons has none.
+        """
+        if self._function is not None:
+            found = self._of_function(rows)
+        elif len(self._matrix) != rows.shape[1]:
+            raise ValueError(
+                "Argument `directions` must have one column per neuron, "
+                f"(directions, {rows.shape[1]}), for layer {self._path!r}. "
+                f"Received: a matrix of shape {self._matrix.T.shape}"
+            )
+        else:
+            # What is not finite spreads, and is counted as such.
+            with np.errstate(invalid="ignore", over="ignore"):
+                found = rows @ self._matrix
+        if missing is not None:
+            missing = np.broadcast_to(
+                missing.any(1, keepdims=True), found.shape
+            )
+        return found, missing
+
+    def _of_function(self, rows: Array) -> Array:
+        assert self._function is not None
+        found = self._function(rows)
+        if not isinstance(found, np.ndarray):
+            found = keras.ops.convert_to_numpy(found)
+        if found.ndim != 2 or len(found) != len(rows):
+            raise ValueError(
+                "A function in argument `directions` must return one row per "
+                f"row that it is given, ({len(rows)}, directions). Received: "
+                f"an array of shape {found.shape} for layer {self._path!r}"
+            )
+        return found.astype("float32", copy=False)
+
+
+def select(
+    chosen: Callable[[Any, Any], list[Any]],
+    model: Any,
+    layers: Any,
+    directions: Mapping[str, Any] | None,
+) -> tuple[list[Any], dict[str, Directions]]:
+    """The layers to look at, and the directions in some of them.
+
+    Args:
+        chosen: From a model and `layers` to sites.
+        model: As in `analyze`.
+        layers: As in `analyze`.
+        directions: As in `analyze`.
+
+    Returns:
+        Sites, and directions by the path of their layer.
+
+    Raises:
+        ValueError: If a key names no layer, or several.
+    """
+    if directions is None:
+        return chosen(model, layers), {}
+    if not isinstance(directions, Mapping) or not directions:
+        raise ValueError(
+            "Argument `directions` must be a dict from the path of a layer to "
+            "a matrix, (directions, neurons). "
+            f"Received: directions={directions!r} "
+            f"({type(directions).__name__})"
+        )
+    sites: dict[str, Any] = {}
+    made = {}
+    for where, given in directions.items():
+        named = chosen(model, [where])
+        if len(named) != 1:
+            raise ValueError(
+                "A key of argument `directions` must name one layer. "
+                f"Received: {where!r}, which names "
+                f"{[site.path for site in named]}"
+            )
+        (site,) = named
+        sites[site.path] = site
+        made[site.path] = Directions(site.path, given)
+    others = chosen(model, layers) if layers is not None else []
+    for site in others:
+        sites.setdefault(site.path, site)
+    return list(sites.values()), made

@@ -1,0 +1,218 @@
+"""MonoScore: how similar the inputs are that a neuron responds to.
+
+    a_n = (z_n - min z) / (max z - min z)
+    MonoScore = sum_(n < m) a_n a_m cos(e_n, e_m) / sum_(n < m) a_n a_m
+
+with `z_n` the activation on input `n` and `e_n` an embedding of this input.
+Both sums follow from sums over single inputs, with `p_n = e_n / |e_n|`:
+
+    2 sum_(n < m) a_n a_m cos(e_n, e_m) = |sum_n a_n p_n|^2 - sum_n a_n^2
+
+and the lowest and the highest activation need not be known before, since `a`
+is linear in `z`. So one pass is enough, and memory is one embedding per neuron.
+
+References:
+    [Pach et al. 2025] Sparse Autoencoders Learn Monosemantic Features in
+        Vision-Language Models (arXiv 2504.02821): the score.
+    [Nasiri-Sarvi et al. 2026] MonoLoss (arXiv 2602.12403): its linear form.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_memel.analysis.sources import Source
+from keras_memel.analysis.sources import as_numpy
+from keras_memel.utils.types import Array
+
+
+class Embeddings:
+    """Unit vectors of the inputs of a stream, checked as they come.
+
+    Args:
+        embeddings: As in `analyze`.
+        source: Of the inputs.
+    """
+
+    def __init__(self, embeddings: Any, source: Source):
+        self._source = source
+        self._function: Callable[[Any], Any] | None = None
+        self._all: Array | None = None
+        self._at = 0
+        self._waiting: list[Array | None] = []
+        if callable(embeddings):
+            self._function = embeddings
+        elif embeddings is not None:
+            self._all = _array(embeddings)
+            _units(self._all[:1])
+            if source.size not in (None, len(self._all)):
+                raise ValueError(
+                    "Argument `embeddings` must have a vector for each of the "
+                    f"{source.size} inputs. Received: {len(self._all)} vectors"
+                )
+
+    def along(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Batches of inputs as they are; notes the vectors of each."""
+        for inputs in batches:
+            size = self._source.seen - self._at
+            found = None
+            if self._function is not None:
+                found = _array(self._function(inputs))
+            elif self._all is not None:
+                found = self._all[self._at : self._at + size]
+            if found is not None:
+                if len(found) != size:
+                    raise ValueError(
+                        "Argument `embeddings` must have a vector for each "
+                        f"input. Received: {len(found)} vectors for a batch "
+                        f"of {size} inputs"
+                    )
+                found = _units(found)
+            self._waiting.append(found)
+            self._at += size
+            yield inputs
+
+    def take(self) -> Array | None:
+        """The unit vectors of a batch, in the order of `along`; or `None`."""
+        return self._waiting.pop(0)
+
+    def finish(self) -> None:
+        """Raises if there are more vectors than inputs."""
+        if self._all is not None and self._at < len(self._all):
+            raise ValueError(
+                "Argument `embeddings` must have a vector for each input. "
+                f"Received: {len(self._all)} vectors for {self._at} inputs"
+            )
+
+
+def _array(given: Any) -> Array:
+    if not isinstance(given, np.ndarray) and not hasattr(given, "to_numpy"):
+        given = keras.ops.convert_to_numpy(given)
+    found = np.asarray(as_numpy(given))
+    if found.ndim not in (2, 3) or found.dtype.kind not in "fiu":
+        raise ValueError(
+            "Argument `embeddings` must hold one vector per input, (n, "
+            "dimensions), or per position, (n, length, dimensions). "
+            f"Received: an array of shape {found.shape}, dtype {found.dtype}"
+        )
+    return found
+
+
+def _units(embeddings: Array) -> Array:
+    """The vectors at length 1, float64."""
+    wide = embeddings.astype("float64")
+    length = np.linalg.norm(wide, axis=-1, keepdims=True)
+    if not np.isfinite(length).all() or not length.all():
+        raise ValueError(
+            "Argument `embeddings` must hold finite vectors that differ from "
+            "0: others have no cosine similarity. Received: a vector of "
+            f"length {length[~np.isfinite(length) | (length == 0)][0]}"
+        )
+    return np.asarray(wide / length)
+
+
+class MonoScores:
+    """The sums that the MonoScore of the neurons of a layer follows from.
+
+    With several values per input, pairs are those of values of different
+    inputs: values of one input share its embedding. With embeddings of
+    positions, each value has its own.
+
+    Args:
+        neurons: Number of neurons.
+    """
+
+    def __init__(self, neurons: int):
+        self._neurons = neurons
+        self._base: Array | None = None
+        self._start = -1
+        self._waiting: tuple[Array, Array, Array] | None = None
+        # Sums over units, with s the sum of the values of a unit and m their
+        # number: s p, m p, s, m, s^2, s m, m^2.
+        self._sums: list[Any] = [0.0] * 7
+
+    def add(
+        self,
+        rows: Array,
+        missing: Array | None,
+        units: Array,
+        start: int,
+        path: str,
+    ) -> None:
+        """Takes the values of a call of the layer.
+
+        Args:
+            rows: float32, `(inputs * positions, neurons)`.
+            missing: Where a mask leaves nothing, of the same shape; or `None`.
+            units: Unit vectors, `(inputs, dimensions)` or `(inputs, positions,
+                dimensions)`.
+            start: Number of the first input.
+            path: Of the layer, for messages.
+        """
+        size, positions = len(units), len(rows) // max(len(units), 1)
+        if units.ndim == 3:
+            if units.shape[1] != positions:
+                raise ValueError(
+                    "Argument `embeddings` must have one vector per input, or "
+                    "one per position of the layer. Received: vectors for "
+                    f"{units.shape[1]} positions, for layer {path!r} with "
+                    f"{positions}"
+                )
+            units = units.reshape(-1, units.shape[-1])
+            size, positions = len(units), 1
+        valid = np.isfinite(rows)
+        if missing is not None:
+            valid &= ~missing
+        if self._base is None:
+            # About the lowest value: what is left of it cancels less.
+            low = np.where(valid, rows, np.inf).min(0, initial=np.inf)
+            self._base = np.where(np.isfinite(low), low, 0.0)
+        shifted = np.where(valid, rows - self._base, 0.0)
+        sums = shifted.reshape(size, positions, -1).sum(1)
+        counts = np.full((size, 1), float(positions))
+        if not valid.all():
+            counts = valid.reshape(size, positions, -1).sum(1, dtype="float64")
+        waits = self._waiting
+        if waits is not None and (
+            self._start != start or len(waits[0]) != len(sums)
+        ):
+            self.flush()
+            waits = None
+        if waits is not None:  # A layer that is called several times
+            sums, counts = sums + waits[0], counts + waits[1]
+        self._start, self._waiting = start, (sums, counts, units)
+
+    def flush(self) -> None:
+        """Adds up what waits."""
+        if self._waiting is None:
+            return
+        (s, m, p), self._waiting = self._waiting, None
+        new = [s.T @ p, m.T @ p]
+        new += [part.sum(0) for part in (s, m, s * s, s * m, m * m)]
+        self._sums = [old + more for old, more in zip(self._sums, new)]
+
+    def scores(self, low: Array, high: Array) -> Array:
+        """The MonoScore of each neuron; NaN if it responds to one input only.
+
+        Args:
+            low: Lowest value of each neuron, `(neurons,)`.
+            high: Highest value of each.
+        """
+        self.flush()
+        if self._base is None:
+            return np.full(self._neurons, np.nan)
+        sp, mp, s, m, ss, sm, mm = self._sums
+        with np.errstate(invalid="ignore", divide="ignore"):
+            low = low - self._base
+            extent = high - self._base - low
+            vector = (sp - low[:, None] * mp) / extent[:, None]
+            total = (s - low * m) / extent
+            squares = (ss - 2 * low * sm + low**2 * mm) / extent**2
+            pairs = total**2 - squares
+            found = ((vector**2).sum(1) - squares) / pairs
+        known = (extent > 0) & (pairs > 1e-9 * total**2)
+        return np.where(known, found, np.nan)
