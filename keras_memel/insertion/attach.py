@@ -260,7 +260,7 @@ def _on_plain_model(
     layer: keras.Layer, method: Callable[..., Any]
 ) -> Callable[..., Any]:
     def plain(*args: Any, **kwargs: Any) -> Any:
-        memels = [insertion.memel for _, insertion in insertions(layer)]
+        memels = _memels(layer)
         number = len(memels)
         at_inference = any(memel.at_inference for memel in memels)
         if method.__name__ == "export" and at_inference:
@@ -308,21 +308,24 @@ def _guarded_config(
     layer: keras.Layer, method: Callable[..., Any]
 ) -> Callable[..., Any]:
     def get_config() -> Any:
-        if not _CARRIED.get() and _held_or_hosted(layer):
+        if not _CARRIED.get() and _memels(layer):
             raise ValueError(
                 f"The config of {layer.name!r} would lose the MEmeL layers "
                 "that were inserted into it. To save the model with them, "
                 "call `model.save(path)` or `keras_memel.save(model, path)` "
                 "with a path that ends in '.keras'; to clone it or to get its "
-                "config, call `keras_memel.strip(model)` first."
+                "config, call `keras_memel.strip(model)` first. Received: a "
+                f"model with {[memel.name for memel in _memels(layer)]}"
             )
         return method()
 
     return get_config
 
 
-def _held_or_hosted(layer: keras.Layer) -> bool:
-    return insertion_of(layer) is not None or bool(insertions(layer))
+def _memels(layer: keras.Layer) -> list[MEmeL]:
+    """The MEmeLs that were inserted after a layer or its parts."""
+    held = map(insertion_of, layer._flatten_layers())
+    return [insertion.memel for insertion in held if insertion is not None]
 
 
 @contextlib.contextmanager

@@ -204,8 +204,8 @@ def _checked(
 ) -> list[dict[str, np.ndarray]]:
     if not calls:
         raise ValueError(
-            f"Layer {site.path!r} is never called in the model: there is "
-            "nothing to see."
+            "Argument `layers` must name layers that the model calls. "
+            f"Received: layer {site.path!r}, which is never called"
         )
     checked = []
     for call in calls:
@@ -217,7 +217,8 @@ def _checked(
         dtype = keras.backend.standardize_dtype(values.dtype)
         if not keras.backend.is_float_dtype(dtype):
             raise ValueError(
-                "A layer to analyze must have a floating-point output. "
+                "Argument `layers` must name layers with a floating-point "
+                "output. "
                 f"Received: layer {site.path!r}, whose output is of dtype "
                 f"{dtype}"
             )

@@ -65,5 +65,6 @@ def check(layer: keras.Layer) -> None:
             raise RuntimeError(
                 f"Something else has replaced `{name}` of {layer.name!r} "
                 "after a MEmeL was inserted, and would be lost, or keep the "
-                "MEmeL. Undo that first."
+                "MEmeL. Undo that first. "
+                f"Received: {name}={vars(layer).get(name)!r}"
             )

@@ -87,14 +87,16 @@ def _traced_specs(
         break
     else:
         raise ValueError(
-            "The shapes of values inside the model must be found by tracing "
-            f"it, and this failed: {error}. Received: {model!r}"
+            "Argument `model` must run on symbolic inputs, which tell the "
+            "shapes of values inside it. "
+            f"Received: {model!r}, which fails with: {error}"
         )
     for site in missing:
         if not found[id(site.layer)]:
             raise ValueError(
-                f"Layer {site.path!r} is never called in {model.name!r}: a "
-                "MEmeL after it would see nothing."
+                "Argument `where` must name layers that the model calls: "
+                "elsewhere a MEmeL would see nothing. Received: layer "
+                f"{site.path!r}, which is never called in {model.name!r}"
             )
     return found
 
@@ -204,12 +206,12 @@ def _one_spec(
     dtype = keras.backend.standardize_dtype(getattr(first, "dtype", "bool"))
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(
-            "A MEmeL needs floating-point values. "
+            "Argument `where` must name layers with a floating-point output. "
             f"Received: layer {site.path!r}, whose output is {first}"
         )
     if len({len(one.shape) for one in chosen}) > 1:
         raise ValueError(
-            "A MEmeL needs values of one rank. "
+            "Argument `where` must name layers whose output has one rank. "
             f"Received: layer {site.path!r}, which is called several times "
             f"and returns {chosen}"
         )

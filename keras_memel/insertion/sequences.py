@@ -291,27 +291,34 @@ def _keeps_length(node: Any, k: int) -> bool:
     The symbolic length of a text is open before and after a convolution.
     """
     operation = node.operation
-    if _is_layer(operation) and (
-        isinstance(operation, keras.Model)
-        or not type(operation).__module__.startswith("keras.")
+    if _is_layer(operation) and not (
+        type(operation).__module__.startswith("keras.")
     ):
         return True
-    args, kwargs = keras.tree.map_structure(
-        _with_length, (node.arguments.args, node.arguments.kwargs)
-    )
-    try:
-        after = operation.compute_output_spec(*args, **kwargs)
-        shape = keras.tree.flatten(after)[k].shape
-    except Exception:
-        return True
-    before = [one.shape for one in _tensors((args, kwargs))]
-    return len(shape) < 2 or any(shape[1] in one[1:2] for one in before)
+    for fixed in (True, False):
+        # A fixed length may be the number of channels by chance: another one
+        # is tried too.
+        args, kwargs = keras.tree.map_structure(
+            functools.partial(_with_length, fixed=fixed),
+            (node.arguments.args, node.arguments.kwargs),
+        )
+        try:
+            after = operation.compute_output_spec(*args, **kwargs)
+            shape = keras.tree.flatten(after)[k].shape
+        except Exception:
+            continue
+        before = [one.shape for one in _tensors((args, kwargs))]
+        if not any(shape[1:2] == one[1:2] for one in before):
+            return False
+    return True
 
 
-def _with_length(argument: Any) -> Any:
+def _with_length(argument: Any, fixed: bool) -> Any:
     if not isinstance(argument, keras.KerasTensor):
         return argument
     sizes = [_LENGTH if size is None else size for size in argument.shape]
+    if not fixed:
+        sizes[1:2] = [_LENGTH] * len(sizes[1:2])
     return keras.KerasTensor(sizes, argument.dtype)
 
 

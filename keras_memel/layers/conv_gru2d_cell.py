@@ -184,7 +184,8 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         channels = 1 if self.data_format == "channels_first" else 3
         if any(size is None for size in input_shape[1:]):
             raise ValueError(
-                "ConvGRU2D needs rows, columns and channels of a known size. "
+                "Argument `sequences` must have rows, columns and channels of "
+                "a known size. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
         self.input_spec = keras.layers.InputSpec(shape=(None, *input_shape[1:]))

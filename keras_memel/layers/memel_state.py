@@ -14,6 +14,10 @@ from keras_memel.utils.keras_internals import DotNotTrackScope
 from keras_memel.utils.types import Shape
 from keras_memel.utils.types import Tensor
 
+# How many low parts a file may hold: none from before there were any, and those
+# of the mean and of the variance with `forget_steps=None` only.
+_LOW_PARTS = (0, 2, 4)
+
 
 class MEmeLState(keras.layers.Layer):
     """A layer that keeps a `LayerState` in weights; the base of `MEmeL`."""
@@ -144,7 +148,7 @@ class MEmeLState(keras.layers.Layer):
         """
         own = self._trainable_variables + self._non_trainable_variables
         first = self._number_in_old_files
-        if not first <= len(store.keys()) <= first + 4:
+        if len(store.keys()) - first not in _LOW_PARTS:
             super().load_own_variables(store)  # raises, and says why
             return
         for number, weight in enumerate(own):

@@ -38,7 +38,7 @@ def checked(memel: Any) -> MEmeL | None:
         raise ValueError(
             "Argument `memel` must not override `call`, which a scan does not "
             "call: change what it does by a `Selection` or `Inhibition` of "
-            f"your own. Received: a {type(memel).__name__}"
+            f"your own. Received: memel of type {type(memel).__name__}"
         )
     if memel is not None and memel.score_with != "history":
         raise ValueError(

@@ -299,6 +299,7 @@ def test_a_classifier_of_keras_hub_reads_a_text():
         hidden_dim=4,
         intermediate_dim=8,
         max_sequence_length=8,
+        name="reader",  # Pages print the name that Keras gives the first one.
     )
     model = hub.models.BertTextClassifier(
         backbone,

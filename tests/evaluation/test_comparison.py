@@ -194,6 +194,21 @@ def test_one_test_alone_is_not_enough(deltas, smaller, larger, scale):
     assert contrast.verdict == "not shown"
 
 
+def test_a_verdict_takes_a_corrected_p_below_the_level_not_at_it():
+    scores = noisy({"plain": 0.0, "arm": 4.0})
+    pairs = [("arm", "plain")]
+    by_seed = {arm: dict(enumerate(one)) for arm, one in scores.items()}
+    (found,) = contrasts.contrast_all("x", pairs, by_seed, range(10), True)
+    for level, verdict in (
+        (found.p_holm, "not shown"),
+        (np.nextafter(found.p_holm, 1.0), "better"),
+    ):
+        (one,) = contrasts.contrast_all(
+            "x", pairs, by_seed, range(10), True, level
+        )
+        assert one.verdict == verdict
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_interval_that_ends_at_0_shows_nothing(sign):
     # 26 of 1024 subsets, the empty one among them, have no sum above 0.

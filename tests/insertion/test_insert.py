@@ -302,7 +302,9 @@ def test_a_layer_that_is_never_called_is_refused():
     model.spare = keras.layers.Dense(3, name="spare")
     model.spare.build((None, 8))
     model.build((None, 8))
-    with pytest.raises(ValueError, match="'spare' is never called"):
+    with pytest.raises(
+        ValueError, match=r"Argument `where`.*'spare', which is never"
+    ):
         insert(model, "spare", MEmeL())
 
 

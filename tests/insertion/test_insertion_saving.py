@@ -134,8 +134,11 @@ def test_clone_works_once_stripped():
 
 def test_legacy_files_are_refused(tmp_path):
     model = trained("functional")
-    with pytest.raises(ValueError, match=r"ends in '\.keras'"):
-        model.save(tmp_path / "m.h5")
+    for name in ("m.h5", "m.hdf5"):
+        with pytest.raises(
+            ValueError, match=rf"HDF5 .*ends in '\.keras'\. .*filepath=.*{name}"
+        ):
+            model.save(tmp_path / name)
 
 
 def test_a_model_around_is_saved_by_the_function(tmp_path):

@@ -329,8 +329,9 @@ def test_presets_hold_the_plain_model_and_say_so(tmp_path):
     plain = outputs(model, x)
     insert(model, "middle:2", MEmeL(axis=-1))
 
-    with pytest.warns(UserWarning, match="without its 2 inserted MEmeL"):
+    with pytest.warns(UserWarning, match="its 2 inserted MEmeL") as caught:
         model.save_to_preset(tmp_path / "preset")
+    assert caught[0].filename == __file__
 
     assert len(inserted(model)) == 2
     backbone = hub().models.BertBackbone.from_preset(str(tmp_path / "preset"))

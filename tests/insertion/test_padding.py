@@ -238,7 +238,11 @@ class Translator(keras.Model):
 def test_a_class_with_two_masks_is_not_guessed():
     model = Translator()
     model(PADDED)
-    assert counts(model, PADDED, "block") == {"block": "lost"}
+    assert counts(model, PADDED, ["embed", "block"]) == {
+        # It receives an input that has a mask, by the names of both.
+        "embed": SOURCE.sum(),
+        "block": "lost",
+    }
 
 
 def test_a_deep_model_is_followed():

@@ -233,6 +233,28 @@ def test_weights_of_another_layer_are_refused(tmp_path):
         model.load_weights(tmp_path / "m.weights.h5")
 
 
+@pytest.mark.parametrize("forget_steps", [None, 10])
+@pytest.mark.parametrize("more", range(-1, 7))
+def test_files_hold_the_old_state_and_no_two_or_four_low_parts(
+    more, forget_steps
+):
+    layer = MEmeL(forget_steps=forget_steps)
+    layer.build((None, 3))
+    shapes = [tuple(weight.shape) for weight in layer.weights]
+    old = next(i for i, w in enumerate(layer.weights) if w.name == "count_low")
+    shapes = [*shapes[:old], (3,), (), (3,), (3,), (3,), (3,)]
+    store = {str(i): np.ones(shapes[i]) for i in range(old + more)}
+    if more in (0, 2, 4):
+        layer.load_own_variables(store)
+        number = min(old + more, len(layer.weights))
+        for i, weight in enumerate(layer.weights):
+            expected = np.full(shapes[i], float(i < number))
+            np.testing.assert_array_equal(state(layer)[weight.name], expected)
+    else:
+        with pytest.raises(ValueError, match=f"received {old + more} variab"):
+            layer.load_own_variables(store)
+
+
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="of tf.data")
 @pytest.mark.parametrize("selection", ["top_k", "rate", "random"])
