@@ -21,10 +21,17 @@ from typing import Any
 import numpy as np
 
 from keras_memel.reports import ranking
+from keras_memel.reports import table
+from keras_memel.reports.examples import Examples
+from keras_memel.reports.examples import Field
+from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
 from keras_memel.utils.types import Array
+
+# Share of the values that leave the median, below which a neuron is rare.
+RARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +79,16 @@ class LayerReport:
             are neither batch nor neurons; 0 where there are none.
         top_value, top_ms: The value, and its `phi`.
         sizes: Sizes of the axes that `top_position` counts.
+        zeros: How many of the ranked values are exactly 0.
+        activity: Share of the ranked values that are farther from the median
+            than a tenth of the farthest one (`rare`).
+        histogram_all: Ranked values per bin, `(neurons, bins)`, with those
+            that have no label.
+        examples: What each neuron does on the inputs that move it most, and on
+            a sample (`Examples`).
+        field: The part of the input that one value is computed from (`Field`).
+        zeros, activity, histogram_all, examples and field are `None` where
+        they are not known, as in files of older versions.
         monoscore: With `embeddings`, else `None`: how similar the inputs are
             that a neuron responds to [Pach et al. 2025, Eq. 9], in the form of
             arXiv 2602.12403: the mean cosine similarity of the embeddings of
@@ -123,6 +140,10 @@ class LayerReport:
             error, and 1 for one that a single neuron knows so. The mean
             over labels, `np.nanmean(label_fms)`, is the score of the layer.
         scored: Number of values that the scores rest on.
+        label_zeros: Ranked values of each label of the histogram that are
+            exactly 0, `(neurons, shown)`.
+        unlabelled: Those without a label (`Unlabelled`); `None` if all have
+            one.
         curve: Scored `phi` at some ranks, and how many values are selected
             there, and of the label (`ranking.Curve`).
 
@@ -181,6 +202,13 @@ class LayerReport:
     label_fms: Array | None = None
     scored: Array | None = None
     curve: Curve | None = None
+    zeros: Array | None = None
+    activity: Array | None = None
+    histogram_all: Array | None = None
+    label_zeros: Array | None = None
+    unlabelled: Unlabelled | None = None
+    examples: Examples | None = None
+    field: Field | None = None
 
     def __getattr__(self, name: str) -> Any:
         names = {"feature": "label"} | {
@@ -256,6 +284,17 @@ class LayerReport:
         return seen & (self.magnitude <= tau * mean)
 
     @property
+    def rare(self) -> Array:
+        """Whether a neuron leaves its resting value, the median, rarely.
+
+        Under 1 % of its values are farther from the median than a tenth of the
+        farthest one. Figures of such a neuron rest on few values.
+        """
+        if self.activity is None:
+            return np.zeros(len(self), bool)
+        return ~self.dead & (self.activity < RARE)
+
+    @property
     def direction(self) -> Array | None:
         """Whether a neuron fires for its label, 1, or is silent on it, -1.
 
@@ -328,53 +367,11 @@ class LayerReport:
         """As `Report.to_dataframe`, of this layer."""
         import pandas as pd
 
-        neurons: Any = np.arange(len(self))
-        if len(self.shape) > 1:
-            neurons = pd.Series(self.neurons, dtype=object)
-        columns: dict[str, Any] = {
-            "layer": self.path,
-            "neuron": neurons,
-            "count": self.count,
-            "nonfinite": self.nonfinite,
-            "mean": self.mean,
-            "variance": self.variance,
-            "minimum": self.minimum,
-            "maximum": self.maximum,
-            "kurtosis": self.kurtosis,
-            "dead": self.dead,
-            "dormant": self.dormant(),
-            "ms_50": self.ms_quantile(0.5),
-            "ms_90": self.ms_quantile(0.9),
-            "ms_99": self.ms_quantile(0.99),
-            "ms_max": self.ms_max,
-            "over_threshold": self.over_threshold,
-        }
-        if self.label is not None and self.f1_label is not None:
-            names = np.array([*self.labels, np.nan], dtype=object)
-            columns |= {
-                "label": names[self.label],
-                "direction": self.direction,
-                "label_mean": self.mean_on_label,
-                "ms_on_label": self.ms_on_label,
-                "roc_auc": self.roc_auc,
-                "roc_auc_null": self.roc_auc_null,
-                "p_corrected": self.p_corrected,
-                "average_precision": self.average_precision,
-                "ks_statistic": self.ks_statistic,
-                "false_killing_rate": self.false_killing_rate(rate),
-                "f1_label": names[self.f1_label],
-                "f1": self.f1,
-                "f1_baseline": self.f1_baseline,
-                "class_selectivity": self.class_selectivity,
-            }
-        if self.fms is not None and self.label_fms is not None:
-            known = np.isfinite(self.fms)
-            best = np.nan_to_num(self.label_fms, nan=-np.inf).argmax(1)
-            columns["fms_label"] = names[np.where(known, best, -1)]
-            columns["fms"] = self.fms
-        if self.monoscore is not None:
-            columns["monoscore"] = self.monoscore
-        return pd.DataFrame(columns)
+        return pd.DataFrame(self.columns(rate))
+
+    def columns(self, rate: float = 0.02) -> dict[str, Any]:
+        """Return the columns of `to_dataframe` by name, without pandas."""
+        return table.columns(self, rate)
 
 
 def corrected(layers: dict[str, LayerReport]) -> dict[str, LayerReport]:

@@ -40,6 +40,9 @@ class Report:
             for a report that was saved before version 3 of the file: its
             scores come from the inputs that chose the labels, and are too high
             by chance.
+        kept: With `analyze(keep="inputs")`: from its number to each input
+            that is an example of some neuron (`Examples`), as the model got
+            it.
 
     Example:
 
@@ -62,6 +65,7 @@ class Report:
     threshold: float
     labels: tuple[str, ...] = ()
     split: bool = True
+    kept: dict[int, Any] | None = None
 
     def __getitem__(self, path: str) -> LayerReport:
         return self.layer(path)
@@ -270,33 +274,52 @@ class Report:
     def to_html(
         self,
         path: str | os.PathLike[str],
-        inputs: Sequence[Any] | None = None,
+        inputs: Any = None,
         kind: str = "auto",
-        tokenize: Callable[[str], Sequence[str]] | None = None,
+        tokenize: Callable[[Any], Sequence[str]] | None = None,
         title: str = "Neurons",
+        *,
+        other: "Report | None" = None,
+        other_title: str = "other report",
+        prompts: Sequence[Any] = (),
     ) -> None:
-        """Writes a page to look through the neurons, which stands alone.
+        """Write a page to look through the neurons, which stands alone.
 
-        A table of all neurons, to sort, search and filter by layer; for each
-        its distribution by label, its mean scale on each, its False Killing
-        Rate, and the inputs that move it most. It needs no network, and is
-        usable with 10,000 neurons. Needs `pip install keras-memel[plot]`.
+        A table of all neurons to sort, search and filter. For each neuron: its
+        values by label, its scale, its False Killing Rate, and what it does on
+        the inputs that move it most, on those that move it least, and on a
+        sample. The page needs no network and no server.
+
+        Texts are shown in whole, each token shaded by the value of the neuron
+        there. Images keep their values: black and white are the same for all
+        of them, 0 and 255 of uint8, else 0 and 1, -1 and 1, or the lowest and
+        highest value that is shown. A box is the receptive field, where that
+        could be found.
 
         Args:
             path: File to write.
             inputs: The inputs that were analyzed, in their order, as they are
-                to be shown: texts or lists of tokens (of which the deciding
-                ones are marked), images, or time series.
-            kind: "text", "image" (`(height, width)` or with channels) or
-                "series" (`(time,)` or `(time, channels)`); "auto" takes what
-                has at most 4 columns for a series.
-            tokenize: From a text to its tokens, one a position, to mark them:
-                `list` for characters.
+                to be shown: texts or lists of tokens, images `(height,
+                width)`, `(height, width, channels)` or `(channels, height,
+                width)`, or series `(steps,)` or `(steps, channels)`. `None`:
+                those that the report has kept (`analyze(keep="inputs")`).
+            kind: "text", "image" or "series"; "auto" takes what has at most 4
+                columns for a series.
+            tokenize: From an input to its tokens, one per position: `list` for
+                characters. Tokens of byte-pair, SentencePiece and WordPiece
+                vocabularies are joined to the text that they were made of.
             title: Of the page.
+            other: A second report, to compare neuron by neuron, as of another
+                checkpoint of the same model.
+            other_title: Its title.
+            prompts: What `prompt` returned: texts to show with the neurons
+                that deviate most on them.
 
         Raises:
-            ValueError: If there are fewer `inputs` than were analyzed, or
-                `kind` is none of these.
+            ValueError: Before anything is written: if there are fewer
+                `inputs` than were analyzed, if they are not of `kind` or
+                cannot be shown, if `prompts` do not fit the report, or if the
+                folder of `path` does not exist.
 
         Example:
 
@@ -310,7 +333,17 @@ class Report:
         """
         from keras_memel.reports import neuron_browser
 
-        neuron_browser.write(self, path, inputs, kind, tokenize, title)
+        neuron_browser.write(
+            self,
+            path,
+            inputs,
+            kind,
+            tokenize,
+            title,
+            other,
+            other_title,
+            prompts,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report to one file, `.npz`.

@@ -15,7 +15,6 @@ from keras_memel.evaluation.paired_tests import rounding
 pytestmark = [
     pytest.mark.once,
     pytest.mark.quick,
-    pytest.mark.usefixtures("frozen_garbage"),
 ]
 
 SIGNS = 1 - 2 * ((np.arange(2**10)[:, None] >> np.arange(10)) & 1)

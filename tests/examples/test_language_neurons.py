@@ -11,7 +11,7 @@ from keras_memel.monitoring import monitor
 
 pytestmark = pytest.mark.once
 
-pytest.importorskip("altair")
+pytest.importorskip("matplotlib")
 pytest.importorskip("matplotlib")
 
 

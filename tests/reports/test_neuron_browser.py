@@ -1,21 +1,22 @@
 """The neuron browser: one page, alone, that says what the report says."""
 
 import base64
-import gzip
 import json
 import os
 import re
 import shutil
+import struct
+import zlib
 
 import keras
 import numpy as np
 import pytest
+from page_payload import data
 
 from keras_memel import analyze
+from keras_memel.reports.shown_inputs import convert
 
 pytestmark = pytest.mark.once
-
-pytest.importorskip("altair")
 
 LABELS = np.random.default_rng(0).integers(0, 3, 90)
 
@@ -30,34 +31,44 @@ def report():
     return analyze(model, x, LABELS, label_names=["<a>", "b", "c"], verbose=0)
 
 
-def data(path):
-    """What is packed into a page."""
-    page = path.read_text(encoding="utf-8")
-    packed = re.search(r'octet-stream">([^<]+)<', page)[1]
-    return json.loads(gzip.decompress(base64.b64decode(packed)))
-
-
 def test_the_page_holds_the_numbers_of_the_report(report, tmp_path):
     path = tmp_path / "neurons.html"
     report.to_html(path)
     found = data(path)
-    layer, expected = found["layers"][0], report.layers["hidden"]
+    layer, expected = found["layers"][0], report["hidden"]
+    assert found["version"] == 1
     assert found["labels"] == ["<a>", "b", "c"]
-    np.testing.assert_allclose(layer["labelMs"], expected.label_ms, rtol=1e-2)
-    np.testing.assert_array_equal(
-        np.reshape(layer["histogram"], expected.histogram.shape),
-        expected.histogram,
-    )
-    rate = found["rates"].index(0.02)
-    np.testing.assert_allclose(
-        np.array(layer["fkr"])[:, rate],
-        report.false_killing_rate(0.02),
-        atol=1e-3,
-    )
-    names = {column["name"]: column for column in found["table"]["columns"]}
-    np.testing.assert_allclose(
-        names["ROC-AUC"]["values"], report.roc_auc(), rtol=1e-3
-    )
+    np.testing.assert_array_equal(layer["shown"], expected.histogram_label)
+    np.testing.assert_allclose(layer["labelMs"], expected.label_ms, rtol=1e-6)
+    np.testing.assert_array_equal(layer["hist"], expected.histogram)
+    for place, rate in enumerate(found["rates"]):
+        np.testing.assert_allclose(
+            layer["fkr"][:, place],
+            report.false_killing_rate(rate),
+            rtol=1e-6,
+        )
+    table = report.to_dataframe()
+    assert list(found["columns"]) == list(table)
+    for name in table.select_dtypes("number"):
+        if name != "neuron":
+            np.testing.assert_array_equal(found["columns"][name], table[name])
+    assert found["columns"]["label"] == table["label"].tolist()
+
+
+def test_means_there_and_elsewhere(report, tmp_path):
+    path = tmp_path / "neurons.html"
+    report.to_html(path)
+    layer, own = data(path)["layers"][0], report["hidden"]
+    count = own.label_count / own.label_count.sum(1, keepdims=True)
+    for row, label in enumerate(own.label):
+        others = np.arange(3) != label
+        np.testing.assert_allclose(
+            layer["there"][row], own.label_mean[row, label]
+        )
+        np.testing.assert_allclose(
+            layer["elsewhere"][row],
+            np.average(own.label_mean[row, others], weights=count[row, others]),
+        )
 
 
 def test_the_page_needs_no_network(report, tmp_path):
@@ -65,21 +76,26 @@ def test_the_page_needs_no_network(report, tmp_path):
     report.to_html(path, title="A <b> & {{data}}")
     page = path.read_text(encoding="utf-8")
     assert "<title>A &lt;b&gt; &amp; {{data}}</title>" in page
-    vega = page.index("<script>"), page.index("</script>")
-    own = page[: vega[0]] + page[vega[1] :]
-    assert "vegaEmbed" in page[slice(*vega)]
-    assert not re.search(r"https?:|src=[^$]|href=", own)
+    # The name of a namespace is asked of no network.
+    code = page.replace('"http://www.w3.org/2000/svg"', "")
+    assert not re.search(r"https?:|src=[^$]|@import|url\(", code)
 
 
 @pytest.mark.parametrize(
     ("inputs", "kind", "first"),
     [
         (["one two"] * 90, "text", "one two"),
-        ([["one", "##s"]] * 90, "text", ["one", "##s"]),
-        (np.zeros((90, 8, 8)), "image", None),
-        (np.zeros((90, 8, 8, 3)), "image", None),
-        (np.ones((90, 5)), "series", [1.0] * 5),
-        (np.ones((90, 5, 2)), "series", [[1.0, 1.0]] * 5),
+        ([b"one two"] * 90, "text", "one two"),
+        (np.array(["one two"] * 90), "text", "one two"),
+        ([["one", "##s"]] * 90, "text", ["one", "s"]),
+        (np.zeros((90, 8, 8)), "image", 1),
+        (np.zeros((90, 8, 8, 1)), "image", 1),
+        (np.zeros((90, 8, 8, 2)), "image", 2),
+        (np.zeros((90, 8, 8, 3)), "image", 1),
+        (np.zeros((90, 3, 20, 20), "uint8"), "image", 1),
+        (np.zeros((90, 8, 8, 5)), "image", 5),
+        (np.ones((90, 5)), "series", np.ones((5, 1))),
+        (np.ones((90, 5, 2)), "series", np.ones((5, 2))),
     ],
 )
 def test_inputs_are_shown_as_what_they_are(
@@ -89,13 +105,57 @@ def test_inputs_are_shown_as_what_they_are(
     report.to_html(path, inputs=inputs)
     found = data(path)
     assert found["kind"] == kind
-    far = report.layers["hidden"].top_input
-    assert set(map(int, found["inputs"])) == set(far.ravel().tolist())
     one = next(iter(found["inputs"].values()))
     if kind == "image":
-        assert base64.b64decode(one).startswith(b"\x89PNG")
+        pictures = [one] if isinstance(one, str) else one
+        assert len(pictures) == first
+        assert all(decoded(png).max() == 0 for png in pictures)
     else:
-        assert one == first
+        np.testing.assert_array_equal(one, first)
+
+
+def decoded(png):
+    """The pixels of a picture, `(height, width, channels)`."""
+    raw = base64.b64decode(png)
+    assert raw.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height, depth, color = struct.unpack(">IIBB", raw[16:26])
+    assert depth == 8
+    (size,) = struct.unpack(">I", raw[33:37])
+    assert zlib.crc32(raw[37 : 41 + size]) == int.from_bytes(
+        raw[41 + size : 45 + size]
+    )
+    rows = np.frombuffer(zlib.decompress(raw[41 : 41 + size]), "uint8")
+    rows = rows.reshape(height, -1)
+    assert (rows[:, 0] == 0).all()  # No filter
+    return rows[:, 1:].reshape(height, width, {0: 1, 2: 3}[color])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "expected"),
+    [
+        (100, 110, "uint8", (0, 255)),
+        (0.4, 0.6, "float32", (0, 1)),
+        (-0.2, 0.6, "float32", (-1, 1)),
+        (0, 16, "int64", (0, 16)),
+        (0, 1, "bool", (0, 1)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_all_images_have_one_scale(low, high, dtype, expected, channels):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(low, high, (4, 6, 7, channels)).astype(dtype)
+    images[0], images[1] = low, high
+    found = convert(images, range(4), "image", None)
+    assert found.limits == expected
+    for number in range(4):
+        png = found.inputs[number]
+        parts = [decoded(one) for one in ([png] if type(png) is str else png)]
+        share = images[number].astype("float64") - expected[0]
+        np.testing.assert_allclose(
+            np.concatenate(parts, axis=2),
+            255 * share / (expected[1] - expected[0]),
+            atol=0.51,
+        )
 
 
 def test_texts_can_be_tokenized(report, tmp_path):
@@ -104,11 +164,40 @@ def test_texts_can_be_tokenized(report, tmp_path):
     assert next(iter(data(path)["inputs"].values())) == list("abcd")
 
 
-def test_bad_arguments(report, tmp_path):
-    with pytest.raises(ValueError, match="90 inputs"):
-        report.to_html(tmp_path / "n.html", inputs=["too", "few"])
-    with pytest.raises(ValueError, match="kind='sound'"):
-        report.to_html(tmp_path / "n.html", kind="sound")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"inputs": ["too", "few"]}, "90 inputs"),
+        ({"inputs": []}, "90 inputs"),
+        ({"inputs": (i for i in range(90))}, r"list\(inputs\)"),
+        ({"kind": "sound"}, "kind='sound'"),
+        ({"inputs": np.zeros((90, 4, 4, 9, 3))}, "kind of `inputs`"),
+        ({"inputs": np.zeros((90, 20, 20, 20))}, "height, width"),
+        ({"inputs": [None] * 90}, "kind of `inputs`"),
+        ({"inputs": [1] * 90, "kind": "text"}, "texts or lists of tokens"),
+        ({"inputs": ["a"] * 90, "kind": "image"}, "must hold numbers"),
+        ({"inputs": ["a"] * 90, "tokenize": len}, "list of strings"),
+        (
+            {"inputs": np.zeros((90, 4)), "tokenize": list, "kind": "series"},
+            "texts",
+        ),
+        ({"other": "another.npz"}, "must be a Report"),
+        ({"prompts": ["a text"]}, "what `prompt` returns"),
+    ],
+)
+def test_bad_arguments_raise_before_anything_is_written(
+    report, tmp_path, arguments, said
+):
+    path = tmp_path / "n.html"
+    path.write_text("before")
+    with pytest.raises(ValueError, match=said):
+        report.to_html(path, **arguments)
+    assert path.read_text() == "before"
+
+
+def test_a_folder_that_does_not_exist(report, tmp_path):
+    with pytest.raises(ValueError, match="folder that exists"):
+        report.to_html(tmp_path / "none" / "n.html")
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +233,19 @@ def chromium(tmp_path_factory):
 class Page:
     """A page in the browser, and what a reader sees of it."""
 
-    def __init__(self, browser, path, width=1280):
+    def __init__(self, browser, path, width=1400, fragment=""):
         from selenium.webdriver.support.wait import WebDriverWait
 
         self.browser = browser
         self._wait = WebDriverWait(browser, 30)
-        browser.set_window_size(width, 800)
-        browser.get(path.as_uri())
+        # A window has a least width, and the page shall not need it.
+        browser.set_window_size(1400, 800)
+        screen = {"width": width, "height": 800, "deviceScaleFactor": 1}
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {**screen, "mobile": False}
+        )
+        browser.get("about:blank")
+        browser.get(path.as_uri() + fragment)
         self.wait("document.body.dataset.ready")
 
     def ask(self, expression):
@@ -164,6 +259,14 @@ class Page:
 
     def click(self, selector, number=0):
         self.browser.find_elements("css selector", selector)[number].click()
+
+    def type(self, text):
+        """Search for a text."""
+        self.ask(
+            "void (document.querySelector('#search').value = "
+            f"{json.dumps(text)})"
+        )
+        self.ask("void document.querySelector('#search').oninput()")
 
     def sound(self):
         """No error on the page, and nothing asked of a network."""
@@ -179,37 +282,109 @@ class Page:
         return not wrong and all(url.startswith(local) for url in asked)
 
 
-CHART = "document.querySelector('#chart svg')"
-BARS = "[...document.querySelectorAll('#chart [aria-roledescription=bar]')]"
 # Whether anything reaches beyond the window, which cannot then be seen.
 WIDE = "document.documentElement.scrollWidth > innerWidth"
+FIRST = "#rows tr:first-child td:nth-child(2)"
 
 
 def test_the_page_works_in_chromium(report, tmp_path, chromium):
     path = tmp_path / "neurons.html"
-    report.to_html(path, inputs=["wxyz"] * 90, tokenize=list)
+    report.to_html(path, inputs=["w\nyz"] * 90, tokenize=list)
     page = Page(chromium, path)
-    page.wait(CHART)
     assert page.text("#found") == "6 of 6 neurons"
     # The surest first; a click on a header sorts, a second turns round.
     best = report.to_dataframe()["roc_auc"].argmax()
-    first = "#rows tr:first-child td:nth-child(2)"
-    assert page.text(first) == str(best)
-    page.click("th", 1)
-    assert page.text(first) == "0"
-    page.click("th", 1)
-    assert page.text(first) == "5"
-
+    assert page.text(FIRST) == str(best)
+    page.click("th > button:first-child", 1)
+    assert page.text(FIRST) == "0"
+    page.click("th > button:first-child", 1)
+    assert page.text(FIRST) == "5"
     page.click("#rows tr:first-child")
-    assert page.text("h2") == "hidden, neuron 5"
-    page.wait(CHART)
-    assert "<a>" in page.text("#chart")  # a name is text, not a tag
-    assert page.ask("document.querySelectorAll('#inputs mark').length") >= 1
-    chromium.find_element("id", "search").send_keys("nothing")
-    assert page.text("#found") == "0 of 6 neurons"
-    for width in (500, 1280):
-        chromium.set_window_size(width, 800)
-        assert not page.ask(WIDE)
+    assert page.text("h2") == "hidden:5"
+    assert page.ask("location.hash") == "#hidden/5"
+    assert "<a>" in page.text("#density")  # a name is text, not a tag
+    assert page.text(".tokens") == "w↵\nyz"
+    assert page.ask("document.querySelectorAll('.tokens .peak').length") >= 1
+    assert not page.ask(WIDE)
+    page.click(".help", 3)
+    assert "0.5 is chance" in page.text("#help")
+    assert page.sound()
+
+
+def test_search_filters_and_csv(report, tmp_path, chromium):
+    path = tmp_path / "neurons.html"
+    report.to_html(path)
+    page = Page(chromium, path)
+    table = report.to_dataframe()
+    chance = float(table["roc_auc"].median())
+    above = table[table["roc_auc"] > chance]
+    for text, rows in {
+        "layer:3": table[table["neuron"] == 3],
+        "hid:4": table[table["neuron"] == 4],
+        'label:"<a>"': table[table["label"] == "<a>"],
+        'label:"b"': table[table["label"] == "b"],
+        f"roc_auc > {chance}": above,
+        f"roc_auc>{100 * chance}%": above,
+        f"roc_auc > {chance} -:4": above[above["neuron"] != 4],
+        "nonsense": table.iloc[:0],
+    }.items():
+        page.type(text)
+        assert page.text("#found") == f"{len(rows)} of 6 neurons", text
+    page.type("nothing > 1")
+    assert "no column “nothing”" in page.text(".chip.bad")
+    assert page.text("#found") == "6 of 6 neurons"
+    page.type(f"roc_auc > {chance}")
+    page.click("th > button:first-child", 1)
+    page.ask(
+        "void (navigator.clipboard.writeText = (t) => { window.csv = t; })"
+    )
+    page.click("#csv")
+    page.wait("window.csv")
+    lines = page.ask("window.csv").split("\n")
+    assert lines[0].split(",") == list(table)
+    rows = above.sort_values(
+        "neuron", ascending=page.text(FIRST) == str(above["neuron"].min())
+    )
+    for line, (_, row) in zip(lines[1:], rows.iterrows(), strict=True):
+        cells = dict(zip(lines[0].split(","), line.split(",")))
+        assert cells["neuron"] == str(row["neuron"])
+        assert float(cells["roc_auc"]) == row["roc_auc"]
+        assert cells["label"] == row["label"]
+        assert float(cells["direction"]) == row["direction"]
+        assert cells["dead"] == str(row["dead"])
+    assert page.sound()
+
+
+def test_dead_and_broken_neurons_say_so(tmp_path, chromium):
+    """And a text or a name that looks like code is text."""
+    name = "<script>window.hit = 1</script>"
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Activation("linear", name="z")]
+    )
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    x[:, 1], x[::7, 2] = 4, np.nan
+    report = analyze(
+        model, x, np.arange(60) % 2, "z", label_names=[name, "b"], verbose=0
+    )
+    path = tmp_path / "n.html"
+    report.to_html(path, inputs=[name] * 60, title=name)
+    page = Page(chromium, path, fragment="#z/1")
+    assert page.text("h2") == "z:1"
+    pane = page.text("#pane")
+    assert "Dead: all 60 values are 4" in pane
+    assert "Examples" not in pane
+    row = page.text("#rows tr[aria-selected=true]")
+    assert "always 4" in row
+    assert "dead" in row
+    page.type("nonfinite > 0")
+    page.click("#rows tr:first-child")
+    assert "9 values NaN or infinite" in page.text("#pane")
+    assert name in page.text("#pane .tokens")
+    assert page.text("h1") == name
+    assert page.ask("window.hit") is None
+    page.ask("void (location.hash = '#z/99')")
+    page.wait("document.querySelector('[role=alert]')")
+    assert "no neuron z/99" in page.text("[role=alert]")
     assert page.sound()
 
 
@@ -221,21 +396,28 @@ def test_ten_thousand_neurons_on_a_narrow_screen(tmp_path, chromium):
     report = analyze(model, x, top=2, verbose=0)
     path = tmp_path / "neurons.html"
     report.to_html(path, inputs=np.ones((20, 12)))
-    page = Page(chromium, path, width=500)
-    page.wait(CHART)
-    page.wait("document.querySelector('#inputs svg')")  # Its time series
+    page = Page(chromium, path, width=420)
     assert page.text("#found") == "10,000 of 10,000 neurons"
-    # A bar of the histogram stands on the axis.
-    assert max(page.ask(f"{BARS}.map((bar) => bar.getBBox().height)")) > 100
+    assert page.ask("document.querySelectorAll('#pane .ex svg').length") >= 1
     # Only the rows that are looked at are laid out.
     rows = "document.querySelectorAll('#rows tr').length"
     assert page.ask(rows) < 500
-    page.ask("document.querySelector('#list').scrollTop = 1e9")
+    page.ask("void (document.querySelector('#scroll').scrollTop = 1e9)")
     page.wait(f"{rows} > 100")
-    page.click("th", 1)
-    chromium.find_element("id", "search").send_keys("9999")
+    page.type(":9999")
     assert page.text("#found") == "1 of 10,000 neurons"
     page.click("#rows tr:first-child")
-    assert page.text("h2") == "wide, neuron 9999"
+    assert page.text("h2") == "wide:9999"
     assert not page.ask(WIDE)
+    # One colour scheme or the other, chosen on the page.
+    dark = "getComputedStyle(document.body).backgroundColor"
+    seen = set()
+    for theme in ("light", "dark"):
+        page.ask(f"void (document.querySelector('#theme').value = '{theme}')")
+        page.ask(
+            "void document.querySelector('#theme').dispatchEvent("
+            "new Event('change'))"
+        )
+        seen.add(page.ask(dark))
+    assert len(seen) == 2
     assert page.sound()

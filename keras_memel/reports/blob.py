@@ -1,0 +1,55 @@
+"""Arrays side by side in one block of bytes."""
+
+from typing import Any
+
+import numpy as np
+
+from keras_memel.utils.types import Array
+
+
+class Blob:
+    """Collect arrays, each of which JSON can refer to.
+
+    Example:
+
+    >>> blob = Blob()
+    >>> blob.add(np.ones((2, 3)), "f4")
+    {'a': 0, 't': 'f4', 'n': [2, 3]}
+    >>> blob.counts(np.array([7, 300]))
+    {'a': 24, 't': 'u2', 'n': [2]}
+    >>> len(blob.content())
+    32
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, values: Any, dtype: str) -> dict[str, Any]:
+        """Add an array.
+
+        Args:
+            values: The array.
+            dtype: "i1", "u1", "u2", "i4", "u4", "f4" or "f8".
+
+        Returns:
+            `a`, the offset in bytes; `t`, the dtype; `n`, the shape.
+        """
+        kind = np.dtype(dtype).newbyteorder("<")
+        array = np.ascontiguousarray(values, dtype=kind)
+        found = {"a": self._size, "t": dtype, "n": list(array.shape)}
+        # A typed array begins at a multiple of the size of its items.
+        padding = -array.nbytes % 8
+        self._parts.append(array.tobytes() + bytes(padding))
+        self._size += array.nbytes + padding
+        return found
+
+    def counts(self, values: Array) -> dict[str, Any]:
+        """Add whole numbers from 0 up, in as few bytes as they need."""
+        most = int(np.max(values, initial=0))
+        dtype = "u1" if most < 1 << 8 else "u2" if most < 1 << 16 else "u4"
+        return self.add(values, dtype)
+
+    def content(self) -> bytes:
+        """All arrays, one after the other."""
+        return b"".join(self._parts)

@@ -1,0 +1,125 @@
+"""What the page shows of single texts: all neurons, token by token."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+
+from keras_memel.reports import tokens
+from keras_memel.reports.blob import Blob
+from keras_memel.reports.shown_inputs import Shown
+from keras_memel.utils.types import Array
+
+if TYPE_CHECKING:
+    from keras_memel.reports.report import Report
+
+# Neurons of a text that are kept: those that deviate most.
+MOST = 200
+
+
+def check(report: "Report", prompts: Sequence[Any]) -> None:
+    """Raise unless all prompts fit the report, as in `Report.to_html`."""
+    if not isinstance(prompts, (list, tuple)):
+        raise ValueError(
+            "Argument `prompts` must be a list of what `prompt` returns. "
+            f"Received: {prompts!r:.80}"
+        )
+    for number, one in enumerate(prompts):
+        parts = ("tokens", "generated_from", "activations")
+        if not all(hasattr(one, part) for part in parts):
+            raise ValueError(
+                "Argument `prompts` must hold what `prompt` returns. "
+                f"Received: prompts[{number}]={one!r:.80}"
+            )
+        if not one.activations:
+            raise ValueError(
+                f"prompts[{number}] has no activations: name layers in `prompt`"
+            )
+        for path, values in one.activations.items():
+            if path not in report.layers:
+                raise ValueError(
+                    f"prompts[{number}] has activations of layer {path!r}; the "
+                    f"report has the layers {list(report.layers)}"
+                )
+            expected = (len(one.tokens), len(report.layers[path]))
+            if np.shape(values) != expected:
+                raise ValueError(
+                    f"prompts[{number}] must have activations of shape "
+                    f"{expected}, tokens and neurons, for layer {path!r}. "
+                    f"Received: shape {np.shape(values)}"
+                )
+
+
+def packed(
+    report: "Report", prompts: Sequence[Any], shown: Shown | None, blob: Blob
+) -> list[dict[str, Any]]:
+    """The texts of the prompt view: those given, and those of the sample."""
+    joined = tokens.readable([one.tokens for one in prompts])
+    found = [
+        {
+            **_packed(report, pieces, one.activations, blob),
+            "generated": one.generated_from,
+        }
+        for one, pieces in zip(prompts, joined)
+    ]
+    if shown is None or shown.kind != "text":
+        return found
+    for number, values in _sampled(report).items():
+        pieces = shown.inputs.get(number)
+        if not isinstance(pieces, list) or not pieces:
+            continue
+        own = {
+            path: array[: len(pieces)]
+            for path, array in values.items()
+            if len(array) >= len(pieces)
+        }
+        if own:
+            packed = _packed(report, pieces, own, blob)
+            found.append({**packed, "generated": None, "input": number})
+    return found
+
+
+def _sampled(report: "Report") -> dict[int, dict[str, Array]]:
+    """From an input of the sample to layers, `(positions, neurons)`."""
+    found: dict[int, dict[str, Array]] = {}
+    for path, layer in report.layers.items():
+        kept = layer.examples
+        if kept is None or len(layer.sizes) != 1:
+            continue
+        for place, number in enumerate(kept.sample.tolist()):
+            shares = kept.sample_activation[:, place].astype("float32")
+            values = np.where(np.isinf(shares), np.nan, shares)
+            values = (values * kept.most[:, None]).T
+            found.setdefault(number, {})[path] = values
+    return found
+
+
+def _packed(
+    report: "Report", pieces: list[str], activations: Any, blob: Blob
+) -> dict[str, Any]:
+    rows, values, means, deviations, first = [], [], [], [], 0
+    for path, layer in report.layers.items():
+        if path in activations:
+            rows.append(np.arange(first, first + len(layer)))
+            values.append(np.asarray(activations[path], "float32").T)
+            means.append(layer.mean)
+            deviations.append(
+                np.where(layer.dead, 0.0, np.sqrt(layer.variance))
+            )
+        first += len(layer)
+    row, every = np.concatenate(rows), np.concatenate(values)
+    mean, sd = np.concatenate(means)[:, None], np.concatenate(deviations)
+    moved = sd > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        strength = np.abs(every - mean).astype("float64") / sd[:, None]
+    strength[~np.isfinite(strength)] = 0.0
+    peak = np.where(moved, strength.max(1, initial=0.0), -1.0)
+    kept = np.argsort(-peak, kind="stable")[: min(MOST, int(moved.sum()))]
+    return {
+        "pieces": pieces,
+        "neurons": row[kept].tolist(),
+        "values": blob.add(every[kept], "f4"),
+        "left": int(moved.sum()) - len(kept),
+        "dead": int((~moved).sum()),
+    }

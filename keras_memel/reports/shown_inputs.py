@@ -1,0 +1,283 @@
+"""Inputs as the neuron page shows them: texts, images or series."""
+
+import base64
+import struct
+import zlib
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_memel.reports import tokens
+from keras_memel.utils.types import Array
+
+KINDS = ("text", "image", "series")
+# An axis of at most this many may be that of the channels of an image.
+_CHANNELS = 16
+
+
+class Shown(NamedTuple):
+    """Inputs that were converted.
+
+    Attributes:
+        kind: One of `KINDS`.
+        inputs: From the number of an input to a text, a list of pieces of a
+            text, a PNG (or one per channel) in base64, or an array `(steps,
+            channels)`.
+        channels: Number of channels, 0 for texts.
+        limits: What is black and white, or the lowest and highest value.
+        sizes: Height and width of each image.
+    """
+
+    kind: str
+    inputs: dict[int, Any]
+    channels: int = 0
+    limits: tuple[float, float] = (0.0, 0.0)
+    sizes: dict[int, tuple[int, int]] | None = None
+
+
+def checked(inputs: Any, number: int, argument: str = "inputs") -> Any:
+    """Return inputs that can be taken by position, or raise.
+
+    Args:
+        inputs: As in `Report.to_html`.
+        number: How many were analyzed.
+        argument: Name of the argument.
+    """
+    inputs = getattr(inputs, "iloc", inputs)
+    if isinstance(inputs, Mapping):  # What the report has kept
+        return inputs
+    if not (hasattr(inputs, "__len__") or hasattr(inputs, "obj")):
+        raise ValueError(
+            f"Argument `{argument}` must be a sequence, so that an input can "
+            "be taken by its number: pass `list(inputs)`. "
+            f"Received: {type(inputs).__name__}"
+        )
+    size = len(inputs.obj) if hasattr(inputs, "obj") else len(inputs)
+    if size < number:
+        raise ValueError(
+            f"Argument `{argument}` must hold the {number} inputs that were "
+            f"analyzed, in their order. Received: {size} inputs"
+        )
+    return inputs
+
+
+def convert(
+    inputs: Any,
+    numbers: Sequence[int],
+    kind: str,
+    tokenize: Callable[[Any], Sequence[str]] | None,
+) -> Shown | None:
+    """Convert the inputs that the page shows.
+
+    Args:
+        inputs: Of `checked`.
+        numbers: Which of them.
+        kind: As in `Report.to_html`.
+        tokenize: As in `Report.to_html`.
+
+    Returns:
+        `Shown`; `None` if there is nothing to show.
+
+    Raises:
+        ValueError: If an input is not of the kind, or not like the others.
+    """
+    if isinstance(inputs, Mapping):
+        numbers = [number for number in numbers if number in inputs]
+    given = {number: inputs[number] for number in numbers}
+    if not given:
+        return None
+    if tokenize is not None and kind in ("auto", "text"):
+        return Shown("text", _texts(given, tokenize))
+    first = next(iter(given.values()))
+    if kind == "auto":
+        kind = _kind(first)
+    if kind == "text":
+        return Shown("text", _texts(given, None))
+    arrays = {number: _numbers(one, number) for number, one in given.items()}
+    return _images(arrays) if kind == "image" else _series(arrays)
+
+
+def _kind(first: Any) -> str:
+    if _is_text(first):
+        return "text"
+    shape: tuple[int, ...] = ()
+    if not isinstance(first, dict):
+        shape = np.shape(first)
+    if len(shape) == 1 or (len(shape) == 2 and shape[1] <= 4):
+        return "series"
+    if len(shape) in (2, 3):
+        return "image"
+    raise ValueError(
+        "The kind of `inputs` cannot be told: they must be texts, lists of "
+        "tokens, images (height, width), (height, width, channels) or "
+        "(channels, height, width), or series (steps,) or (steps, channels). "
+        "Pass the inputs as they are to be shown, or `tokenize=`. "
+        f"Received: {type(first).__name__} of shape {shape}"
+    )
+
+
+def _is_text(one: Any) -> bool:
+    if isinstance(one, (str, bytes)):
+        return True
+    if isinstance(one, (list, tuple)):
+        return not one or isinstance(one[0], (str, bytes))
+    return getattr(one, "dtype", np.dtype(int)).kind in "OSU"
+
+
+def _texts(
+    given: dict[int, Any], tokenize: Callable[[Any], Sequence[str]] | None
+) -> dict[int, Any]:
+    whole: dict[int, str | None] = {}
+    pieces: dict[int, list[str]] = {}
+    for number, one in given.items():
+        text = _text(one) if _is_text(one) and np.ndim(one) == 0 else None
+        whole[number] = text
+        if tokenize is not None:
+            one = tokenize(one if text is None else text)
+        elif text is not None:
+            continue
+        if not _is_text(one) or np.ndim(one) == 0:
+            raise ValueError(
+                "Argument `tokenize` must return a list of strings. Received: "
+                f"{one!r:.80} for input {number}"
+                if tokenize is not None
+                else "Argument `inputs` must hold texts or lists of tokens, "
+                f"for kind='text'. Received: input {number}: {one!r:.80}"
+            )
+        pieces[number] = [_text(token) for token in one]
+    joined = tokens.readable(
+        list(pieces.values()), [whole[number] for number in pieces]
+    )
+    found: dict[int, Any] = dict(zip(pieces, joined))
+    return {number: found.get(number, whole[number]) for number in given}
+
+
+def _text(one: Any) -> str:
+    if isinstance(one, np.ndarray):
+        one = one.item()
+    return (
+        one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)
+    )
+
+
+def _numbers(one: Any, number: int) -> Array:
+    try:
+        values = np.asarray(one)
+        if values.dtype.kind not in "biuf":
+            values = values.astype("float64")
+    except (TypeError, ValueError):
+        raise ValueError(
+            "Argument `inputs` must hold numbers, for images and series. "
+            f"Received: input {number}: {one!r:.80}"
+        ) from None
+    return values
+
+
+def _images(arrays: dict[int, Array]) -> Shown:
+    pictures = {}
+    for number, values in arrays.items():
+        pictures[number] = _channels_last(values, number)
+    channels = {picture.shape[2] for picture in pictures.values()}
+    if len(channels) > 1:
+        raise ValueError(
+            "All images must have the same number of channels. Received: "
+            f"images of {sorted(channels)} channels"
+        )
+    kinds = {picture.dtype for picture in pictures.values()}
+    low, high = _limits(pictures.values(), kinds)
+    one = channels.pop()
+    found: dict[int, Any] = {}
+    for number, picture in pictures.items():
+        whole = picture
+        if picture.dtype != np.uint8:
+            share = (picture.astype("float64") - low) / ((high - low) or 1.0)
+            share = np.nan_to_num(share, nan=0.0)
+            whole = np.rint(255 * np.clip(share, 0, 1)).astype("uint8")
+        if one in (1, 3):
+            found[number] = png(whole)
+        else:
+            found[number] = [png(whole[:, :, [c]]) for c in range(one)]
+    sizes = {number: picture.shape[:2] for number, picture in pictures.items()}
+    return Shown("image", found, one, (low, high), sizes)
+
+
+def _limits(arrays: Any, kinds: set[Any]) -> tuple[float, float]:
+    """One range for all images: the usual one that holds them."""
+    if kinds == {np.dtype("uint8")}:
+        return 0.0, 255.0
+    arrays = list(arrays)
+    with np.errstate(all="ignore"):
+        finite = [one[np.isfinite(one)] for one in arrays]
+    low = min((float(one.min()) for one in finite if one.size), default=0.0)
+    high = max((float(one.max()) for one in finite if one.size), default=1.0)
+    for usual in ((0.0, 1.0), (-1.0, 1.0)):
+        if usual[0] <= low and high <= usual[1]:
+            return usual
+    return low, high
+
+
+def _channels_last(values: Array, number: int) -> Array:
+    if values.ndim == 2:
+        return values[..., None]
+    if values.ndim == 3:
+        first, last = values.shape[0] <= _CHANNELS, values.shape[2] <= _CHANNELS
+        if first and last:
+            first = keras.config.image_data_format() == "channels_first"
+            last = not first
+        if last:
+            return values
+        if first:
+            return np.moveaxis(values, 0, 2)
+    raise ValueError(
+        "Images must be (height, width), (height, width, channels) or "
+        f"(channels, height, width), of at most {_CHANNELS} channels; pass "
+        "single frames of a video. "
+        f"Received: input {number} of shape {values.shape}"
+    )
+
+
+def png(picture: Array) -> str:
+    """Encode a uint8 picture, `(height, width, 1 or 3)`, in base64."""
+    height, width, channels = picture.shape
+    rows = np.zeros((height, 1 + width * channels), "uint8")  # Filter 0
+    rows[:, 1:] = picture.reshape(height, -1)
+    color = 0 if channels == 1 else 2
+    header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for name, content in (
+        (b"IHDR", header),
+        (b"IDAT", zlib.compress(rows.tobytes(), 1)),
+        (b"IEND", b""),
+    ):
+        check = zlib.crc32(name + content)
+        parts.append(struct.pack(">I", len(content)) + name + content)
+        parts.append(struct.pack(">I", check))
+    return base64.b64encode(b"".join(parts)).decode()
+
+
+def _series(arrays: dict[int, Array]) -> Shown:
+    found = {}
+    for number, values in arrays.items():
+        if values.ndim not in (1, 2) or not len(values):
+            raise ValueError(
+                "Series must be (steps,) or (steps, channels). Received: "
+                f"input {number} of shape {values.shape}"
+            )
+        found[number] = values.reshape(len(values), -1).astype("float32")
+    channels = {series.shape[1] for series in found.values()}
+    if len(channels) > 1:
+        raise ValueError(
+            "All series must have the same number of channels. Received: "
+            f"series of {sorted(channels)} channels"
+        )
+    every = np.concatenate([series.ravel() for series in found.values()])
+    every = every[np.isfinite(every)]
+    limits = (0.0, 1.0)
+    if every.size:
+        limits = float(every.min()), float(every.max())
+    return Shown("series", found, channels.pop(), limits)
