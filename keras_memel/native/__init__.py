@@ -13,6 +13,7 @@ not need PyTorch.
     torch_saving    save and restore
     torch_analysis  what analyze looks at
     torch_decrease  what decrease_ratio does
+    torch_prompt    what prompt reads and generates
 """
 
 import sys

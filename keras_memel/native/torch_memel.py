@@ -1,5 +1,6 @@
 """TorchMEmeL: the layer as a `torch.nn.Module`."""
 
+import math
 from typing import Any
 
 import torch
@@ -303,7 +304,7 @@ class TorchMEmeL(StateInBuffers):
                 getattr(self, key).copy_(
                     torch.where(could > 0, value, call.selection[key])
                 )
-        bad = ~torch.isfinite(batch.mean + batch.variance)
+        bad = ~((batch.mean + batch.variance).abs() < math.inf)
         high, low = add_compensated(
             self.skipped_updates, self.skipped_updates_low, kernels.count(bad)
         )

@@ -9,7 +9,6 @@ Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,18 +33,16 @@ def batch_moments(
     if valid is None:
         number = math.prod([values.shape[axis] for axis in axes])
         count = history.count.new_full((), float(number))
-        near = values
-        for axis in axes:
-            near = near.narrow(axis, 0, min(1, values.shape[axis]))
-        near = near.to(torch.float32).sum(axes, keepdim=True)
     else:
         count = valid.to(torch.float32).sum(axes, keepdim=True)
         for axis in axes:
             if valid.shape[axis] == 1:
                 count = count * values.shape[axis]
-        counted = torch.where(valid, values.to(torch.float32), 0.0)
-        near = counted.sum(axes, keepdim=True) / count.clamp(min=1.0)
-    shift = torch.where(history.count > 0, history.mean, near)
+    shift = history.mean
+    known = history.count > 0
+    if not is_everywhere(known):
+        near = _near(values, axes, count, valid)
+        shift = torch.where(known, shift, near)
     first, second = kernels.sums(values, shift, axes, valid)
     divisor = count.clamp(min=1.0)
     offset = first / divisor
@@ -53,7 +50,35 @@ def batch_moments(
     return Moments(
         count.expand(shift.shape),
         torch.where(count > 0, shift + offset, 0.0),
-        torch.where(variance < 0, 0.0, variance),
+        variance.clamp(min=0.0),
+    )
+
+
+def _near(
+    values: Tensor,
+    axes: tuple[int, ...],
+    count: Tensor,
+    valid: Tensor | None,
+) -> Tensor:
+    """A number near the values of each neuron, without a history of it."""
+    if valid is not None:
+        counted = torch.where(valid, values.to(torch.float32), 0.0)
+        return counted.sum(axes, keepdim=True) / count.clamp(min=1.0)
+    for axis in axes:
+        values = values.narrow(axis, 0, min(1, values.shape[axis]))
+    return values.to(torch.float32).sum(axes, keepdim=True)
+
+
+def is_everywhere(condition: Tensor) -> bool:
+    """Check whether a condition holds everywhere, if the answer is at hand.
+
+    An accelerator would have to finish its work first, and a graph cannot
+    depend on it: there, the result is false.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and condition.device.type == "cpu"
+        and bool(condition.all())
     )
 
 
@@ -65,8 +90,9 @@ def pool(history: History, batch: Moments, forget_steps: int | None) -> History:
         step = step - low.mean
     else:
         m = torch.minimum(m, forget_steps * b)
-    weight = b / (m + b).clamp(min=1.0)
-    freedom = (m + b - 1.0).clamp(min=1.0)
+    both = m + b
+    weight = b / both.clamp(min=1.0)
+    freedom = (both - 1.0).clamp(min=1.0)
     spread = m * weight * step * step + b * batch.variance
     variance = (spread + (m - 1.0).clamp(min=0.0) * history.variance) / freedom
     mean_low, variance_low = low.mean, low.variance
@@ -79,28 +105,37 @@ def pool(history: History, batch: Moments, forget_steps: int | None) -> History:
         variance_low = torch.where(settled, changed[1], 0.0)
     else:
         mean = history.mean + weight * step
-    usable = (b > 0) & torch.isfinite(mean) & torch.isfinite(variance)
     count, count_low = add_compensated(history.count, low.count, b)
-    if forget_steps is None:
-        mean_low = torch.where(usable, mean_low, low.mean)
-        variance_low = torch.where(usable, variance_low, low.variance)
+    # `torch.isfinite` makes five operations of each.
+    largest = torch.maximum(mean.abs(), variance.abs())
+    usable = (b > 0) & (largest < math.inf)
+    if not is_everywhere(usable):
+        count = torch.where(usable, count, history.count)
+        count_low = torch.where(usable, count_low, low.count)
+        mean = torch.where(usable, mean, history.mean)
+        variance = torch.where(usable, variance, history.variance)
+        if forget_steps is None:
+            mean_low = torch.where(usable, mean_low, low.mean)
+            variance_low = torch.where(usable, variance_low, low.variance)
     return History(
-        torch.where(usable, count, history.count),
-        torch.where(usable, mean, history.mean),
-        torch.where(usable, variance, history.variance),
-        Moments(
-            torch.where(usable, count_low, low.count), mean_low, variance_low
-        ),
+        count, mean, variance, Moments(count_low, mean_low, variance_low)
     )
 
 
 def inverse_variance(variance: Tensor, epsilon: float, where: Tensor) -> Tensor:
     """As `core.scores.inverse_variance`."""
-    number = where.to(torch.float32).sum()
-    total = torch.where(where, variance, 0.0).sum()
-    denominator = variance + epsilon * (total / number.clamp(min=1.0))
+    whole = is_everywhere(where)
+    if whole:
+        number = variance.new_full((), float(where.numel()))
+        total = variance.sum()
+    else:
+        number = where.to(torch.float32).sum().clamp(min=1.0)
+        total = torch.where(where, variance, 0.0).sum()
+    denominator = variance + epsilon * (total / number)
     denominator = torch.where(denominator > TINY, denominator, math.inf)
-    return 1.0 / torch.where(where, denominator, math.nan)
+    if not whole:
+        denominator = torch.where(where, denominator, math.nan)
+    return denominator.reciprocal()
 
 
 def select(
@@ -122,20 +157,9 @@ def select(
         return selected
 
     if selection.by_sample:
-        return by_sample(chosen, values, valid)
+        selected: Tensor = kernels.by_sample(chosen, values, valid)
+        return selected
     return chosen(values, valid)
-
-
-def by_sample(
-    chosen: Callable[[Tensor, Tensor | None], Tensor],
-    values: Tensor,
-    valid: Tensor | None,
-) -> Tensor:
-    """As `kernels.by_sample`, without a copy where one block holds all."""
-    if values.numel() <= kernels.BLOCK_SIZE:
-        return chosen(values, valid)
-    found: Tensor = kernels.by_sample(chosen, values, valid)
-    return found
 
 
 def updated(

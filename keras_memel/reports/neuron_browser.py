@@ -388,10 +388,9 @@ def _examples(layer: LayerReport, blob: Blob) -> dict[str, Any]:
 
 
 def companded(shares: Array) -> Array:
-    """Shares of a highest value as one byte: the sign of the root, times 127.
+    """Shares of a highest value as one byte: 126 times the root, signed.
 
-    The error is under 1 % of the highest value, and less near 0. -128 is a
-    value that is not finite, -127 a position that does not count.
+    The error is under 1 % of it. -128 is not finite, -127 does not count.
     """
     shares = np.asarray(shares, "float32")
     with np.errstate(invalid="ignore"):
