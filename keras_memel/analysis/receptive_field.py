@@ -18,9 +18,12 @@ from keras_memel.utils.types import Array
 
 # Rows that are tried at most, unless there were more inputs: then trying them
 # takes less than the analysis did.
-_MOST = 256
+_MOST = 400
 # Of the highest output: less is a rounding error of another order of sums.
 _CHANGED = 1e-4
+# Share of the positions that must reach both ends of the window.
+_WHOLE = 0.4
+_NOISES = 2
 
 
 def note(
@@ -66,7 +69,7 @@ def _input(batch: Any, size: int, seen: int) -> Array | None:
     if values.ndim not in (3, 4) or values.dtype.kind not in "fu":
         return None
     one: Array = values[0]
-    rows = (1 + (one.dtype.kind == "f")) * sum(one.shape)
+    rows = (_NOISES + (one.dtype.kind == "f")) * sum(one.shape)
     return one if rows <= max(_MOST, seen) else None
 
 
@@ -112,7 +115,10 @@ def find(
     fields = []
     for changed_ in found:
         changed = np.concatenate(changed_)[1:]
-        noise, broken = changed[:rows], changed[rows : 2 * rows]
+        noise = changed[:rows]
+        for number in range(1, _NOISES):
+            noise = noise | changed[number * rows : (number + 1) * rows]
+        broken = changed[_NOISES * rows : (_NOISES + 1) * rows]
         both = noise | broken if nan else noise
         field = _of_layer(both, one.shape)
         fields.append(field or (_of_layer(noise, one.shape) if nan else None))
@@ -122,13 +128,16 @@ def find(
 def _batches(one: Array, nan: bool, size: int) -> Iterator[Array]:
     """The input as it is, and with each row of each axis replaced."""
     rng = np.random.default_rng(0)
-    if nan:
-        spread = float(np.nanstd(one)) or 1.0
-        noise = rng.normal(np.nanmean(one), 3 * spread, one.shape)
-    else:
-        noise = rng.integers(0, np.iinfo(one.dtype).max, one.shape)
+    others: list[Any] = []
+    for _ in range(_NOISES):
+        if nan:
+            spread = float(np.nanstd(one)) or 1.0
+            noise = rng.normal(np.nanmean(one), 3 * spread, one.shape)
+        else:
+            noise = rng.integers(0, np.iinfo(one.dtype).max, one.shape)
+        others.append(noise.astype(one.dtype))
     waiting = [one]
-    for other in (noise.astype(one.dtype), *([np.nan] if nan else [])):
+    for other in (*others, *([np.nan] if nan else [])):
         for axis, number in enumerate(one.shape):
             for row in range(number):
                 changed = one.copy()
@@ -190,24 +199,23 @@ def window(depends: Array) -> tuple[int, int, int] | None:
     place = np.arange(positions)
     # The ends that the border does not cut.
     begun, ended = first > 0, stop < rows
-    strides = {
-        int(step)
-        for ends, whole in ((first, begun), (stop, ended))
-        for step in np.diff(ends[whole])
-    }
-    if len(strides) != 1:
+    if not (begun.any() and ended.any()) or max(begun.sum(), ended.sum()) < 2:
         return None
-    (stride,) = strides
+    ends, whole = (
+        (first, begun) if begun.sum() >= ended.sum() else (stop, ended)
+    )
+    slope = np.polyfit(place[whole], ends[whole], 1)[0]
+    stride = round(float(slope))
     if stride < 1:
         return None
-    # What starts at the border starts there or before; likewise its end.
-    starts = {int(one) for one in (first - stride * place)[begun]}
-    stops = {int(one) for one in (stop - stride * place)[ended]}
-    if len(starts) != 1 or len(stops) != 1:
-        return None
-    offset, end = starts.pop(), stops.pop()
+    # A row may change nothing at a position, as one that loses a maximum: what
+    # any position reaches belongs to the window, and most must reach it all.
+    offset = int((first - stride * place)[begun].min())
+    end = int((stop - stride * place)[ended].max())
     expected = np.maximum(0, offset + stride * place)
     until = np.minimum(rows, end + stride * place)
-    if (expected != first).any() or (until != stop).any():
+    if (first < expected).any() or (stop > until).any():
+        return None
+    if ((first == expected) & (stop == until)).mean() < _WHOLE:
         return None
     return end - offset, stride, offset

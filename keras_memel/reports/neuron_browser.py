@@ -34,8 +34,7 @@ from keras_memel.utils.types import Array
 if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
-# Of the payload. It changes when a page of an older version could not be read
-# by the same code.
+# Of the payload: it changes when other code is needed to read it.
 VERSION = 1
 _RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 # Of a curve with 256 points.
