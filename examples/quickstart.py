@@ -214,8 +214,9 @@ def main():
     except OSError as error:
         parser.error(f"argument --out: must be a folder to write to. {error}")
     try:
-        write_neurons(page, options.epochs)
-        print(f"Wrote {page}: open it in a browser", file=sys.stderr)
+        if not page.stat().st_size:
+            write_neurons(page, options.epochs)
+            print(f"Wrote {page}: open it in a browser", file=sys.stderr)
         comparison = compare(
             train,
             {name: (name, options.epochs) for name in ARMS},
