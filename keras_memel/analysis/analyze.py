@@ -17,12 +17,12 @@ import numpy as np
 from keras_memel import native
 from keras_memel.analysis import directions as given_directions
 from keras_memel.analysis import fms as feature_monosemanticity
-from keras_memel.analysis import receptive_field
 from keras_memel.analysis.examples import Inputs
 from keras_memel.analysis.labels import Labels
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.layer_stream import Stream
 from keras_memel.analysis.monoscore import Embeddings
+from keras_memel.analysis.receptive_field import Search
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import is_text
 from keras_memel.analysis.value_store import MOST_ROWS
@@ -253,9 +253,12 @@ def analyze(
         for stream in streams:
             files.callback(stream.close)
         inputs = Inputs(keep == "inputs")
-        batches = inputs.along(vectors.along(source.inputs(given)))
+        search = Search(streams, keep is not None)
+        batches = search.along(
+            inputs.along(vectors.along(source.inputs(given)))
+        )
         seen = run.outputs(model, found, batches, output)
-        _read(seen, source, given, vectors, inputs, streams, verbose)
+        _read(seen, source, given, vectors, inputs, search, streams, verbose)
         sets = given.finish()
         vectors.finish()
         if not source.seen:
@@ -263,10 +266,7 @@ def analyze(
                 "Argument `x` must hold at least one input; a generator can "
                 f"be read only once. Received: x={x!r}, which yielded nothing"
             )
-        if keep is not None:
-            receptive_field.note(
-                run, model, streams, output, inputs.first, source.seen
-            )
+        search.finish()
         reports = _finish(streams, epsilon, threshold, sets, fms, verbose)
     names = () if sets is None else sets.names
     if names:
@@ -282,6 +282,7 @@ def _read(
     given: Labels,
     vectors: Embeddings,
     inputs: Inputs,
+    search: Search,
     streams: list[Stream],
     verbose: int | str,
 ) -> None:
@@ -311,6 +312,9 @@ def _read(
     # would else keep the taps in the model.
     with contextlib.closing(seen), ThreadPoolExecutor(1) as worker:
         for batch in seen:
+            if search.active:
+                search.take(batch)
+                continue
             size, codes = given.take()
             known = given.number if given.given else None
             targets = codes, known, given.sets

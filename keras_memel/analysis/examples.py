@@ -218,14 +218,10 @@ class Inputs:
 
     Args:
         wanted: Whether to keep any.
-
-    Attributes:
-        first: The inputs of the first batch, and how many they are.
     """
 
     def __init__(self, wanted: bool):
         self.wanted = wanted
-        self.first: tuple[Any, int] | None = None
         self._waiting: deque[Any] = deque()
         self._kept: dict[int, Any] = {}
         self._most = 1 << 8
@@ -233,8 +229,6 @@ class Inputs:
     def along(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches, noted as they pass by."""
         for batch in batches:
-            if self.first is None:
-                self.first = batch, _size(batch)
             self._waiting.append(batch if self.wanted else None)
             yield batch
 
@@ -266,10 +260,6 @@ class Inputs:
         used: set[int] = set().union(*(one.used() for one in gatherers))
         self._kept = {n: self._kept[n] for n in sorted(used & set(self._kept))}
         return self._kept
-
-
-def _size(batch: Any) -> int:
-    return len(batch if is_text(batch) else keras.tree.flatten(batch)[0])
 
 
 def _one(batch: Any, row: int) -> Any:

@@ -58,7 +58,11 @@ class Stream:
         self._keep = keep
         self.gatherer: Gatherer | None = None
         self.field: Field | None = None
-        self.places: tuple[int, ...] = ()  # Axes of the values
+
+    def positions(self, rank: int) -> tuple[int, ...]:
+        """Axes of values of a rank that are neither batch nor neurons."""
+        neurons = axes.of_neurons(self.axis, rank)
+        return tuple(a for a in range(1, rank) if a not in neurons)
 
     def add(
         self,
@@ -95,8 +99,7 @@ class Stream:
             )
         neurons = axes.of_neurons(self.axis, rank)
         shape = tuple(values.shape[a] for a in neurons)
-        others = tuple(a for a in range(rank) if a not in neurons)
-        self.places = others[1:]
+        others = (0, *self.positions(rank))
         sizes = tuple(values.shape[a] for a in others)
         self.sizes = tuple(map(max, sizes[1:], self.sizes or sizes[1:]))
         missing = None

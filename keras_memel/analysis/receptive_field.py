@@ -8,9 +8,11 @@ row do not form windows of one size at one stride, the layer has no field.
 """
 
 import itertools
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_memel.reports.examples import Field
@@ -26,37 +28,81 @@ _WHOLE = 0.4
 _NOISES = 2
 
 
-def note(
-    run: Any,
-    model: Any,
-    streams: list[Any],
-    output: Any,
-    first: tuple[Any, int] | None,
-    seen: int,
-) -> None:
-    """Give each stream the field of its layer, if it has one.
+class Search:
+    """Find the field of each layer, with batches that follow those of a stream.
 
     Args:
-        run: `capture` or its counterpart for PyTorch modules.
-        model: The model.
         streams: `Stream` of each layer.
-        output: As in `analyze`.
-        first: The inputs of the first batch, and their number.
-        seen: Number of inputs of the analysis.
+        wanted: Whether to search at all.
+
+    Attributes:
+        active: Whether the batches are those of the search by now.
     """
-    one = None if first is None else _input(first[0], first[1], seen)
-    if first is None or one is None:
-        return
-    # Layers whose positions are those of an image, or of a series.
-    fitting = [
-        stream for stream in streams if len(stream.places) == one.ndim - 1
-    ]
-    if fitting:
-        sites = [stream.site for stream in fitting]
-        places = [stream.places for stream in fitting]
-        fields = find(run, model, sites, places, output, one, first[1])
-        for stream, field in zip(fitting, fields):
-            stream.field = field
+
+    def __init__(self, streams: list[Any], wanted: bool):
+        self.active = False
+        self._streams, self._wanted = streams, wanted
+        self._one: Array | None = None
+        self._before: list[Array | None] = [None for _ in streams]
+        self._changed: list[list[Array]] = [[] for _ in streams]
+
+    def along(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches, and then those with rows replaced, of the same size."""
+        first: Any = None
+        size, seen = 0, 0
+        for batch in batches:
+            if first is None and self._wanted:
+                first, size = batch, _length(batch)
+            seen += size
+            yield batch
+        if first is not None:
+            self._one = _input(first, size, seen)
+        if self._one is not None:
+            self.active = True
+            yield from _batches(self._one, size)
+
+    def take(self, batch: list[list[dict[str, Array]]]) -> None:
+        """Note which positions of each layer changed, by their first call."""
+        assert self._one is not None
+        for number, calls in enumerate(batch):
+            values = calls[0]["values"]
+            positions = self._streams[number].positions(values.ndim)
+            # Positions must be those of an image, or of a series.
+            if len(positions) != self._one.ndim - 1:
+                continue
+            base = self._before[number]
+            if base is None:
+                base = self._before[number] = values[:1].copy()
+            with np.errstate(invalid="ignore"):
+                finite = np.abs(np.where(np.isfinite(base), base, 0))
+                limit = _CHANGED * finite.max(initial=0.0)
+                changed = np.abs(values - base) > limit
+            changed |= np.isnan(values) & ~np.isnan(base)
+            axes = set(range(1, values.ndim)) - set(positions)
+            self._changed[number].append(changed.any(tuple(axes)))
+
+    def finish(self) -> None:
+        """Give each stream the field of its layer, if it has one."""
+        for stream, changed in zip(self._streams, self._changed):
+            if changed and self._one is not None:
+                stream.field = _fitted(np.concatenate(changed)[1:], self._one)
+
+
+def _fitted(changed: Array, one: Array) -> Field | None:
+    rows = sum(one.shape)
+    noise = changed[:rows]
+    for number in range(1, _NOISES):
+        noise = noise | changed[number * rows : (number + 1) * rows]
+    field = None
+    if one.dtype.kind == "f":
+        broken = changed[_NOISES * rows : (_NOISES + 1) * rows]
+        field = _of_layer(noise | broken, one.shape)
+    return field or _of_layer(noise, one.shape)
+
+
+def _length(batch: Any) -> int:
+    leaves = keras.tree.flatten(batch)
+    return len(leaves[0]) if hasattr(leaves[0], "shape") else 0
 
 
 def _input(batch: Any, size: int, seen: int) -> Array | None:
@@ -73,61 +119,9 @@ def _input(batch: Any, size: int, seen: int) -> Array | None:
     return one if rows <= max(_MOST, seen) else None
 
 
-def find(
-    run: Any,
-    model: Any,
-    sites: list[Any],
-    axes_of_positions: list[tuple[int, ...]],
-    output: Any,
-    one: Array,
-    batch_size: int,
-) -> list[Field | None]:
-    """The field of each layer, or `None`.
-
-    Args:
-        run: `capture` or its counterpart for PyTorch modules.
-        model: The model.
-        sites: Layers of it.
-        axes_of_positions: Axes of the values of each that are positions.
-        output: As in `analyze`.
-        one: An input.
-        batch_size: Number of inputs that the model is given at once.
-    """
-    nan = one.dtype.kind == "f"
-    batches = _batches(one, nan, batch_size)
-    found: list[list[Array]] = [[] for _ in sites]
-    before: list[Array | None] = [None] * len(sites)
-    for calls in run.outputs(model, sites, batches, output):
-        for number, call in enumerate(calls):
-            values, axes = call[0]["values"], axes_of_positions[number]
-            others = tuple(
-                axis for axis in range(1, values.ndim) if axis not in axes
-            )
-            if before[number] is None:
-                before[number] = values[:1]
-            base = before[number]
-            with np.errstate(invalid="ignore"):
-                limit = _CHANGED * np.nanmax(np.abs(base), initial=0.0)
-                changed = np.abs(values - base) > limit
-            changed |= np.isnan(values) & ~np.isnan(base)
-            found[number].append(changed.any(others))
-    rows = sum(one.shape)
-    fields = []
-    for changed_ in found:
-        changed = np.concatenate(changed_)[1:]
-        noise = changed[:rows]
-        for number in range(1, _NOISES):
-            noise = noise | changed[number * rows : (number + 1) * rows]
-        broken = changed[_NOISES * rows : (_NOISES + 1) * rows]
-        both = noise | broken if nan else noise
-        field = _of_layer(both, one.shape)
-        fields.append(field or (_of_layer(noise, one.shape) if nan else None))
-    return fields
-
-
-def _batches(one: Array, nan: bool, size: int) -> Iterator[Array]:
+def _batches(one: Array, size: int) -> Iterator[Array]:
     """The input as it is, and with each row of each axis replaced."""
-    rng = np.random.default_rng(0)
+    rng, nan = np.random.default_rng(0), one.dtype.kind == "f"
     others: list[Any] = []
     for _ in range(_NOISES):
         if nan:

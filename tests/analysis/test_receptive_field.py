@@ -7,6 +7,8 @@ import pytest
 from keras_memel import analyze
 from keras_memel.analysis.receptive_field import window
 
+pytestmark = pytest.mark.quick
+
 L = keras.layers
 
 
@@ -19,6 +21,7 @@ def field(layers, shape, x=None, name="z"):
 
 
 # Size, stride and offset along one axis.
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
