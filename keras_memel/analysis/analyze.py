@@ -18,6 +18,7 @@ from keras_memel import native
 from keras_memel.analysis import directions as given_directions
 from keras_memel.analysis import fms as feature_monosemanticity
 from keras_memel.analysis.examples import Inputs
+from keras_memel.analysis.examples import check_keep
 from keras_memel.analysis.labels import Labels
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.layer_stream import Stream
@@ -60,6 +61,7 @@ def analyze(
     embeddings: Any = None,
     fms: int | None = None,
     keep: str | None = "activations",
+    pool: int | None = None,
     batch_size: int = 32,
     sample: int | None = None,
     disk_limit: int = 8 << 30,
@@ -157,7 +159,9 @@ def analyze(
             (`LayerReport.examples`); "inputs", those and the inputs themselves
             (`Report.kept`), with which a stream or a shuffled dataset can be
             browsed; or `None`. Also the receptive field of layers, where it
-            can be found by replacing rows of an input (`LayerReport.field`).
+            can be found by replacing rows of inputs (`LayerReport.field`).
+        pool: Number of values per neuron to keep for `Report.merge`, which
+            joins parts of a data set; `None`: the report cannot be merged.
         batch_size: Of arrays; other sources have their own.
         sample: Number of values per neuron to sort at most; `None`: all, up
             to 4 million.
@@ -200,11 +204,9 @@ def analyze(
     if sample is not None:
         sample = arguments.integer("sample", sample, "at least 1", 1)
     multi_label = arguments.boolean("multi_label", multi_label)
-    if keep not in (None, "activations", "inputs"):
-        raise ValueError(
-            "Argument `keep` must be 'activations', 'inputs' or None. "
-            f"Received: keep={keep!r}"
-        )
+    check_keep(keep)
+    if pool is not None:
+        pool = arguments.integer("pool", pool, "at least 1, or None", 1)
     disk_limit = arguments.integer("disk_limit", disk_limit, "at least 1", 1)
     if fms is not None:
         fms = arguments.integer("fms", fms, "at least 1, or None", 1)
@@ -246,6 +248,7 @@ def analyze(
             min(sample or MOST_ROWS, MOST_ROWS),
             instead.get(site.path),
             keep is not None,
+            pool,
         )
         for site in found
     ]

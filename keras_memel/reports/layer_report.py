@@ -25,6 +25,7 @@ from keras_memel.reports import table
 from keras_memel.reports.examples import Examples
 from keras_memel.reports.examples import Field
 from keras_memel.reports.examples import Unlabelled
+from keras_memel.reports.merge_state import MergeState
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
@@ -87,6 +88,7 @@ class LayerReport:
         examples: What each neuron does on the inputs that move it most, and on
             a sample (`Examples`).
         field: The part of the input that one value is computed from (`Field`).
+        state: With `analyze(pool=)`: what `Report.merge` needs (`MergeState`).
         zeros, activity, histogram_all, examples and field are `None` where
         they are not known, as in files of older versions.
         monoscore: With `embeddings`, else `None`: how similar the inputs are
@@ -209,6 +211,7 @@ class LayerReport:
     unlabelled: Unlabelled | None = None
     examples: Examples | None = None
     field: Field | None = None
+    state: MergeState | None = None
 
     def __getattr__(self, name: str) -> Any:
         names = {"feature": "label"} | {
