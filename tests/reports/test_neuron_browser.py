@@ -259,6 +259,9 @@ class Page:
     def text(self, selector):
         return self.ask(f"document.querySelector({selector!r}).textContent")
 
+    def number(self, selector):
+        return self.ask(f"document.querySelectorAll({selector!r}).length")
+
     def click(self, selector, number=0):
         self.browser.find_elements("css selector", selector)[number].click()
 
