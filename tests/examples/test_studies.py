@@ -311,3 +311,28 @@ def test_planned_looks_hold_the_level_and_unplanned_ones_do_not(study):
             assert wrong <= 0.06, line["noise"]
         elif len(looks) > 1:
             assert wrong > 0.06, line["noise"]
+
+
+def test_planted_neurons_and_noise_are_measured_as_stored(study):
+    measures = study("measures")
+    sets = measures.by_set(measures.stored())
+    for name, own in sets.items():
+        assert [run["seed"] for run in own] == list(range(measures.SEEDS[name]))
+    again = measures.of_planted(0)
+    for kind, found in sets["planted"][0]["found"].items():
+        for measure, value in found.items():
+            now = again[kind][measure]
+            assert (now is None) == (value is None)
+            if value is not None:
+                assert now == pytest.approx(value, abs=0.02, rel=1e-3)
+
+
+def test_noise_labels_have_a_roc_auc_of_one_half(study):
+    measures = study("measures")
+    sets = measures.by_set(measures.stored())
+    for count in measures.LABELS:
+        mean, _, _ = measures.spread(sets, count)
+        assert abs(mean - 0.5) < measures.TOLERANCE
+    assert measures.of_noise(0) == pytest.approx(
+        sets["noise"][0]["found"], abs=0.002
+    )
