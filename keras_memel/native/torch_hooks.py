@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from keras_memel.native import outputs as model_outputs
 from keras_memel.native import torch_masks
-from keras_memel.native import torch_outputs
 from keras_memel.native import torch_paths
 from keras_memel.native.torch_memel import TorchMEmeL
 
@@ -81,8 +81,8 @@ def _remove(hooks: Any, function: Any, module: nn.Module) -> None:
 
 
 def _pass_through(host: Any, args: Any, outputs: Any) -> Any:
-    values, place = torch_outputs.select(outputs, host._memel_output)
-    return torch_outputs.replace(outputs, place, host.memel(values))
+    values, place = model_outputs.select(outputs, host._memel_output)
+    return model_outputs.replace(outputs, place, host.memel(values))
 
 
 def _note_mask(module: Any, args: Any, kwargs: Any) -> None:
