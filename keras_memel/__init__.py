@@ -12,6 +12,7 @@ from keras_memel import selections
 from keras_memel import sync
 from keras_memel.analysis.analyze import analyze
 from keras_memel.analysis.decrease_ratio import decrease_ratio
+from keras_memel.analysis.prompt import prompt
 from keras_memel.analysis.word_labels import align_labels
 from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.inhibitions import LogPenalty
@@ -43,6 +44,7 @@ from keras_memel.layers.memel import MEmeL
 from keras_memel.monitoring.monitor import MonosemanticityMonitor
 from keras_memel.monitoring.readings import readings
 from keras_memel.reports.layer_report import LayerReport
+from keras_memel.reports.prompt_report import PromptReport
 from keras_memel.reports.report import Report
 from keras_memel.utils.version import __version__ as __version__
 
@@ -62,6 +64,7 @@ __all__ = [
     "Moments",
     "MonosemanticityMonitor",
     "Observe",
+    "PromptReport",
     "Random",
     "RandomK",
     "Rate",
@@ -84,6 +87,7 @@ __all__ = [
     "paper",
     "plots",
     "pool",
+    "prompt",
     "readings",
     "restore",
     "save",

@@ -102,17 +102,17 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def frozen_garbage():
-    """For tests of many p-values: statsmodels' Holm collects garbage at each
-    call, which takes half a second of looking through a backend."""
+    """What is there before a file is not looked through for garbage by its
+    tests, nor by `insert` for models: a backend has a million objects, and
+    Keras (quantization) and statsmodels (Holm) collect garbage at each call."""
+    gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
-def study(frozen_garbage):
+def study():
     """A loader of the studies' scripts."""
     return lambda name: importlib.import_module(f"examples.studies.{name}")
 

@@ -76,10 +76,12 @@ they take one latency each, some 0.1 ms; {layers} of them do not show either.
 
 ## Beside other layers
 
-What `benchmarks/overhead.py` says of time is in
-[the README](../README.md); of memory it says this. A number below
-zero says only that the layer adds less than can be seen on a shared machine.
+`benchmarks/overhead.py` measures every layer in the same interleaved rounds;
+the tables hold medians. A number below zero means that the layer adds less
+than a shared machine can resolve.
 {beside}
+
+{versions}
 
 ## By size
 
@@ -137,23 +139,63 @@ def page(root=ROOT):
         none_all=LAYERS * none / 1e6,
         none_percent=100 * LAYERS * none / gradients,
         beside=beside(root),
+        versions=versions(root),
         measured=measured(root),
     )
 
 
 def beside(root):
-    rows = [
+    rows = overhead(root)
+    alone = [row for row in rows if row.get("setting") == "layer alone"]
+    steps = [row for row in rows if row.get("setting") == "transformer"]
+    memory = [row for row in rows if row.get("peak_mb") is not None]
+    tables = (
+        table(
+            "Milliseconds that a layer adds to forward and backward on "
+            f"{shape(alone)}, and the ratio to BatchNormalization",
+            "layer",
+            alone,
+            lambda r: f"{r['extra_ms']:.1f} ({r['ratio_to_batchnorm']:.2f})",
+        ),
+        table(
+            "Per cent that it adds to a training step of a small transformer "
+            f"on {shape(steps)}, inserted after both blocks",
+            "layer",
+            steps,
+            lambda r: f"{r['extra_percent']:.1f}",
+        ),
+        table(
+            "Megabytes that a layer adds to the peak memory of a step with "
+            "(128, 128, 768), of which one tensor takes 48",
+            "layer",
+            memory,
+            lambda r: f"{r['peak_mb']:.0f}",
+        ),
+    )
+    return "\n".join(filter(None, tables))
+
+
+def overhead(root):
+    return [
         row
         for file in sorted(root.glob("benchmarks/results/overhead_*.json"))
         for row in json.loads(file.read_text(encoding="utf-8"))
     ]
-    return table(
-        "Megabytes that a layer adds to the peak memory of a step with "
-        "(128, 128, 768), of which one tensor takes 48",
-        "layer",
-        [row for row in rows if row.get("peak_mb") is not None],
-        lambda r: f"{r['peak_mb']:.0f}",
-    )
+
+
+def shape(rows):
+    return f"`{tuple(rows[0]['shape'])}`" if rows else ""
+
+
+def versions(root):
+    """The versions of everything that overhead.py measured."""
+    pairs = {
+        pair
+        for row in overhead(root)
+        for pair in row.get("versions", {}).items()
+    }
+    named = ", ".join(f"{name} {number}" for name, number in sorted(pairs))
+    return f"Two cores, {named}." if named else ""
 
 
 def measured(root):

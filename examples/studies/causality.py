@@ -222,7 +222,7 @@ def page(comparisons):
         "separation away as well. That monosemantic units as such do harm is "
         "not shown here.",
         "",
-        "![Accuracy less that of planted and not inhibited](causality.png)",
+        "![Accuracy vs. that of planted and not inhibited](causality.png)",
     ]
     for share, found in comparisons.items():
         lines += [

@@ -322,7 +322,7 @@ def page(runs):
         "",
         *pages.table(
             [
-                ["area of phi less that of the value", "mean"]
+                ["area of phi vs. that of the value", "mean"]
                 + ["95 % interval", "p", "verdict"],
                 *(
                     [name, *pages.effect(c), f"{c.p:.3f}", c.verdict]

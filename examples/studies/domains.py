@@ -175,7 +175,7 @@ def page(comparisons):
         "",
         SEEN,
         "",
-        "![Accuracy less plain, by method](domains.png)",
+        "![Accuracy vs. plain, by method](domains.png)",
         "",
         *pages.accuracies(columns),
     ]

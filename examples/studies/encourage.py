@@ -232,7 +232,7 @@ def page(comparisons):
         "",
         SEEN,
         "",
-        "![Accuracy less plain, by method](encourage.png)",
+        "![Accuracy vs. plain, by method](encourage.png)",
         "",
         *pages.accuracies(columns),
     ]

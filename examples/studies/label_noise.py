@@ -185,7 +185,7 @@ def figure():
         panel.set_title(f"{share:.0%} wrong", loc="left", fontsize=10)
         panel.set_xlabel("rate, %")
         pages.bare(panel)
-    panels[0].set_ylabel("accuracy less plain, points")
+    panels[0].set_ylabel("accuracy vs. plain, points")
     panels[0].legend(frameon=False, fontsize=8)
     return plot
 

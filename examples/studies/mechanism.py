@@ -183,7 +183,7 @@ def page(found):
         "the value. The effect is small beside what any step does: the plain "
         "one lowers phi, too.",
         "",
-        "![Decrease ratio less that of other arms, by stage](mechanism.png)",
+        "![Decrease ratio vs. that of other arms, by stage](mechanism.png)",
         "",
         "Decrease ratio, 1 - phi after / phi before, in hundredths of a per "
         "cent; mean of the seeds, and difference from the plain step:",

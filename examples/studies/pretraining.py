@@ -265,7 +265,7 @@ SEEN = (
     "Seen at the end: nothing, in whichever stage MEmeL stands. In the paper "
     "it takes "
     "the B-MSE of the pretrained ConvGRU from 311.54 to 306.67, by 1.6 %, "
-    "which would be 1.9 here; all intervals of MEmeL less neither lie within "
+    "which would be 1.9 here; all intervals of MEmeL vs. neither lie within "
     "0.2 of no difference. The BERT's lie within two points, so that the few "
     "tenths of a point that the paper reports would not be seen. About one "
     "value in a thousand is inhibited, and a short training of a small network "
@@ -311,7 +311,7 @@ def page(comparisons):
         "",
         SEEN,
         "",
-        "![The end of both stages, less training without MEmeL]"
+        "![The end of both stages, vs. training without MEmeL]"
         "(pretraining.png)",
     ]
     for name, found in comparisons.items():

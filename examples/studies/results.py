@@ -2,8 +2,8 @@
 
     python examples/studies/results.py
 
-Reads what is stored, runs nothing, and writes the page of every study, the
-table of all verdicts, and docs/when_to_use.md.
+Read the stored runs, run nothing, and write the page of every study, the table
+of all verdicts, docs/when_to_use.md, and the table of evidence in README.md.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def rows(finding):
 
     for c in found:
         yield [
-            f"{c.arm} less {c.other}",
+            f"{c.arm} vs. {c.other}",
             text(c.mean),
             f"{text(c.low)} to {text(c.high)}" if text(c.low) else "",
             "" if math.isnan(c.p_holm) else f"{c.p_holm:.3f}",
@@ -122,14 +122,16 @@ def page(found):
         "",
         "## In one table",
         "",
-        "Each line a task, RD less what the column names, in points of "
+        "Each line a task, RD vs. what the column names, in points of "
         "accuracy:",
         "",
         *overview(found),
     ]
     for name, some in found.items():
         place = (
-            "README.md" if name == "quickstart" else f"docs/studies/{name}.md"
+            f"docs/{name}.md"
+            if name == "quickstart"
+            else f"docs/studies/{name}.md"
         )
         lines += ["", f"## {STUDIES[name]}", "", f"[{place}]({place})"]
         if name == "quickstart":  # The table above has every backend.
@@ -166,7 +168,7 @@ def called(arm):
 
 
 def overview(found):
-    """RD less each of the others, a row a task of accuracy."""
+    """RD vs. each of the others, a row a task of accuracy."""
     table = [["", *AGAINST]]
     for finding in itertools.chain(*found.values()):
         cells = {
@@ -187,7 +189,7 @@ def overview(found):
 
 
 def cases(found, other, choose=lambda finding: True):
-    """RD less another arm, of all tasks of accuracy that are chosen."""
+    """RD vs. another arm, of all tasks of accuracy that are chosen."""
     for finding in itertools.chain(*found.values()):
         if finding.wrong is None or not choose(finding):
             continue
@@ -206,18 +208,71 @@ def tally(found, other, choose=lambda finding: True):
     )
 
 
+def tuned(finding):
+    return finding.tuned
+
+
+def wrong(finding):
+    return finding.tuned and finding.wrong
+
+
+def right(finding):
+    return finding.tuned and not finding.wrong
+
+
+def evidence(found):
+    """The table of the README: how often the method was better or worse."""
+
+    def count(other, choose, verdict):
+        points = [
+            finding.scale * c.mean
+            for finding, c in cases(found, other, choose)
+            if c.verdict == verdict
+        ]
+        ends = sorted({f"{end:+.1f}" for end in points}, key=float)
+        ends = " to ".join([ends[0], ends[-1]][: len(ends)]) if ends else ""
+        return f"{len(points)} {verdict}" + (
+            f" ({ends} points)" if ends else ""
+        )
+
+    def number(choose):
+        return len(list(cases(found, "plain", choose)))
+
+    rows = [
+        [
+            "Reverse Deactivation (`Rate`) vs.",
+            f"{number(wrong)} tasks with wrong labels",
+            f"{number(right)} tasks with correct labels",
+        ]
+    ]
+    for other, name in (
+        ("plain", "plain training"),
+        ("placebo", "placebo (inhibits random values)"),
+        ("dropout", "dropout"),
+    ):
+        row = [name]
+        for choose in (wrong, right):
+            found_here = (
+                count(other, choose, verdict) for verdict in ("better", "worse")
+            )
+            row.append(", ".join(found_here))
+        rows.append(row)
+    return pages.table(rows)
+
+
+def with_evidence(readme, found):
+    """The text of README.md with its table of evidence made anew."""
+    begin, end = "<!-- evidence: begin -->", "<!-- evidence: end -->"
+    if readme.count(begin) != 1 or readme.count(end) != 1:
+        raise ValueError(f"Expected one {begin} and one {end} in README.md.")
+    before, rest = readme.split(begin)
+    table = "".join(f"> {line}\n" for line in evidence(found))
+    return f"{before}{begin}\n{table}> {end}{rest.split(end)[1]}"
+
+
 def advice(found):
     """docs/when_to_use.md, whose sentences raise if the runs take them
     back."""
-
-    def tuned(finding):
-        return finding.tuned
-
-    def wrong(finding):
-        return finding.tuned and finding.wrong
-
-    def right(finding):
-        return finding.tuned and not finding.wrong
 
     def narrow(finding):
         return finding in found["scale"][:2]
@@ -243,12 +298,12 @@ def advice(found):
         "",
         "## For accuracy",
         "",
-        "RD less each of the others, over all tasks in which every method was "
+        "RD vs. each of the others, over all tasks in which every method was "
         "tuned with as many trials:",
         "",
         *pages.table(
             [
-                ["RD less", "wrong labels", "right labels"],
+                ["RD vs.", "wrong labels", "right labels"],
                 *(
                     [other, tally(found, other, wrong)]
                     + [tally(found, other, right)]
@@ -343,9 +398,11 @@ def write():
         if name != "quickstart":
             importlib.import_module(f"examples.studies.{name}").write()
     found = everything()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path, text in (
         ("RESULTS.md", page(found)),
         ("docs/when_to_use.md", advice(found)),
+        ("README.md", with_evidence(readme, found)),
     ):
         (ROOT / path).write_text(text, encoding="utf-8")
 

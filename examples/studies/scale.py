@@ -114,7 +114,7 @@ def trends(runs):
         }
         scores["accuracy of plain, points"] = 100 * slope("accuracy", "plain")
         for other in ("plain", "placebo"):
-            name = f"accuracy of RD less {other}, points"
+            name = f"accuracy of RD vs. {other}, points"
             scores[name] = 100 * slope("accuracy", "RD", other)
         found += [
             {"arm": "slope", "seed": seed, "scores": scores},
@@ -156,8 +156,8 @@ SLOPES = {
     MEASURES["ks"]: "worse",
     MEASURES["fkr"]: "better",
     "accuracy of plain, points": "worse",
-    "accuracy of RD less plain, points": "better",
-    "accuracy of RD less placebo, points": "better",
+    "accuracy of RD vs. plain, points": "better",
+    "accuracy of RD vs. placebo, points": "better",
 }
 
 
@@ -198,8 +198,8 @@ def page(runs):
         "",
         "![Accuracy, phi and KS by width](scale.png)",
         "",
-        "| width | plain, % | RD less plain | placebo less plain | "
-        "RD less placebo | dropout less plain | RD less dropout | phi | KS "
+        "| width | plain, % | RD vs. plain | placebo vs. plain | "
+        "RD vs. placebo | dropout vs. plain | RD vs. dropout | phi | KS "
         "| FKR |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]

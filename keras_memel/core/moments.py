@@ -37,7 +37,7 @@ class Moments(NamedTuple):
         mean: Their mean, `(neurons)`, in units of the activation.
         variance: Their variance, `(neurons)`, in squared units: *biased*
             (divided by the count) for a batch, *unbiased* (divided by the
-            count less one) for a history.
+            count minus one) for a history.
 
     Example:
 

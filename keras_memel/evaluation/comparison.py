@@ -97,7 +97,7 @@ class Comparison:
     >>> print(comparison.to_markdown())
     | % | mean | lowest to highest | 95 % interval | p | detectable | verdict |
     |---|--:|--:|--:|--:|--:|---|
-    | b less a | +7.6 | +5.0 to +10.0 | +6.2 to +8.9 | 0.002 | 1.9 | better |
+    | b vs. a | +7.6 | +5.0 to +10.0 | +6.2 to +8.9 | 0.002 | 1.9 | better |
 
     References:
         - Fisher (1935), The Design of Experiments, section 21.
@@ -215,7 +215,7 @@ class Comparison:
         for c in contrasts:
             if c.why:
                 why.setdefault(c.why, []).append(
-                    f"{c.arm} less {c.other} ({c.metric})"
+                    f"{c.arm} vs. {c.other} ({c.metric})"
                 )
         notes += [
             "No verdict, since "

@@ -26,14 +26,14 @@ POWER = 0.8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contrast:
-    """One arm less another, seed by seed, on one metric.
+    """One arm vs. another, seed by seed, on one metric.
 
     Attributes:
         metric: Name of the score.
         arm: The arm, from whose score that of `other` is subtracted.
         other: The arm that it is compared with.
         seeds: The seeds that both arms finished with a finite score.
-        deltas: Score of `arm` less score of `other`, one a seed of `seeds`.
+        deltas: Score of `arm` minus score of `other`, one per seed of `seeds`.
         mean: Mean of the deltas, NaN without any.
         low: Lower end of the interval of the mean, NaN below 10 deltas or if
             all are equal.

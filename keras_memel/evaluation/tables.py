@@ -59,7 +59,7 @@ def _cells(contrasts: Sequence[Contrast], scale: float) -> list[list[str]]:
         ends = (min(c.deltas), max(c.deltas)) if c.seeds else (math.nan,) * 2
         rows.append(
             [
-                f"{c.arm} less {c.other}",
+                f"{c.arm} vs. {c.other}",
                 "" if math.isnan(c.mean) else number(c.mean),
                 span(*ends),
                 span(c.low, c.high),
@@ -82,7 +82,7 @@ def plot(contrasts: Sequence[Contrast], scale: float, ax: Axes | None) -> Axes:
         ax.plot(ends, [place] * 2, color=shade, lw=3)
         ax.plot(scale * c.mean, place, "D", color=shade, ms=8, mec="w")
     ax.axvline(0.0, color="black", lw=1)
-    names = [f"{c.arm} less {c.other}" for c in contrasts]
+    names = [f"{c.arm} vs. {c.other}" for c in contrasts]
     ax.set_yticks(range(len(contrasts)), names)
     # From top to bottom, also where panels share the axis.
     ax.set_ylim(len(contrasts) - 0.5, -0.5)

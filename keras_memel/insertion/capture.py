@@ -159,6 +159,7 @@ def outputs(
     found: list[Site],
     batches: Iterable[Any],
     output: Output = None,
+    preprocess: bool = True,
 ) -> Generator[list[list[dict[str, np.ndarray]]], None, None]:
     """The values at the sites, batch by batch, at inference.
 
@@ -167,6 +168,8 @@ def outputs(
         found: Sites of it.
         batches: Batches of inputs.
         output: Which output, if a layer has several: an index or a key.
+        preprocess: Whether the preprocessor of the model, if it has one, makes
+            the inputs of the batches.
 
     Yields:
         For each site, for each call of its layer: `values`, float32
@@ -177,7 +180,7 @@ def outputs(
         ValueError: If a layer is never called, or its output is not
             floating-point.
     """
-    preprocessor = getattr(model, "preprocessor", None)
+    preprocessor = getattr(model, "preprocessor", None) if preprocess else None
     strategy = getattr(model, "distribute_strategy", None)
     # Keras gives the whole batch to each replica, and joins what they return.
     copies = strategy.num_replicas_in_sync if strategy else 1

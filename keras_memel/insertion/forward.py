@@ -14,13 +14,12 @@ from typing import Any
 
 import keras
 
-# Private, and the only way to a mask on JAX, whose traced arrays take no
-# attributes: Keras keeps their masks in a table of its own.
 from keras_memel.insertion import output_specs
 from keras_memel.insertion import padding
 from keras_memel.insertion import sequences
 from keras_memel.insertion.padding import Padding
 from keras_memel.layers.memel import MEmeL
+from keras_memel.utils import keras_internals
 from keras_memel.utils.keras_internals import get_keras_mask
 from keras_memel.utils.types import Tensor
 
@@ -101,10 +100,12 @@ def _within(
     layer: keras.Layer, arguments: dict[str, Any], names: list[str]
 ) -> _Context:
     """Add what the call of a layer says to what is known."""
-    # Keras passes `training` on by itself, except on JAX from a model whose
-    # `call` does not forward it. It does not pass padding masks on.
+    # Keras knows `training` by itself, except in a step of a model whose `call`
+    # does not take it. It does not pass padding masks on.
     outer = _CONTEXT.get()
     training = arguments.get("training")
+    if training is None:
+        training = keras_internals.training_of_call()
     first = next(iter(arguments.values()), None)
     pairs = padding.pairs(arguments)
     own = padding.own_mask(arguments, names)

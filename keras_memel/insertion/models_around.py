@@ -7,6 +7,7 @@ knows all live objects, so the models are found among those.
 """
 
 import gc
+import itertools
 from collections.abc import Iterable
 from collections.abc import Iterator
 
@@ -29,12 +30,15 @@ def models_around(layers: Iterable[keras.Layer]) -> list[keras.Model]:
     """
     wanted = {id(layer) for layer in layers}
     kinds = set(_subclasses(keras.Model))
-    # By type and not by `isinstance`, which would run code of lazy proxies.
+    objects = gc.get_objects()
+    # By type and not by `isinstance`, which would run code of lazy proxies; and
+    # without a loop in Python, since a backend alone has a million objects.
+    of_kind = map(kinds.__contains__, map(type, objects))
     models = [
-        one
-        for one in gc.get_objects()
+        model
+        for model in itertools.compress(objects, of_kind)
         # The constructor of one that is being made may not have run.
-        if type(one) in kinds and "_layers" in vars(one)
+        if "_layers" in vars(model)
     ]
     # A Sequential keeps a graph of its own layers, which nobody saves or fits.
     hidden = {id(getattr(model, "_functional", None)) for model in models}

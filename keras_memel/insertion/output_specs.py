@@ -72,10 +72,8 @@ def _traced_specs(
 ) -> dict[int, list[Any]]:
     # A size that the model leaves open is traced twice: what differs then is
     # open at the site too.
-    found: dict[int, list[Any]] = {}
-    error: Exception | None = None
     for inputs, named in _inputs(model):
-        found = {id(site.layer): [] for site in missing}
+        found: dict[int, list[Any]] = {id(site.layer): [] for site in missing}
         try:
             for one in inputs:
                 traced = _trace(model, missing, one, named)

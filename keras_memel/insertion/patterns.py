@@ -63,7 +63,7 @@ def _suggestion(sites: list[Site]) -> str:
     if len(group) < 2:
         return ""
     paths = [site.path for site in group]
-    pattern = _common_pattern(paths)
+    pattern = _common_pattern([path.rsplit("/", 1)[-1] for path in paths])
     return (
         "A model without blocks of its own takes a pattern of names, or a "
         f"list of paths, such as where={pattern!r}, which fits "
@@ -71,11 +71,9 @@ def _suggestion(sites: list[Site]) -> str:
     )
 
 
-def _common_pattern(paths: list[str]) -> str:
-    """The path with a `*` in place of each number that differs."""
-    split = [re.split(r"(\d+)", path) for path in paths]
-    if len({len(parts) for parts in split}) > 1:
-        split = [re.split(r"(\d+)", paths[0])]
+def _common_pattern(names: list[str]) -> str:
+    """Names that differ in numbers, with a `*` for each number that differs."""
+    split = [re.split(r"(\d+)", name) for name in names]
     return "".join(
         parts[0] if len(set(parts)) == 1 else "*" for parts in zip(*split)
     )

@@ -123,10 +123,6 @@ class ModelWithInsertions(keras_internals.KerasSaveable):
     def __init__(self, model: keras.Layer):
         self._model = model
 
-    def _obj_type(self) -> str:
-        kind: str = self._model._obj_type()
-        return kind
-
     def get_build_config(self) -> Any:
         """That of the model."""
         return self._model.get_build_config()

@@ -39,7 +39,6 @@ def _list_memels(
     # A graph prints its operations, which need not be layers; any other model
     # prints the layers that it tracks.
     is_graph = isinstance(vars(model).get("_operations"), (list, tuple))
-    is_graph = is_graph and not isinstance(model, keras.Sequential)
     name = "_operations" if is_graph else "_layers"
     rows: list[Any] = []
     for part in vars(model)[name]:

@@ -13,6 +13,7 @@ Keras alone needs neither.
     torch_saving    save and restore
     torch_analysis  what analyze looks at
     torch_decrease  what decrease_ratio does
+    torch_prompt    what prompt reads and generates
 
     nnx_memel       the layer as a module of Flax
     nnx_insert      find, insert, inserted, strip; paths in nnx_paths

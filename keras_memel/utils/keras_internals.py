@@ -64,6 +64,12 @@ def name_scopes_kept() -> Iterator[None]:
             del stack[depth:]
 
 
+def training_of_call() -> Any:
+    """What the running call of a layer was told of `training`, or inherits."""
+    call = global_state.get_global_attribute("current_call_ctx")
+    return None if call is None else call.get_value("training")
+
+
 def rematerialized_function() -> Any:
     """The innermost running function that Keras will run again, or `None`."""
     return global_state.get_global_attribute(_REMATERIALIZED)

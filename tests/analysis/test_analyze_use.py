@@ -15,6 +15,7 @@ from labelled import LABELS
 from labelled import N
 from labelled import X
 from labelled import dense
+from models import Blocks
 
 from keras_memel import MEmeL
 from keras_memel import Report
@@ -38,6 +39,33 @@ def test_without_layers_it_looks_where_the_memels_are():
         [keras.Input((6,)), keras.layers.Dense(4), MEmeL(name="own")]
     )
     assert list(analyze(own, X[:9], verbose=0).layers) == ["own"]
+
+
+def test_layers_that_are_never_called_are_refused():
+    model = Blocks()
+    model.spare = keras.layers.Dense(3, name="spare")
+    model.build((None, 8))
+    with pytest.raises(
+        ValueError, match=r"Argument `layers`.*'spare', which is never"
+    ):
+        analyze(model, np.ones((2, 8)), layers="spare", verbose=0)
+
+
+def test_rematerialized_layers_are_read():
+    with keras.RematScope("full"):
+        layer = keras.layers.Dense(5, name="hidden")
+    model = keras.Sequential([keras.Input((6,)), layer])
+    (found,) = analyze(model, X[:9], layers="hidden", verbose=0).layers.values()
+    assert len(found.mean) == 5
+
+
+def test_the_neurons_are_those_of_the_memel():
+    x = np.repeat(X[:9, None], 3, axis=1)
+    for axis, number in ((None, 18), (-1, 6), (1, 3)):
+        inputs = keras.Input((3, 6))
+        model = keras.Model(inputs, MEmeL(axis=axis, name="own")(inputs))
+        (found,) = analyze(model, x, verbose=0).layers.values()
+        assert found.mean.size == number
 
 
 def test_the_model_is_left_as_it_was():

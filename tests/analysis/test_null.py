@@ -110,7 +110,7 @@ def test_one_label_per_input_is_a_permutation_of_inputs():
     )
 
 
-def test_corrected_p_values_are_holms(rng, frozen_garbage):
+def test_corrected_p_values_are_holms(rng):
     for number in (1, 2, 20):
         p = rng.random(number) ** 3
         p[p > 0.8] = np.nan

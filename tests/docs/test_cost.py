@@ -46,3 +46,40 @@ def test_memory_is_told_where_it_was_measured(tmp_path):
     lines = cost.page(tmp_path).splitlines()
     assert "| layer | JAX |" in lines
     assert "| `MEmeL()` | 12 |" in lines
+
+
+def measured(backend, layer, setting="layer alone", **measures):
+    return {
+        "backend": backend,
+        "setting": setting,
+        "layer": layer,
+        "shape": [32, 128, 768],
+        "versions": {"keras": "3.15.1", backend: "1.0"},
+        **measures,
+    }
+
+
+def test_time_has_a_row_per_layer_and_a_column_per_backend(tmp_path):
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    slow = {"extra_ms": 10.0, "ratio_to_batchnorm": 2.0}
+    rows = {
+        "jax": [
+            measured("jax", "MEmeL()", extra_ms=1.25, ratio_to_batchnorm=0.5),
+            measured("jax", "MEmeL()", "transformer", extra_percent=1.04),
+        ],
+        "torch": [  # no transformer
+            measured("torch", "MEmeL()", **slow),
+            measured("torch", "Dropout(0.1)", **slow),
+        ],
+    }
+    for backend, measurements in rows.items():
+        file = folder / f"overhead_{backend}.json"
+        file.write_text(json.dumps(measurements), encoding="utf-8")
+    lines = cost.page(tmp_path).splitlines()
+    assert "| layer | JAX | PyTorch |" in lines
+    assert "| `MEmeL()` | 1.2 (0.50) | 10.0 (2.00) |" in lines
+    assert "| `Dropout(0.1)` |  | 10.0 (2.00) |" in lines
+    assert lines.count("| layer | JAX |") == 1
+    assert "| `MEmeL()` | 1.0 |" in lines
+    assert "Two cores, jax 1.0, keras 3.15.1, torch 1.0." in lines

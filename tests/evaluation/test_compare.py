@@ -13,7 +13,7 @@ from recorder import score
 
 from keras_memel import RunStore
 
-pytestmark = [pytest.mark.once, pytest.mark.usefixtures("frozen_garbage")]
+pytestmark = pytest.mark.once
 
 
 def test_every_arm_meets_every_seed_seed_by_seed():

@@ -12,10 +12,7 @@ from recorder import score
 
 from keras_memel import RunStore
 
-pytestmark = [
-    pytest.mark.once,
-    pytest.mark.usefixtures("frozen_garbage"),
-]
+pytestmark = pytest.mark.once
 
 
 def test_a_process_pool_stores_failures_and_where_they_were(tmp_path):

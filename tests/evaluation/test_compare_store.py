@@ -19,7 +19,7 @@ import keras_memel
 from keras_memel import RunStore
 from keras_memel.evaluation import environment
 
-pytestmark = [pytest.mark.once, pytest.mark.usefixtures("frozen_garbage")]
+pytestmark = pytest.mark.once
 
 
 def test_a_second_call_runs_nothing_and_finds_the_same(tmp_path):

@@ -15,7 +15,6 @@ from keras_memel.evaluation.paired_tests import rounding
 pytestmark = [
     pytest.mark.once,
     pytest.mark.quick,
-    pytest.mark.usefixtures("frozen_garbage"),
 ]
 
 SIGNS = 1 - 2 * ((np.arange(2**10)[:, None] >> np.arange(10)) & 1)
@@ -347,7 +346,7 @@ def test_the_table_says_what_the_contrasts_say():
     for row, c in zip(rows, found.contrasts, strict=True):
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells == [
-            f"{c.arm} less plain",
+            f"{c.arm} vs. plain",
             f"{10 * c.mean:+.0f}",
             f"{10 * c.deltas.min():+.0f} to {10 * c.deltas.max():+.0f}",
             f"{10 * c.low:+.0f} to {10 * c.high:+.0f}",
@@ -421,7 +420,7 @@ def test_the_plot_shows_every_delta_and_interval():
         assert tuple(2 * contrast.deltas) in drawn
         assert (2 * contrast.low, 2 * contrast.high) in drawn
     labels = [text.get_text() for text in axes.get_yticklabels()]
-    assert labels == [f"{c.arm} less plain" for c in found.contrasts]
+    assert labels == [f"{c.arm} vs. plain" for c in found.contrasts]
     assert found.plot(ax=axes) is axes
 
 

@@ -13,7 +13,7 @@ from keras_memel import Comparison
 from keras_memel import RunStore
 from keras_memel.evaluation.looks import look_levels
 
-pytestmark = [pytest.mark.once, pytest.mark.usefixtures("frozen_garbage")]
+pytestmark = pytest.mark.once
 
 
 def test_one_look_has_the_whole_level():

@@ -19,7 +19,6 @@ from keras_memel.evaluation.paired_tests import paired_test
 pytestmark = [
     pytest.mark.once,
     pytest.mark.quick,
-    pytest.mark.usefixtures("frozen_garbage"),
 ]
 
 LEVELS = st.sampled_from([0.05, 0.01, 0.045, 0.02])

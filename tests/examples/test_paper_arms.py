@@ -32,6 +32,7 @@ def family(request, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     networks = example("paper.nowcasting.model")
     patch.setitem(networks.NETWORKS, "flat", FLAT)
+    patch.setattr(probe, "ABLATED", (1, 10))
     words = getattr(tiny_families, name)(folder)
     module = example(f"paper.{name}.train")
     ran = {}
@@ -148,7 +149,8 @@ def test_the_share_of_a_gaussian_is_that_of_three_deviations(rng):
     assert 0 < found < 0.01
 
 
-def test_an_ablation_holds_the_highest_values_at_their_mean(rng):
+def test_an_ablation_holds_the_highest_values_at_their_mean(rng, monkeypatch):
+    monkeypatch.setattr(probe, "ABLATED", (1, 100))
     model, x = network(rng)
     seen = []
 

@@ -75,7 +75,7 @@ def test_the_tables_say_what_the_runs_say(finished):
             for seed in (0, 1)
         ]
         row = re.search(
-            rf"^\| {re.escape(f'{arm} less {other}')} \| (\S+) \| "
+            rf"^\| {re.escape(f'{arm} vs. {other}')} \| (\S+) \| "
             r"(\S+) to (\S+) \|",
             done.stdout,
             re.M,

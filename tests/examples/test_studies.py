@@ -61,7 +61,7 @@ def test_a_claim_that_the_runs_do_not_bear_out_raises(study):
     runs[0]["scores"]["%"] += 1
     found = keras_memel.Comparison(runs)
     pages.check(found, {"%": {("b", "a"): "better"}})
-    with pytest.raises(AssertionError, match=r"b less a .* 'not shown'.*bet"):
+    with pytest.raises(AssertionError, match=r"b vs. a .* 'not shown'.*bet"):
         pages.check(found, {"%": {("b", "a"): "not shown"}})
 
 

@@ -9,6 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_memel import Random
+from keras_memel import RandomK
+
 BACKEND = keras.backend.backend()
 
 
@@ -171,5 +174,15 @@ def _torch(layer, x, r, mask, training, call=None):
 def _torch_compile(layer):
     import torch
 
-    call = torch.compile(_call, backend="aot_eager")
+    torch.compiler.reset()  # or the ninth layer would run without a graph
+    # Keras draws outside of graphs.
+    whole = not isinstance(layer.selection, (Random, RandomK))
+    compiled = torch.compile(_call, backend="aot_eager", fullgraph=whole)
+
+    def call(layer, x, mask, training):
+        if not layer.built:  # weights that are made break the graph
+            layer.build(x.shape)
+        mask = None if mask is None else ops.convert_to_tensor(mask)
+        return compiled(layer, x, mask, training)
+
     return lambda x, r, mask=None: _torch(layer, x, r, mask, True, call)

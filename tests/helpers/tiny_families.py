@@ -12,7 +12,7 @@ def glue(folder):
     path.write_text(rows * 100, "utf-8")
     return [
         *("--small", f"--model={preset}", f"--data={path}", "--length=8"),
-        *("--train=96", "--validation=64", "--test=48", "--batch=8"),
+        *("--train=96", "--validation=32", "--test=32", "--batch=8"),
         *("--epochs=1", "--learning-rates=1e-2"),
         "--where=transformer_layer_*",
     ]
@@ -23,7 +23,7 @@ def imagenet(folder):
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (10, 1, 1, 3))
     arrays = {}
-    for name, number in (("train", 260), ("test", 40)):
+    for name, number in (("train", 230), ("test", 40)):
         y = np.arange(number) % 10
         x = colours[y] + rng.integers(-20, 21, (number, 32, 32, 3))
         arrays[f"x_{name}"] = np.clip(x, 0, 255).astype("uint8")
@@ -31,8 +31,8 @@ def imagenet(folder):
     path = folder / "cifar10.npz"
     np.savez(path, **arrays)
     return [
-        *("--small", f"--data={path}", "--train=192", "--validation=64"),
-        *("--test=40", "--batch=16", "--epochs=1", "--warmup=0"),
+        *("--small", f"--data={path}", "--train=192", "--validation=32"),
+        *("--test=20", "--batch=16", "--epochs=1", "--warmup=0"),
         "--learning-rate=0.1",
     ]
 

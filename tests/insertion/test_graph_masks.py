@@ -109,6 +109,14 @@ def test_the_mask_of_a_text_keeps_the_patches_before_it(length):
         np.testing.assert_array_equal(mask_after(model, name, given), expected)
 
 
+def test_channels_of_a_text_are_joined_under_its_mask():
+    named, given = text()
+    embed = layers.Embedding(9, 2)
+    both = [embed(named["token_ids"]), embed(named["token_ids"])]
+    model = keras.Model(named, layers.Concatenate(-1, name="joined")(both))
+    np.testing.assert_array_equal(mask_after(model, "joined", given), SOURCE)
+
+
 def test_an_unknown_number_of_patches_leaves_the_mask_open():
     named, given = text()
     named["images"] = keras.Input((None, 2), name="images")

@@ -157,6 +157,17 @@ def test_inserted_layers_learn_in_fit_and_only_there(model_and_where):
     assert set(steps(model)) == {3.0}
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_call_without_fit_decides_by_its_own_argument(
+    model_and_where, training
+):
+    """Of a model whose `call` does not take `training`, too."""
+    model, where = model_and_where
+    insert(model, where, MEmeL(late_start=0))
+    model(X, training=training)
+    assert set(steps(model)) == {float(training)}
+
+
 def test_strip_after_fit_leaves_the_trained_plain_model(model_and_where):
     model, where = model_and_where
     insert(model, where, MEmeL(late_start=1))
@@ -306,6 +317,67 @@ def test_a_layer_that_is_never_called_is_refused():
         ValueError, match=r"Argument `where`.*'spare', which is never"
     ):
         insert(model, "spare", MEmeL())
+
+
+class Declared(keras.layers.Layer):
+    """A layer that needs values, and declares what it returns."""
+
+    def call(self, inputs):
+        return inputs + float(ops.convert_to_numpy(inputs).max())
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() == "tensorflow", reason="needs eager calls"
+)
+def test_a_layer_that_cannot_run_on_symbols_is_taken_at_its_word():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, Declared(name="declared")(inputs))
+    insert(model, "declared", MEmeL())
+    model(X, training=True)
+    np.testing.assert_allclose(
+        mean(inserted(model)["declared"]), X.mean(0) + X.max(), rtol=1e-5
+    )
+
+
+class Caching(keras.layers.Layer):
+    """A layer that returns more in another use, as in text generation."""
+
+    def call(self, inputs, cache=None):
+        return inputs if cache is None else (2.0 * inputs, cache)
+
+
+@pytest.mark.parametrize(("cache", "factor"), [(None, 1.0), (X, 2.0)])
+def test_the_only_output_is_the_first_where_there_are_more(cache, factor):
+    model = keras.Sequential([keras.Input((8,)), Caching(name="caching")])
+    insert(model, "caching", MEmeL(late_start=0))
+    model.get_layer("caching")(X, cache=cache, training=True)
+    (memel,) = inserted(model).values()
+    np.testing.assert_allclose(mean(memel), factor * X.mean(0), atol=1e-6)
+
+
+class Beside(keras.Model):
+    """A model whose layer returns something that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Caching(name="part")
+
+    def call(self, inputs):
+        return self.part(inputs, cache="none")[0]
+
+    def build(self, input_shape):
+        self.part.build(input_shape)
+
+
+def test_an_output_beside_values_need_not_be_a_tensor():
+    model = Beside()
+    model.build((None, 8))
+    insert(model, "part", MEmeL(), output=0)
+    model(X, training=True)
+    assert steps(model) == [1.0]
 
 
 def test_integer_outputs_are_refused():

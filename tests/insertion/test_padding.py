@@ -245,6 +245,31 @@ def test_a_class_with_two_masks_is_not_guessed():
     }
 
 
+class Pictures(keras.Model):
+    """Pictures with a text, as high as the text is long."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = layers.Conv2D(2, 1, name="block")
+
+    def build(self, shapes):
+        self.convolution.build(shapes["images"])
+
+    def call(self, inputs):
+        return self.convolution(inputs["images"])
+
+
+def test_rows_of_a_picture_are_no_positions_of_a_text():
+    model = Pictures()
+    x = {
+        "images": np.ones((BATCH, TIME, TIME, 2), "float32"),
+        "token_ids": SOURCE,
+        "padding_mask": SOURCE,
+    }
+    model(x)
+    assert counts(model, x) == {"block": "lost"}
+
+
 def test_a_deep_model_is_followed():
     named = {
         "token_ids": tokens("token_ids"),

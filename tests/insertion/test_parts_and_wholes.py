@@ -284,6 +284,30 @@ def test_the_summary_of_a_graph_lists_the_memels(monkeypatch):
     assert {**shown, **plain} == shown
 
 
+def test_the_summary_lists_the_memel_of_a_nested_model_once(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    _, model = backbone_and_model()
+    hosts = ["backbone", "backbone/b"]
+    insert(model, hosts, MEmeL())
+    for shown in (table(model), table(model, expand_nested=True)):
+        assert len([row for row in shown if "memel_backbone (" in row]) == 1
+        assert len([row for row in shown if "memel_b (" in row]) == 1
+    strip(model)
+    insert(model, ["backbone/b"], MEmeL())
+    shown = table(model, expand_nested=True)
+    assert len([row for row in shown if "(MEmeL)" in row]) == 1
+
+
+@pytest.mark.once
+def test_names_that_other_layers_have_are_left_to_them():
+    names = ["dense", "memel_dense", "memel_dense_1"]
+    model = keras.Sequential(
+        [keras.Input((4,)), *(keras.layers.Dense(4, name=n) for n in names)]
+    )
+    insert(model, "dense", MEmeL())
+    assert [one.name for one in inserted(model).values()] == ["memel_dense_2"]
+
+
 def test_names_depend_on_the_host_alone():
     for _ in range(3):
         MEmeL()
@@ -358,6 +382,45 @@ def test_a_name_that_is_not_there_is_answered_with_the_five_nearest():
     named = re.findall(r"'(block_\d)'", str(error.value))
     assert named[0] == "block_3"
     assert len(set(named)) == len(named) == 5
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_two_blocks_are_the_fewest_that_have_a_pattern(blocks):
+    layers = [
+        keras.layers.Dense(size, name=f"block_{i}_{name}")
+        for i in range(blocks)
+        for size, name in ((4, "wide"), (2, "narrow"))
+    ]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    with pytest.raises(ValueError, match="middle of the longest run") as error:
+        find(model, "middle:2")
+    if blocks == 1:
+        assert "pattern" not in str(error.value)
+    else:
+        assert "where='block_*_narrow'" in str(error.value)
+
+
+@pytest.mark.once
+def test_a_suggested_pattern_fits_in_parents_of_any_names():
+    """Whose names hold as many numbers or not."""
+
+    def stage(name, i):
+        wide = keras.layers.Dense(4, name=f"block_{i}_wide")
+        narrow = keras.layers.Dense(2, name=f"block_{i}_narrow")
+        return keras.Sequential([keras.Input((2,)), wide, narrow], name=name)
+
+    stages = [stage("stem", 0), stage("stage_1", 1), stage("stage_1_2", 2)]
+    kinds = [keras.layers.Dense(3), keras.layers.Dense(2)]
+    model = keras.Sequential(
+        [keras.Input((2,)), stages[0], *kinds, stages[1], stages[2]]
+    )
+    with pytest.raises(ValueError, match="middle of the longest run") as error:
+        find(model, "middle:9")
+    pattern = str(error.value).split("where='")[1].split("'")[0]
+    assert find(model, pattern) == [
+        f"{part.name}/block_{i}_narrow" for i, part in enumerate(stages)
+    ]
 
 
 @pytest.mark.once

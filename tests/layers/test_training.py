@@ -55,7 +55,7 @@ def test_fit_counts_every_batch_once(mode, data, monkeypatch):
         # Its graphs, without the generated C++: half a minute of compiling.
         import torch
 
-        graphs = partial(torch.compile, backend="aot_eager")
+        graphs = partial(torch.compile, backend="eager")
         monkeypatch.setattr(torch, "compile", graphs)
     x, y = data
     layer = watch()

@@ -90,6 +90,27 @@ class Noting(keras.layers.Layer):
         return 2.0 * inputs
 
 
+class Told(keras.layers.Layer):
+    """A layer that does not take `training`, in another one."""
+
+    def __init__(self, inner=None):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, inputs):
+        self.told = keras_internals.training_of_call()
+        return inputs if self.inner is None else self.inner(inputs)
+
+
+@pytest.mark.parametrize("training", [True, False, None])
+def test_what_a_call_is_told_of_training_is_known_while_it_runs(training):
+    inner = Told()
+    outer = Told(inner)
+    outer(keras.ops.ones((1, 2)), training=training)
+    assert outer.told is inner.told is training
+    assert keras_internals.training_of_call() is None
+
+
 def test_what_is_rematerialized_is_known_while_it_runs():
     with keras.RematScope(mode="full"):
         layer = Noting()

@@ -40,7 +40,7 @@ def check(comparison, claims):
         for pair, verdict in verdicts.items():
             if found[pair] != verdict:
                 raise AssertionError(
-                    f"The page says that {pair[0]} less {pair[1]} ({metric}) "
+                    f"The page says that {pair[0]} vs. {pair[1]} ({metric}) "
                     f"is {verdict!r}; the runs say {found[pair]!r}."
                 )
 
@@ -160,7 +160,7 @@ def differences(columns):
             for c in found.contrasts
             if (c.metric, c.arm, c.other) == ("accuracy", arm, other)
         ]
-        rows.append([f"{arm} less {other}", *cells])
+        rows.append([f"{arm} vs. {other}", *cells])
     return table(rows)
 
 
@@ -212,13 +212,13 @@ def edges(columns, methods, arms):
 
 
 INTERVALS = (
-    "accuracy less plain, points\n(mean, 95 % interval; blue: better, orange: "
+    "accuracy vs. plain, points\n(mean, 95 % interval; blue: better, orange: "
     "worse, grey: not shown)"
 )
 
 
 def intervals(comparison, axes, title):
-    """Accuracy of each arm less the baseline, mean and interval."""
+    """Accuracy of each arm vs. the baseline, mean and interval."""
     rows = [
         c
         for c in comparison.contrasts
@@ -239,7 +239,7 @@ def intervals(comparison, axes, title):
 
 
 def side_by_side(comparisons, size, rows=1):
-    """A figure of accuracy less plain, a panel a comparison, by its title."""
+    """A figure of accuracy vs. plain, a panel a comparison, by its title."""
     plot, panels = plt.subplots(
         rows,
         -(-len(comparisons) // rows),

@@ -1,0 +1,322 @@
+"""`prompt`: what each neuron does at each token of one text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_memel import native
+from keras_memel.insertion import capture
+from keras_memel.insertion.paths import Where
+from keras_memel.reports.prompt_report import PromptReport
+from keras_memel.reports.report import Report
+from keras_memel.utils import arguments
+from keras_memel.utils import prompts
+from keras_memel.utils.types import Array
+
+# Inputs that say which positions are no padding.
+_MASKS = ("padding_mask", "attention_mask")
+# Inputs that hold the numbers of tokens.
+_IDS = ("token_ids", "input_ids")
+
+
+def prompt(
+    model: Any,
+    text_or_inputs: Any,
+    layers: Where | None = None,
+    *,
+    generate: int = 0,
+    tokenizer: Any = None,
+    report: Report | None = None,
+) -> PromptReport:
+    """Run one prompt through a model and return what each neuron does.
+
+    With `generate`, the model first continues the prompt, by its own way of
+    generating: the sampler that a `keras_hub.models.CausalLM` was compiled
+    with, or the generation settings of a Hugging Face model. The whole text
+    then passes through the model once. In a causal model the values at a
+    token depend on the tokens before it alone, so they are those that the
+    model had while it generated, up to rounding.
+
+    Args:
+        model: A built Keras model, or a PyTorch module, with or without MEmeL
+            layers. It runs at inference and is not changed.
+        text_or_inputs: A text, or inputs of the model with a batch of one:
+            numbers of tokens, `(1, tokens)`, a series `(1, time, channels)`,
+            or a mapping of arguments. A text needs a model with a
+            preprocessor, as those of keras_hub, or a `tokenizer`.
+        layers: Which layers, as in `find`. `None`: those of `report`; without
+            a report as in `analyze`, and of these the layers with one value
+            per neuron and token, `(1, tokens, neurons)`.
+        generate: Number of tokens to generate at most; fewer if the model
+            ends the text.
+        tokenizer: A tokenizer of Hugging Face or keras_hub, or a function from
+            a text to numbers of tokens. `None`: that of the preprocessor of
+            the model.
+        report: What `analyze` found for the same layers on other data, with
+            `axis=-1`: its means and standard deviations say how unusual a
+            value is.
+
+    Returns:
+        `PromptReport`. Padding is left out. Of a layer that is called several
+        times it holds the first call.
+
+    Raises:
+        ValueError: If the text cannot be tokenized or the model cannot
+            generate; if the inputs are no batch of one; if a layer that is
+            named has no values per token, or is not in the report.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((None,), dtype="int32"),
+    ...         keras.layers.Embedding(26, 4, name="embedding"),
+    ...         keras.layers.Dense(8, name="hidden"),
+    ...     ]
+    ... )
+    >>> letters = lambda text: [ord(letter) - ord("a") for letter in text]
+    >>> found = prompt(model, "memel", tokenizer=letters)
+    >>> found
+    <PromptReport of 5 tokens, neurons {'embedding': 4, 'hidden': 8}>
+    >>> found.activations["hidden"].shape
+    (5, 8)
+    """
+    generate = arguments.integer("generate", generate, "at least 0", 0)
+    if report is not None and not isinstance(report, Report):
+        raise ValueError(
+            "Argument `report` must be a Report of `analyze`. "
+            f"Received: {type(report).__name__}"
+        )
+    run: Any = capture
+    if native.is_torch(model):
+        from keras_memel.native import torch_analysis
+        from keras_memel.native import torch_prompt
+
+        run = torch_analysis
+        prepare: Any = torch_prompt.prepare
+    elif isinstance(model, keras.Layer) and model.built:
+        prepare = _prepare
+    else:
+        raise ValueError(
+            "Argument `model` must be a built Keras model: call it on some "
+            f"data, or build it, before. Received: model={model!r}"
+        )
+    where = layers
+    if layers is None and report is not None:
+        where = list(report.layers)
+    found = run.chosen(model, where)
+    _check_report([site.path for site in found], report)
+    if tokenizer is None:
+        tokenizer = getattr(
+            getattr(model, "preprocessor", None), "tokenizer", None
+        )
+    inputs, start = prepare(model, text_or_inputs, generate, tokenizer)
+    positions, ids = _positions(inputs)
+    if run is capture:
+        seen = run.outputs(model, found, [inputs], preprocess=False)
+    else:
+        seen = run.outputs(model, found, [inputs])
+    (calls,) = list(seen)
+    kept = _kept(inputs, calls, positions)
+    activations = {}
+    for site, its_calls in zip(found, calls):
+        values = its_calls[0]["values"]
+        if positions is None and values.ndim == 2:
+            values = values[:, None]
+        if values.ndim == 3 and values.shape[1] == (positions or 1):
+            activations[site.path] = np.ascontiguousarray(values[0, kept])
+        elif where is not None:
+            raise ValueError(
+                "A layer in argument `layers` must have one value per token "
+                f"and neuron, (1, {positions or 1}, neurons). Received: layer "
+                f"{site.path!r}, of shape {values.shape}"
+            )
+    if not activations:
+        raise ValueError(
+            "No layer of the model has one value per token and neuron: name "
+            "some in `layers`. Received: layers of shapes "
+            f"{ {s.path: c[0]['values'].shape for s, c in zip(found, calls)} }"
+        )
+    return PromptReport(
+        _names(ids, positions, kept, tokenizer),
+        activations,
+        None if start is None else int(kept[:start].sum()),
+        _reference(activations, report),
+    )
+
+
+def _prepare(
+    model: keras.Layer, given: Any, generate: int, tokenizer: Any
+) -> tuple[Any, int | None]:
+    """The batch of one that a Keras model takes.
+
+    Returns:
+        Inputs, and the position of the first generated token, or `None`.
+    """
+    preprocessor = getattr(model, "preprocessor", None)
+    generates = hasattr(model, "make_generate_function")
+    if generate and not generates:
+        raise prompts.cannot_generate(model)
+    text = isinstance(given, str)
+    if text and preprocessor is not None:
+        if generates:
+            inputs = preprocessor.generate_preprocess([given])
+        else:
+            inputs, *_ = keras.utils.unpack_x_y_sample_weight(
+                preprocessor([given])
+            )
+        inputs = keras.tree.map_structure(keras.ops.convert_to_numpy, inputs)
+    elif text:
+        inputs = _named(model, np.array([prompts.tokenized(tokenizer, given)]))
+    else:
+        inputs = prompts.checked(given)
+    if not generate:
+        return _cut(inputs), None
+    inputs = _cut(inputs)
+    if not isinstance(inputs, dict) or "token_ids" not in inputs:
+        inputs = _named(model, inputs)
+    length = inputs["token_ids"].shape[1]
+    # Padded as the model is used to it: a number that ends no text.
+    pad = {"token_ids": getattr(tokenizer, "pad_token_id", None) or 0}
+    padded = {
+        key: np.pad(
+            array, ((0, 0), (0, generate)), constant_values=pad.get(key, 0)
+        )
+        for key, array in inputs.items()
+    }
+    end = _end_tokens(tokenizer)
+    made = model.make_generate_function()(
+        keras.tree.map_structure(keras.ops.convert_to_tensor, padded),
+        stop_token_ids=end,
+    )
+    made = {
+        key: np.asarray(keras.ops.convert_to_numpy(array))
+        for key, array in made.items()
+    }
+    return _cut(padded | made), length
+
+
+def _end_tokens(tokenizer: Any) -> tuple[int, ...] | None:
+    """The tokens that end a text, as `CausalLM.generate` takes them."""
+    names = ("end_token_id", "end_token2_id")
+    ids = [getattr(tokenizer, name, None) for name in names]
+    return tuple(int(one) for one in ids if one is not None) or None
+
+
+def _named(model: keras.Layer, ids: Array) -> Any:
+    """Numbers of tokens, with the other inputs that a model of text has."""
+    names = {tensor.name for tensor in getattr(model, "inputs", None) or ()}
+    if "token_ids" not in names:
+        return ids
+    made = {
+        "token_ids": ids,
+        "padding_mask": np.ones_like(ids),
+        "segment_ids": np.zeros_like(ids),
+    }
+    return {name: array for name, array in made.items() if name in names}
+
+
+def _cut(inputs: Any) -> Any:
+    """Inputs without the padding at their end."""
+    mask = _mask(inputs)
+    if mask is None or not mask.any():
+        return inputs
+    stop = int(np.flatnonzero(mask)[-1]) + 1
+    return {
+        key: array[:, :stop] if array.ndim > 1 else array
+        for key, array in inputs.items()
+    }
+
+
+def _mask(inputs: Any) -> Array | None:
+    for name in _MASKS:
+        if isinstance(inputs, dict) and name in inputs:
+            mask = np.asarray(inputs[name])
+            if mask.ndim == 2:
+                return mask[0] > 0
+    return None
+
+
+def _positions(inputs: Any) -> tuple[int | None, Array | None]:
+    """The number of positions, `None` of a vector; numbers of the tokens."""
+    leaf = None
+    if isinstance(inputs, dict):
+        leaf = next((inputs[name] for name in _IDS if name in inputs), None)
+    if leaf is None:
+        leaf = keras.tree.flatten(inputs)[0]
+    if leaf.ndim == 2 and leaf.dtype.kind in "iu":
+        return leaf.shape[1], leaf[0]
+    return (leaf.shape[1] if leaf.ndim == 3 else None), None
+
+
+def _kept(
+    inputs: Any, calls: list[list[dict[str, Array]]], positions: int | None
+) -> Array:
+    """Which positions are no padding."""
+    number = positions or 1
+    mask = _mask(inputs)
+    masks = [] if mask is None else [mask]
+    masks += [
+        its_calls[0]["mask"][0] for its_calls in calls if "mask" in its_calls[0]
+    ]
+    for one in masks:
+        if one.shape == (number,):
+            return one
+    return np.ones(number, bool)
+
+
+def _names(
+    ids: Array | None, positions: int | None, kept: Array, tokenizer: Any
+) -> list[str]:
+    if ids is None:
+        return [str(number) for number in np.flatnonzero(kept)]
+    numbers = [int(one) for one in ids[kept]]
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
+        names: Sequence[Any] = tokenizer.convert_ids_to_tokens(numbers)
+    elif hasattr(tokenizer, "id_to_token"):
+        names = [tokenizer.id_to_token(one) for one in numbers]
+    else:
+        names = numbers
+    return [
+        name.decode("utf-8", "replace")
+        if isinstance(name, bytes)
+        else str(name)
+        for name in names
+    ]
+
+
+def _check_report(paths: list[str], report: Report | None) -> None:
+    """Raises if a report does not hold the layers."""
+    for path in paths if report is not None else ():
+        assert report is not None
+        if path not in report.layers:
+            raise ValueError(
+                "Argument `report` must hold the layers of the prompt: "
+                f"{path!r} is not in it. Received: a report of "
+                f"{list(report.layers)}"
+            )
+        if report.layers[path].directions:
+            raise ValueError(
+                "Argument `report` must hold neurons. Received: directions in "
+                f"layer {path!r}"
+            )
+
+
+def _reference(
+    activations: dict[str, Array], report: Report | None
+) -> dict[str, tuple[Array, Array]] | None:
+    if report is None:
+        return None
+    found = {}
+    for path, values in activations.items():
+        layer = report.layers[path]
+        if layer.shape != values.shape[1:]:
+            raise ValueError(
+                "Argument `report` must have one neuron per channel: analyze "
+                f"layer {path!r} with `axis=-1`. Received: neurons of shape "
+                f"{layer.shape} for values of shape {values.shape}"
+            )
+        found[path] = layer.mean, np.sqrt(layer.variance)
+    return found

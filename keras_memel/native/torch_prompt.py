@@ -1,0 +1,68 @@
+"""What a PyTorch module takes of a prompt, and what it generates."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from keras_memel.native import torch_outputs
+from keras_memel.native import torch_paths
+from keras_memel.utils import prompts
+
+
+def prepare(
+    model: nn.Module, given: Any, generate: int, tokenizer: Any
+) -> tuple[Any, int | None]:
+    """The batch of one that a module takes.
+
+    Args:
+        model: Any module.
+        given: `text_or_inputs` of `prompt`.
+        generate: Number of tokens to generate at most.
+        tokenizer: As in `prompt`.
+
+    Returns:
+        Inputs, and the position of the first generated token, or `None`.
+
+    Raises:
+        ValueError: If it cannot generate, or the text cannot be tokenized.
+    """
+    root = torch_paths.unwrap(model)
+    config = getattr(root, "config", None)
+    if generate and (
+        not hasattr(root, "generate")
+        or getattr(config, "is_encoder_decoder", False)
+    ):
+        raise prompts.cannot_generate(model)
+    if isinstance(given, str):
+        ids = np.array([prompts.tokenized(tokenizer, given)])
+        names = inspect.signature(root.forward).parameters
+        inputs: Any = ids
+        if "input_ids" in names:
+            inputs = {"input_ids": ids}
+            if "attention_mask" in names:
+                inputs["attention_mask"] = np.ones_like(ids)
+    else:
+        inputs = prompts.checked(given)
+    if not generate:
+        return inputs, None
+    if not isinstance(inputs, dict):
+        inputs = {"input_ids": inputs}
+    inputs.setdefault("attention_mask", np.ones_like(inputs["input_ids"]))
+    device = next(root.parameters()).device
+    tensors = {
+        key: torch.as_tensor(array, device=device)
+        for key, array in inputs.items()
+    }
+    with torch_outputs.evaluating(root):
+        made = root.generate(**tensors, max_new_tokens=generate)
+    made = np.asarray(getattr(made, "sequences", made).cpu())
+    start = inputs["input_ids"].shape[1]
+    mask = np.pad(
+        inputs["attention_mask"],
+        ((0, 0), (0, made.shape[1] - start)),
+        constant_values=1,
+    )
+    return {"input_ids": made, "attention_mask": mask}, start
