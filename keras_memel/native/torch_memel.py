@@ -16,6 +16,7 @@ from keras_memel.layers.memel import MEmeL
 from keras_memel.native import torch_masks
 from keras_memel.native import torch_step
 from keras_memel.native.torch_replay import Call
+from keras_memel.native.torch_replay import first_run
 from keras_memel.native.torch_replay import in_backward
 from keras_memel.native.torch_state import StateInBuffers
 from keras_memel.utils.types import Tensor
@@ -176,6 +177,12 @@ class TorchMEmeL(StateInBuffers):
         learning = self.training and self.trainable
         if not (learning or self.at_inference):
             return inputs
+        if learning and torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                "MEmeL keeps statistics, which `torch.func` and `torch.vmap` "
+                "cannot write. Call `model.eval()`, or "
+                "`keras_memel.strip(model)`, before."
+            )
         self._check(inputs)
         if mask is None:
             mask = torch_masks.tail(self.noted_mask, inputs)
@@ -189,6 +196,8 @@ class TorchMEmeL(StateInBuffers):
             )
         else:
             call = self._begin(torch_masks.at_rank(mask, inputs))
+            if repeatable and compiling and not torch.compiler.is_exporting():
+                call.steps = first_run(call.steps)
 
         pooled = None
         if learning and not again:

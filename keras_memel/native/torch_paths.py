@@ -38,7 +38,9 @@ def _chain(model: nn.Module, path: str) -> tuple[nn.Module, ...]:
 
 def is_host(module: nn.Module) -> bool:
     """Check whether `insert` has put a TorchMEmeL after a module."""
-    return "_memel_output" in vars(module)
+    return "_memel_output" in vars(module) and isinstance(
+        module._modules.get("memel"), TorchMEmeL
+    )
 
 
 def is_inserted(host: nn.Module, module: nn.Module) -> bool:
