@@ -21,7 +21,8 @@ nox.options.error_on_external_run = True
 # exports-tensorflow exports-torch`), the package that would be published (`nox
 # -s package`), the notebooks (`nox -s notebooks-jax ...`), and other versions
 # of Keras (`nox -s keras-oldest-jax keras-newest-jax ...`), and the tests with
-# Hugging Face, timm and Lightning (`nox -s native-torch`).
+# Hugging Face, timm and Lightning (`nox -s native-torch`), and `compare` with
+# loky, Dask and Ray (`nox -s executors`).
 nox.options.sessions = ["lint", "docs", "tests-jax"]
 nox.options.sessions += ["tests-tensorflow", "tests-torch"]
 
@@ -104,6 +105,19 @@ def native_torch(session: nox.Session) -> None:
         "--ignore=tests/native/test_nnx.py",  # of JAX
         *session.posargs,
         env={"KERAS_BACKEND": "torch", "MPLBACKEND": "agg"},
+    )
+
+
+@nox.session
+def executors(session: nox.Session) -> None:
+    """`compare` in the executors of loky, Dask and Ray."""
+    session.install(*CONSTRAINTS, "-e", ".[jax,test]")
+    session.install(*CONSTRAINTS, "distributed", "loky", "ray")
+    session.run(
+        "pytest",
+        "--fail-on-skip",  # a library that is missing is a failure here
+        "tests/evaluation/test_compare_executors.py",
+        env={"KERAS_BACKEND": "jax"},
     )
 
 

@@ -219,6 +219,14 @@ def main():
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--look", type=int, default=2000, help="sentences")
     options = parser.parse_args()
+    for name in ("languages", "each", "epochs", "look"):
+        value = getattr(options, name)
+        if value < 1:
+            parser.error(f"--{name} must be at least 1. Received: {value}")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out must be a folder to write to. {error}")
     texts, labels, names = read(options.data, options.languages, options.each)
     number = options.look
     if number >= len(texts):
@@ -228,7 +236,6 @@ def main():
         )
     tokens = encode(texts)
     held_out = texts[:number], tokens[:number], labels[:number]
-    options.out.mkdir(parents=True, exist_ok=True)
     lines = []
     for arm in ARMS:
         model, history = train(arm, tokens[number:], options.epochs)

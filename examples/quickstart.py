@@ -2,12 +2,16 @@
 
     python examples/quickstart.py [--seeds 10] [--epochs 50] [--out FOLDER]
 
-Trains on 400 of scikit-learn's digits, of which 20 % have a wrong label, and
-tests on the other 1,397, whose labels are right. Each seed fixes the split,
-the wrong labels, the first weights and the order of the batches for all arms,
-so that arms are compared pair by pair, by `keras_memel.compare`. Prints two
-tables; writes quickstart.png and, one line a run, quickstart.jsonl. A second
-call goes on where the first stopped.
+Train on 400 of scikit-learn's digits, of which 20 % have a wrong label, and
+test on the other 1,397, whose labels are correct. Write three files:
+
+    neurons.html       every neuron of one network without MEmeL, to browse
+    quickstart.jsonl   the score of each network, one run per line
+    quickstart.png     the differences between the arms
+
+and print two tables. Each seed fixes the split, the wrong labels, the first
+weights and the order of the batches for all arms, so that `keras_memel.compare`
+compares the arms pair by pair. A second call resumes where the first stopped.
 
 It runs on the backend that KERAS_BACKEND names; else on that of the Keras
 configuration file if it is installed; else on the first that is.
@@ -18,6 +22,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import sys
 
 
 def choose_backend():
@@ -47,6 +52,7 @@ from keras_memel import Comparison
 from keras_memel import MEmeL
 from keras_memel import Random
 from keras_memel import Rate
+from keras_memel import analyze
 from keras_memel import compare
 
 TRAINING_IMAGES, WRONG_SHARE, BATCH = 400, 0.2, 100
@@ -85,7 +91,8 @@ def build(arm, seed):
     keras.utils.set_random_seed(seed)
     layers = [keras.Input((64,))]
     for number in (0, 1):
-        layers += [dense(256, number), *ARMS[arm](), keras.layers.ReLU()]
+        relu = keras.layers.ReLU(name=f"hidden_{number}")
+        layers += [dense(256, number), *ARMS[arm](), relu]
     model = keras.Sequential([*layers, dense(10, 2)])
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE),
@@ -94,9 +101,8 @@ def build(arm, seed):
     return model
 
 
-def train(arm, seed):
-    """Train and test one network; return what was seen."""
-    name, epochs = arm
+def fit(arm, seed, epochs):
+    """Train one network; return it with the data of the seed."""
     images, labels = sklearn.datasets.load_digits(return_X_y=True)
     images = images.astype("float32") / 16.0
     rng = np.random.default_rng(seed)
@@ -104,17 +110,40 @@ def train(arm, seed):
     wrong = rng.choice(known, round(WRONG_SHARE * len(known)), replace=False)
     given = labels.copy()
     given[wrong] = (labels[wrong] + rng.integers(1, 10, len(wrong))) % 10
-    # All epochs in one, in our own order: each backend shuffles in its way.
+    # All epochs as one, in an order of our own: each backend shuffles its way.
     order = np.concatenate([rng.permutation(known) for _ in range(epochs)])
 
-    model = build(name, seed)
+    model = build(arm, seed)
     model.fit(images[order], given[order], BATCH, shuffle=False, verbose=0)
+    return model, images, labels, given, wrong, test
+
+
+def train(arm, seed):
+    """Train and test one network; return its scores."""
+    model, images, labels, given, wrong, test = fit(arm[0], seed, arm[1])
     logits = keras.ops.convert_to_numpy(model(images, training=False))
     answers = logits.argmax(axis=-1)
     return {
         "accuracy": np.mean(answers[test] == labels[test]),
         "wrong_labels_learned": np.mean(answers[wrong] == given[wrong]),
     }
+
+
+def write_neurons(path, epochs):
+    """Write a page of the neurons of a plain network, with test images."""
+    model, images, labels, _, _, test = fit(PLAIN, 0, epochs)
+    report = analyze(
+        model,
+        images[test],
+        labels=labels[test],
+        layers=["hidden_0", "hidden_1"],
+        verbose=0,
+    )
+    report.to_html(
+        path,
+        inputs=images[test].reshape(-1, 8, 8),
+        title="Quickstart: a network without MEmeL",
+    )
 
 
 def compared(runs):
@@ -156,25 +185,56 @@ def figure(comparison):
     return axes.figure
 
 
+def at_least(lowest):
+    """Return a reader of whole numbers for an argument."""
+
+    def whole(text):
+        number = int(text)
+        if number < lowest:
+            raise argparse.ArgumentTypeError(
+                f"must be at least {lowest}. Received: {number}"
+            )
+        return number
+
+    return whole
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--seeds", type=at_least(1), default=10)
+    parser.add_argument("--epochs", type=at_least(1), default=EPOCHS)
     parser.add_argument(
         "--out", type=pathlib.Path, default="quickstart_results"
     )
     options = parser.parse_args()
-    comparison = compare(
-        train,
-        {name: (name, options.epochs) for name in ARMS},
-        options.seeds,
-        contrasts=CONTRASTS,
-        store=options.out / "quickstart.jsonl",
-        higher_is_better=HIGHER_IS_BETTER,
-    )
+    page = options.out / "neurons.html"
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        page.touch()
+    except OSError as error:
+        parser.error(f"argument --out: must be a folder to write to. {error}")
+    try:
+        if not page.stat().st_size:
+            write_neurons(page, options.epochs)
+            print(f"Wrote {page}: open it in a browser", file=sys.stderr)
+        comparison = compare(
+            train,
+            {name: (name, options.epochs) for name in ARMS},
+            options.seeds,
+            contrasts=CONTRASTS,
+            store=options.out / "quickstart.jsonl",
+            higher_is_better=HIGHER_IS_BETTER,
+        )
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "Stopped. The same command resumes after the last finished run."
+        ) from None
     print(tables(comparison))
     figure(comparison).savefig(options.out / "quickstart.png", dpi=150)
-    print(f"\nWrote quickstart.jsonl and quickstart.png to {options.out}")
+    print(
+        "\nWrote neurons.html, quickstart.jsonl and quickstart.png to "
+        f"{options.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -76,4 +76,8 @@ def main(steps=300):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
-    main(**vars(parser.parse_args()))
+    options = parser.parse_args()
+    for name, value in vars(options).items():
+        if value < 1:
+            parser.error(f"--{name} must be at least 1. Received: {value}")
+    main(**vars(options))

@@ -46,6 +46,7 @@ except ImportError as error:
         f"failed with: {error}"
     ) from None
 
+from examples.paper.common import longrun
 from keras_memel import paper
 
 FAMILIES = {
@@ -248,4 +249,4 @@ def _order(trial):
 
 
 if __name__ == "__main__":
-    main()
+    longrun.start(main)

@@ -167,6 +167,9 @@ def compare(
         unit="run",
         disable=not progress,
     )
+    if runs and progress:
+        text = f"{len(runs)} of {len(wanted)} runs are in {store} already"
+        bar.write(text, file=sys.stderr)
     with bar, contextlib.closing(_results(executor, tasks)) as finished:
         for run in finished:
             if run["arm"] in described:

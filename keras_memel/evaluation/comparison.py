@@ -18,7 +18,7 @@ from keras_memel.evaluation.contrasts import Contrast
 from keras_memel.evaluation.contrasts import contrast_all
 from keras_memel.evaluation.contrasts import mcnemar
 from keras_memel.evaluation.looks import level_of
-from keras_memel.evaluation.looks import look_notes
+from keras_memel.evaluation.notes import notes_of
 from keras_memel.evaluation.run_store import Run
 from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Axes
@@ -205,47 +205,7 @@ class Comparison:
         Args:
             metric: Leave out what concerns other metrics only.
         """
-        notes = [
-            f"{run['arm']}, seed {run['seed']}, failed: "
-            f"{run['error'].strip().splitlines()[-1]}"
-            for run in self.failed
-        ]
-        why: dict[str, list[str]] = {}
-        contrasts = [c for c in self.contrasts if metric in (None, c.metric)]
-        for c in contrasts:
-            if c.why:
-                why.setdefault(c.why, []).append(
-                    f"{c.arm} vs. {c.other} ({c.metric})"
-                )
-        notes += [
-            "No verdict, since "
-            + (
-                f"{reason}: any pair"
-                if len(pairs) == len(contrasts)
-                else f"{reason}: {', '.join(pairs)}"
-            )
-            for reason, pairs in why.items()
-        ]
-        notes += look_notes(self.looks, len(self.seeds))
-        if metric is None and len(self.metrics) > 1 and self.seeds:
-            notes.append(
-                f"{len(self.metrics)} metrics, and no correction over them: "
-                "verdicts count on the one that was named before the first run"
-            )
-        seen = {
-            (
-                run["environment"]["device"],
-                *sorted(run["environment"]["versions"].items()),
-            )
-            for run in self.runs
-            if "environment" in run
-        }
-        if len(seen) > 1:
-            notes.append(
-                f"The runs come from {len(seen)} different environments "
-                "(versions or devices), which pairs of seeds do not cancel"
-            )
-        return notes
+        return notes_of(self, metric)
 
     def scores(self, metric: str | None = None) -> Any:
         """The scores: a `pandas.DataFrame`, a row a seed, a column an arm.
@@ -269,26 +229,54 @@ class Comparison:
         rows = [[getattr(c, name) for name in names] for c in self.contrasts]
         return pandas.DataFrame(rows, columns=names)
 
-    def to_markdown(self, metric: str | None = None, scale: float = 1.0) -> str:
-        """A table of the contrasts of one metric.
+    def to_markdown(
+        self,
+        metric: str | None = None,
+        scale: float = 1.0,
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
+        r"""Return a table of the contrasts of one metric, in Markdown.
+
+        Characters that Markdown would interpret are escaped.
 
         Args:
             metric: Name of the metric; the first by default.
-            scale: Factor of the numbers: 100 makes points of shares.
-        """
-        return tables.markdown(self._of(self._metric(metric)), scale)
+            scale: Factor of the numbers: 100 turns shares into points.
+            labels: Names of arms to show in place of those in the runs.
 
-    def summary(self, scale: float = 1.0) -> str:
-        """The same for a terminal, every metric, with `notes` below.
+        Raises:
+            ValueError: If `metric` is not a metric of the runs, or `labels`
+                names an arm that is not compared.
+
+        Example:
+
+        >>> runs = [
+        ...     {"arm": arm, "seed": seed, "scores": {"f1": seed + ord(arm)}}
+        ...     for arm in "ab"
+        ...     for seed in range(3)
+        ... ]
+        >>> table = Comparison(runs).to_markdown(labels={"b": "a|b", "a": "a"})
+        >>> print(table.splitlines()[-1].split(" | ")[0])
+        | a\|b vs. a
+        """
+        tables.check_labels(labels, self.arms)
+        return tables.markdown(self._of(self._metric(metric)), scale, labels)
+
+    def summary(
+        self, scale: float = 1.0, labels: Mapping[str, str] | None = None
+    ) -> str:
+        """Return the same for a terminal, every metric, with `notes` below.
 
         Args:
             scale: Factor of the numbers.
+            labels: Names of arms to show in place of those in the runs.
         """
+        tables.check_labels(labels, self.arms)
         parts = []
         for metric in self.metrics:
             direction = "higher" if self._up(metric) else "lower"
             parts += [
-                tables.text(self._of(metric), scale),
+                tables.text(self._of(metric), scale, labels),
                 f"{len(self.seeds)} paired seeds; {direction} is better.\n",
             ]
         return "\n".join([*parts, *self.notes()]).rstrip()
@@ -317,21 +305,30 @@ class Comparison:
         metric: str | None = None,
         scale: float = 1.0,
         ax: Axes | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Axes:
-        """A dot a seed, and the mean with its interval, for each contrast.
+        """Draw one dot per seed, and the mean with its interval, per contrast.
 
-        Blue is better, orange is worse, grey is not shown.
+        Blue is better, orange is worse, grey is not shown. Fonts and sizes are
+        those of `matplotlib.rcParams`; for a paper, for example
+        `{"pdf.fonttype": 42, "font.family": "serif"}`.
 
         Args:
             metric: Name of the metric; the first by default.
             scale: Factor of the numbers.
             ax: `matplotlib.axes.Axes` to draw into; new ones by default.
+            labels: Names of arms to show in place of those in the runs.
 
         Returns:
             The axes.
+
+        Raises:
+            ValueError: If `metric` is not a metric of the runs, or `labels`
+                names an arm that is not compared.
         """
         need("matplotlib.pyplot", "plot", "`Comparison.plot`")
-        return tables.plot(self._of(self._metric(metric)), scale, ax)
+        tables.check_labels(labels, self.arms)
+        return tables.plot(self._of(self._metric(metric)), scale, ax, labels)
 
     def mcnemar(self) -> Any:
         """McNemar's exact test of each pair of networks, where it can be made.

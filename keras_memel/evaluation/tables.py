@@ -1,7 +1,9 @@
 """How contrasts of one metric are shown: as tables, and in a picture."""
 
 import math
+import re
 import statistics
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,17 +19,55 @@ COLOURS = {
 }
 
 
-def markdown(contrasts: Sequence[Contrast], scale: float) -> str:
-    """A table, as `Comparison.to_markdown`."""
-    header, *rows = _cells(contrasts, scale)
+def markdown(
+    contrasts: Sequence[Contrast],
+    scale: float,
+    labels: Mapping[str, str] | None,
+) -> str:
+    """Return a table, as `Comparison.to_markdown`."""
+    header, *rows = _cells(contrasts, scale, labels)
     rule = "|---" + "|--:" * (len(header) - 2) + "|---|"
-    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    lines = [
+        "| " + " | ".join(map(_escaped, row)) + " |" for row in (header, *rows)
+    ]
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def text(contrasts: Sequence[Contrast], scale: float) -> str:
-    """The same table for a terminal, in columns."""
-    table = _cells(contrasts, scale)
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it is, in one cell of a table."""
+    text = " ".join(text.split())
+    text = re.sub(r"[\\`*|<\[]", r"\\\g<0>", text)
+    # Within a word an underscore has no meaning.
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)
+
+
+def pair(contrast: Contrast, labels: Mapping[str, str] | None = None) -> str:
+    """Return the name of a comparison, "MEmeL vs. plain"."""
+    labels = labels or {}
+    arm, other = (
+        labels.get(name, name) for name in (contrast.arm, contrast.other)
+    )
+    return f"{arm} vs. {other}"
+
+
+def check_labels(labels: Mapping[str, str] | None, arms: Sequence[str]) -> None:
+    """Raise unless `labels` are names to show for some of the arms."""
+    good = labels is None or isinstance(labels, Mapping)
+    if not good or any(name not in arms for name in labels or {}):
+        raise ValueError(
+            "Argument `labels` must be a dictionary from names of arms to "
+            f"names to show; the arms are {list(arms)}. "
+            f"Received: labels={labels!r}"
+        )
+
+
+def text(
+    contrasts: Sequence[Contrast],
+    scale: float,
+    labels: Mapping[str, str] | None = None,
+) -> str:
+    """Return the same table for a terminal, in columns."""
+    table = _cells(contrasts, scale, labels)
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = []
     for row in table:
@@ -38,7 +78,11 @@ def text(contrasts: Sequence[Contrast], scale: float) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _cells(contrasts: Sequence[Contrast], scale: float) -> list[list[str]]:
+def _cells(
+    contrasts: Sequence[Contrast],
+    scale: float,
+    labels: Mapping[str, str] | None,
+) -> list[list[str]]:
     """A row of texts for each contrast, after that of the names of columns."""
     # As many decimals as give the typical deviation two digits.
     spread = [np.std(scale * c.deltas) for c in contrasts if c.seeds]
@@ -59,7 +103,7 @@ def _cells(contrasts: Sequence[Contrast], scale: float) -> list[list[str]]:
         ends = (min(c.deltas), max(c.deltas)) if c.seeds else (math.nan,) * 2
         rows.append(
             [
-                f"{c.arm} vs. {c.other}",
+                pair(c, labels),
                 "" if math.isnan(c.mean) else number(c.mean),
                 span(*ends),
                 span(c.low, c.high),
@@ -71,8 +115,13 @@ def _cells(contrasts: Sequence[Contrast], scale: float) -> list[list[str]]:
     return rows
 
 
-def plot(contrasts: Sequence[Contrast], scale: float, ax: Axes | None) -> Axes:
-    """A picture, as `Comparison.plot`."""
+def plot(
+    contrasts: Sequence[Contrast],
+    scale: float,
+    ax: Axes | None,
+    labels: Mapping[str, str] | None = None,
+) -> Axes:
+    """Draw a picture, as `Comparison.plot`."""
     ax = plotting.new(ax, 1.2 + 0.5 * len(contrasts), width=7)
     for place, c in enumerate(contrasts):
         # Seeds from top to bottom, so that a seed can be followed.
@@ -82,12 +131,12 @@ def plot(contrasts: Sequence[Contrast], scale: float, ax: Axes | None) -> Axes:
         ax.plot(ends, [place] * 2, color=shade, lw=3)
         ax.plot(scale * c.mean, place, "D", color=shade, ms=8, mec="w")
     ax.axvline(0.0, color="black", lw=1)
-    names = [f"{c.arm} vs. {c.other}" for c in contrasts]
+    names = [plotting.plain(pair(c, labels)) for c in contrasts]
     ax.set_yticks(range(len(contrasts)), names)
     # From top to bottom, also where panels share the axis.
     ax.set_ylim(len(contrasts) - 0.5, -0.5)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", alpha=0.3)
-    ax.set_xlabel(f"difference in {contrasts[0].metric}")
+    ax.set_xlabel(plotting.plain(f"difference in {contrasts[0].metric}"))
     return ax

@@ -4,8 +4,6 @@ Functions of a `Report`, of logs, or of arrays; none of them sees a model. Each
 draws into `ax`, or into new axes, and returns the matplotlib Axes.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -14,7 +12,6 @@ import numpy as np
 from keras_memel.reports import layer_report
 from keras_memel.utils import plotting
 from keras_memel.utils import renamed
-from keras_memel.utils.plotting import plain
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Axes
 
@@ -24,6 +21,27 @@ if TYPE_CHECKING:
 
 # Past these, names on an axis run into each other.
 _MOST_NAMES = 40
+# Characters of a path in a title, and dead neurons that a title lists.
+_TITLE, _LISTED = 36, 5
+
+
+def _dead(layer: layer_report.LayerReport) -> str:
+    """The dead neurons of a layer in words, or nothing."""
+    (rows,) = np.nonzero(layer.dead)
+    if not len(rows):
+        return ""
+    neurons = layer.neurons
+    listed = ", ".join(str(neurons[row]) for row in rows[:_LISTED])
+    more = len(rows) - _LISTED
+    return f"dead: {listed}" + (f" and {more:,} more" if more > 0 else "")
+
+
+def _between(path: str, text: str) -> str:
+    return ", " if len(path) + len(text) <= _TITLE else "\n"
+
+
+def _title(ax: Axes, text: str) -> None:
+    ax.set_title(text, fontsize=10, loc="left")
 
 
 def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
@@ -32,7 +50,8 @@ def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
     A box for each layer, over the 99 % quantile of the monosemantic scale of
     each neuron: middle half, median, and whiskers to the 5th and 95th of a
     hundred neurons; neurons beyond as points. The line is the value of a
-    Gaussian neuron, 6.63.
+    Gaussian neuron, 6.63. Dead neurons have no scale; the name of a layer says
+    how many it has.
 
     Args:
         report: A report.
@@ -50,7 +69,13 @@ def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
     '99 % quantile of the monosemantic scale (variances)'
     """
     paths = list(report.layers)
-    ax = plotting.new(ax, max(1.8, 0.4 * len(paths) + 1.2))
+    dead = [int(layer.dead.sum()) for layer in report.layers.values()]
+    names = [
+        f"{name} ({number:,} dead)" if number else name
+        for name, number in zip(plotting.short(paths), dead)
+    ]
+    height = max(1.8, 0.4 * len(paths) + 1.2)
+    ax = plotting.new(ax, height, plotting.width(names))
     values = []
     for layer in report.layers.values():
         q = layer.ms_quantile(0.99)
@@ -72,7 +97,7 @@ def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
             "markeredgecolor": "none",
         },
     )
-    ax.set_yticks(range(1, len(paths) + 1), [plain(path) for path in paths])
+    ax.set_yticks(range(1, len(paths) + 1), names)
     ax.invert_yaxis()
     ax.set_xscale("log")
     plotting.plain_log(ax.xaxis)
@@ -133,7 +158,9 @@ def activation_by_label(
     # Without a value the rows are empty, wherever they stand.
     low, high = np.nan_to_num([found.minimum[row], found.maximum[row]])
     edges = np.linspace(low, high, counts.shape[1] + 1)
-    ax = plotting.new(ax, max(1.8, 0.28 * len(order) + 1.2))
+    shown_names = plotting.short([names[i] for i in order])
+    height = max(1.8, 0.28 * len(order) + 1.2)
+    ax = plotting.new(ax, height, plotting.width(shown_names))
     for line, label in enumerate(order):
         own = line == 0 and own_label >= 0
         # Each row to its own height, and a little into the next, as ridges.
@@ -147,7 +174,7 @@ def activation_by_label(
             alpha=0.9 if own else 0.6,
         )
         ax.axhline(line, color="#dddddd", linewidth=0.6, zorder=0)
-    ax.set_yticks(range(len(order)), [plain(names[i]) for i in order])
+    ax.set_yticks(range(len(order)), shown_names)
     ax.set_ylim(len(order) - 0.5, -1)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -155,9 +182,9 @@ def activation_by_label(
     cut = max(1, len(report.labels)) - len(order)
     more = f" ({cut} more labels)" if cut else ""
     dead = ", dead" if found.dead[row] else ""
-    ax.set_title(
-        plain(f"{layer}, neuron {neuron}{dead}{more}"), fontsize=10, loc="left"
-    )
+    (path,) = plotting.short([layer], _TITLE)
+    which = f"neuron {neuron}{dead}{more}"
+    _title(ax, f"{path}{_between(path, which)}{which}")
     return ax
 
 
@@ -167,7 +194,8 @@ def label_map(
     """Neurons by labels: the mean scale of each on each.
 
     The neurons that tell their label best (`roc_auc`), ordered by it: a
-    monosemantic layer shows a bright staircase.
+    monosemantic layer shows a bright staircase. Dead neurons have no label: the
+    title lists them.
 
     Args:
         report: A report with labels.
@@ -196,8 +224,12 @@ def label_map(
     ms = np.where(np.isnan(found.label_ms), 0.0, found.label_ms)
     sure = np.nan_to_num(found.roc_auc, nan=0.0)
     chosen = np.argsort(-sure, kind="stable")[:most]
+    alive = ~found.dead[chosen]
+    chosen = chosen[alive] if alive.any() else chosen
     chosen = chosen[np.lexsort((-ms.max(1)[chosen], found.label[chosen]))]
-    ax = plotting.new(ax, min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4)))
+    names = plotting.short(report.labels)
+    height = min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4))
+    ax = plotting.new(ax, height, 1 + plotting.width(names))
     # 1 is the mean over all labels; the rest fades into it.
     high = max(2.0, float(np.quantile(ms[chosen], 0.99)))
     image = ax.imshow(
@@ -210,9 +242,7 @@ def label_map(
     )
     ax.spines[:].set_visible(False)
     if len(report.labels) <= _MOST_NAMES:
-        ax.set_yticks(
-            range(len(report.labels)), [plain(name) for name in report.labels]
-        )
+        ax.set_yticks(range(len(report.labels)), names)
     ax.set_ylabel("label")
     if len(chosen) <= _MOST_NAMES:
         ax.set_xticks(
@@ -228,67 +258,9 @@ def label_map(
     ax.figure.colorbar(
         image, ax=ax, label="mean scale (variances)", extend="max"
     )
-    ax.set_title(plain(layer), fontsize=10, loc="left")
-    return ax
-
-
-def ms_over_training(
-    logs: Mapping[str, Sequence[float]],
-    quantile: str = "ms_99",
-    ax: Axes | None = None,
-) -> Axes:
-    """The scale of each watched layer while a model was trained.
-
-    Args:
-        logs: What a `fit` with `MonosemanticityMonitor` returned, its
-            `history`, or a table that CSVLogger wrote.
-        quantile: Which of the logs to draw: `"ms_50"`, `"ms_99"`,
-            `"inhibited_rate"`, `"threshold"`.
-        ax: Axes to draw into.
-
-    Returns:
-        The Axes.
-
-    Raises:
-        ValueError: If there is no such log; those that there are are named.
-
-    Example:
-
-    >>> ax = ms_over_training({"hidden/ms_99": [6.0, 9.0, 12.0]})
-    >>> ax.get_xlabel()
-    'epoch'
-    """
-    logs = getattr(logs, "history", logs)
-    names = [name for name in logs if name.endswith(f"/{quantile}")]
-    if not names:
-        raise ValueError(
-            f"There is no log that ends in '/{quantile}'; quantiles of the "
-            "scale are there if the monitor has inputs `x`. "
-            f"Received: logs of {sorted(logs)}"
-        )
-    import matplotlib
-
-    ax = plotting.new(ax, max(3.6, 0.17 * len(names) + 1.0))
-    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(names)))
-    ends = []
-    for name, shade in zip(names, shades):
-        values = np.asarray(logs[name], "float64")
-        steps = np.arange(1, len(values) + 1)
-        ax.plot(steps, values, color=shade, marker=".", linewidth=1.5)
-        ends.append((values[-1], name.rsplit("/", 1)[0], shade))
-    if quantile.startswith("ms"):
-        ax.set_yscale("log")
-        plotting.plain_log(ax.yaxis)
-    plotting.name_lines(ax, steps[-1], ends)
-    ax.set_xlabel("epoch")
-    label = {
-        "inhibited_rate": "inhibited share",
-        "threshold": "threshold (variances)",
-    }
-    ax.set_ylabel(
-        label.get(quantile, f"scale, {quantile[3:]} % quantile (variances)")
-    )
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    (path,) = plotting.short([layer], _TITLE)
+    dead = _dead(found)
+    _title(ax, f"{path}\n{dead}" if dead else path)
     return ax
 
 
@@ -319,7 +291,9 @@ def false_killing_rate(
     """
     import matplotlib
 
-    ax = plotting.new(ax, max(3.6, 0.17 * len(report.layers) + 1.0))
+    names = plotting.short(list(report.layers))
+    height = max(3.6, 0.17 * len(names) + 1.0)
+    ax = plotting.new(ax, height, plotting.width(names))
     rates = np.geomspace(1e-3, 0.5, 40) if rates is None else np.asarray(rates)
     layers = list(report.layers.values())
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(layers)))
@@ -348,47 +322,6 @@ def false_killing_rate(
     plotting.name_lines(ax, rates[-1], ends)
     ax.set_xlabel("share of values inhibited")
     ax.set_ylabel("False Killing Rate (median neuron)")
-    return ax
-
-
-def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
-    """What one training step did to the scale, [Wang et al. 2024] Table 4.
-
-    Args:
-        found: The table of `decrease_ratio`.
-        ax: Axes to draw into.
-
-    Returns:
-        The Axes.
-
-    Example:
-
-    >>> import pandas as pd
-    >>> table = pd.DataFrame({"decrease_ratio": {"original": 0.1, "RD": 0.3}})
-    >>> ax = decrease_ratios(table)
-    >>> [label.get_text() for label in ax.get_yticklabels()]
-    ['original', 'RD']
-    """
-    ax = plotting.new(ax, 0.45 * len(found) + 1.0)
-    values = 100 * np.asarray(found["decrease_ratio"], "float64")
-    rows = np.arange(len(found))
-    ax.hlines(rows, 0, values, color=plotting.BLUE, linewidth=2)
-    ax.plot(values, rows, "o", color=plotting.BLUE)
-    for row, value in zip(rows, values):
-        ax.annotate(
-            f"{value:+.3g} %",
-            (value, row),
-            xytext=(6 if value >= 0 else -6, 0),
-            textcoords="offset points",
-            ha="left" if value >= 0 else "right",
-            va="center",
-            fontsize=9,
-        )
-    ax.axvline(0, color=plotting.GREY, linewidth=1, zorder=0)
-    ax.set_yticks(rows, list(found.index))
-    ax.set_ylim(len(found) - 0.5, -0.5)
-    ax.margins(x=0.25)
-    ax.set_xlabel("Decrease Ratio of the monosemantic scale (%)")
     return ax
 
 

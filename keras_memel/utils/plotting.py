@@ -5,6 +5,7 @@ vision.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,50 @@ def plain(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
+# Longer names leave no room for what they name.
+_LONGEST = 26
+
+
+def short(names: Sequence[Any], longest: int = _LONGEST) -> list[str]:
+    r"""Names that fit beside axes, drawn as they are, and still differ.
+
+    If a name is too long, what all names begin with goes first, and then the
+    middle of it.
+
+    Args:
+        names: Paths, labels or arms.
+        longest: Characters of each at most.
+
+    Example:
+
+    >>> short(["model/block_1/dense", "model/block_2/dense"], longest=12)
+    ['…1/dense', '…2/dense']
+    >>> short(["price in $ per unit"], longest=12)
+    ['price … unit']
+    """
+    texts = [str(name) for name in names]
+    common = ""
+    if len(set(texts)) > 1:
+        same = [len(set(letters)) == 1 for letters in zip(*texts)]
+        common = texts[0][: [*same, False].index(False)]
+    found = []
+    for text in texts:
+        if len(text) > longest and len(common) > 1:
+            text = "…" + text[len(common) :]
+        if len(text) > longest:
+            end = longest // 2 - 1
+            text = f"{text[: longest - end - 1]}…{text[-end:]}"
+        found.append(text)
+    if len(set(found)) < len(set(texts)):  # They differ in the middle only
+        found = [f"{i} {text}" for i, text in enumerate(found)]
+    return [plain(text) for text in found]
+
+
+def width(names: Sequence[str]) -> float:
+    """The width of a figure with such names beside its axes, in inches."""
+    return 5.6 + 0.08 * max(map(len, names), default=0)
+
+
 def level(ax: Axes, axis: str, value: float, name: str) -> None:
     """A dashed line where `axis`, "x" or "y", has a value; and its name."""
     upright = axis == "x"
@@ -63,6 +108,8 @@ def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
     if len(ends) > room:  # As many as fit, first and last among them
         kept = np.linspace(0, len(ends) - 1, room).round().astype(int)
         ends = [ends[i] for i in kept]
+    shown = short([name for _, name, _ in ends])
+    ends = [(y, name, shade) for (y, _, shade), name in zip(ends, shown)]
     ends.sort(key=lambda end: end[0])
     own = [ax.transData.transform((x, end[0]))[1] for end in ends]
     at: list[float] = []
@@ -75,7 +122,7 @@ def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
         highest = at[i] - gap
     for (y, name, shade), height, start in zip(ends, at, own):
         ax.annotate(
-            plain(name),
+            name,
             (x, y),
             xytext=(6, (height - start) * 72 / ax.figure.dpi),
             textcoords="offset points",

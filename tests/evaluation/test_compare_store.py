@@ -17,6 +17,7 @@ from scripts import HELPERS
 
 import keras_memel
 from keras_memel import RunStore
+from keras_memel import compare
 from keras_memel.evaluation import environment
 
 pytestmark = pytest.mark.once
@@ -181,3 +182,12 @@ def test_an_unwritable_store_stops_before_the_first_run(tmp_path):
         with pytest.raises(OSError, match=r"No space left.*no run"):
             quiet(train, ["a", "b"], store=tmp_path / "runs.jsonl")
     assert train.asked == []
+
+
+def test_a_second_call_says_what_is_there_already(tmp_path, capsys):
+    store = tmp_path / "runs.jsonl"
+    compare(score, ["a", "good"], 2, store=store)
+    assert "already" not in capsys.readouterr().err
+    compare(score, ["a", "good"], 3, store=store)
+    shown = capsys.readouterr().err
+    assert f"4 of 6 runs are in {store} already" in shown

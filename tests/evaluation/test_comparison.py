@@ -1,6 +1,7 @@
 """Comparison: deltas are paired, and verdicts follow the rules."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -422,6 +423,50 @@ def test_the_plot_shows_every_delta_and_interval():
     labels = [text.get_text() for text in axes.get_yticklabels()]
     assert labels == [f"{c.arm} vs. plain" for c in found.contrasts]
     assert found.plot(ax=axes) is axes
+
+
+LABELS = {"good": "MEmeL, $k$ | 5_%", "plain": "*plain*"}
+
+
+def test_other_names_of_arms_are_shown_everywhere():
+    found = Comparison(runs_of(noisy(EFFECTS)))
+    shown = "MEmeL, $k$ | 5_% vs. *plain*"
+    assert shown in found.summary(labels=LABELS)
+    axes = found.plot(labels=LABELS)
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names[0] == shown.replace("$", r"\$")  # not a formula
+    assert names[1] == "same vs. *plain*"
+    for wrong in ({"x": "y"}, ["good"], "good"):
+        for show in (found.summary, found.to_markdown, found.plot):
+            with pytest.raises(ValueError, match=r"`labels`.*names to show"):
+                show(labels=wrong)
+
+
+def test_markdown_shows_names_as_they_are():
+    found = Comparison(runs_of(noisy(EFFECTS)))
+    row = found.to_markdown(labels=LABELS).splitlines()[2]
+    assert row.startswith(r"| MEmeL, $k$ \| 5\_% vs. \*plain\* | ")
+    scores = noisy({"a": 0.0, "b\n<i>`x`": 1.0})
+    name = runs_of(scores)
+    for run in name:
+        run["scores"] = {"f1_[macro]": run["scores"]["score"]}
+    header, _, row = Comparison(name).to_markdown().splitlines()
+    assert header.startswith(r"| f1\_\[macro] | mean | ")
+    assert row.startswith(r"| b \<i>\`x\` vs. a | ")
+    assert len(re.findall(r"(?<!\\)\|", row)) == header.count("|")
+
+
+def test_a_pdf_has_the_fonts_that_were_chosen(tmp_path):
+    import matplotlib.pyplot as plt
+
+    found = Comparison(runs_of(noisy(EFFECTS)))
+    fonts = {"pdf.fonttype": 42, "font.family": "STIXGeneral"}
+    with plt.rc_context({**fonts, "pdf.compression": 0}):
+        found.plot().figure.savefig(tmp_path / "figure.pdf")
+    written = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/Subtype /CIDFontType2" in written  # TrueType, as journals ask
+    named = set(re.findall(rb"/FontName /(?:[A-Z]+\+)?([\w-]+)", written))
+    assert named == {b"STIXGeneral-Regular"}
 
 
 @pytest.mark.parametrize(

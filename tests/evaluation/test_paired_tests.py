@@ -244,7 +244,15 @@ def test_the_sizes_of_floats_are_no_limit():
     assert tiny[:2] == paired_test(np.arange(1, 11))[:2]
 
 
+# A resample that is about as far from 0 as rounding reaches.
+NEARLY_TIED = [
+    *((140, 159), (140, 168), (143, 140), (144, 163), (145, 147)),
+    *((153, 154), (153, 165), (157, 140), (157, 149), (159, 157)),
+]
+
+
 @settings(max_examples=20)
+@example(NEARLY_TIED, 200)
 @given(
     st.lists(
         st.tuples(st.integers(140, 170), st.integers(140, 170)),
@@ -268,5 +276,8 @@ def test_scores_in_float32_have_the_p_of_those_in_float64(counts, examples):
         contrast = Comparison(runs, "ab").contrasts[0]
         p.append((contrast.p_sign_flip, contrast.p_bootstrap))
     whole = [ours - theirs for theirs, ours in counts]
-    assert p[0] == p[1]
+    assert p[0][0] == p[1][0]
+    # Ties are ties in both. One or two resamples may be no tie, and be as far
+    # from 0 as the rounding of a score in float32 can move them.
+    assert p[0][1] == pytest.approx(p[1][1], abs=2.5 * 2 / 10_000)
     assert p[0][0] == paired_oracle.sign_flip_p(whole)

@@ -167,3 +167,44 @@ def test_no_backend_at_all_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install jax"):
         quickstart.choose_backend()
+
+
+def test_it_leaves_a_page_of_the_neurons(finished):
+    _, _, folder = finished
+    text = (folder / "neurons.html").read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    assert "<title>Quickstart: a network without MEmeL" in text
+    assert len(text) > 100_000  # with images
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "0"], "--seeds: must be at least 1. Received: 0"),
+        (["--epochs", "0"], "--epochs: must be at least 1. Received: 0"),
+        (["--epochs", "two"], "--epochs: invalid whole value: 'two'"),
+        (["--out", "{file}"], "--out: must be a folder to write to."),
+        (["--out", "{file}/below"], "--out: must be a folder to write to."),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_line(
+    words, message, tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    words = [word.format(file=file) for word in words]
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", *words])
+    with pytest.raises(SystemExit) as refusal:
+        quickstart.main()
+    assert refusal.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_control_c_ends_in_a_line(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart, "write_neurons", stop)
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="The same command resumes"):
+        quickstart.main()

@@ -1,12 +1,17 @@
 """Plots: the right numbers at the right places."""
 
+import dataclasses
+import itertools
+
 import keras
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from keras_memel import analyze
 from keras_memel import plots
+from keras_memel.utils import plotting
 
 pytestmark = [pytest.mark.once, pytest.mark.quick]
 
@@ -129,3 +134,96 @@ def test_what_fit_returns_can_be_drawn():
     history.history = {"hidden/ms_99": [6.0, 9.0]}
     ax = plots.ms_over_training(history)
     assert ax.lines[0].get_ydata().tolist() == [6.0, 9.0]
+
+
+LONG = "model.transformer.encoder.blocks.{:02d}.feed_forward.dense_$h_{}$"
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """24 layers of 3,000 neurons with long names, some of them dead."""
+    model = keras.Sequential([keras.Input((300,)), keras.layers.ReLU(name="z")])
+    rng = np.random.default_rng(0)
+    z = np.abs(rng.normal(size=(60, 300)))
+    z[:, 5:300:30] = 0
+    names = [f"price in $ per unit of $x_{i}$, a long name" for i in range(30)]
+    labels = np.arange(60) % 30
+    report = analyze(model, z, labels, "z", label_names=names, verbose=0)
+    layer = report["z"]
+    many = np.arange(3000) % 300
+    columns = {
+        field.name: value[many]
+        for field in dataclasses.fields(layer)
+        if isinstance(value := getattr(layer, field.name), np.ndarray)
+    }
+    curve = type(layer.curve)(*(part[many] for part in layer.curve))
+    layers = {
+        path: dataclasses.replace(
+            layer, path=path, shape=(3000,), curve=curve, **columns
+        )
+        for path in (LONG.format(i, i) for i in range(24))
+    }
+    return dataclasses.replace(report, layers=layers)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plots.ms_distribution,
+        lambda report: plots.activation_by_label(report, next(iter(report)), 7),
+        lambda report: plots.activation_by_label(report, next(iter(report)), 5),
+        lambda report: plots.label_map(report, next(iter(report))),
+        lambda report: plots.label_map(report, next(iter(report)), most=30),
+        lambda report: plots.false_killing_rate(report, rates=[0.02, 0.5]),
+        lambda report: plots.ms_over_training(
+            {f"{path}/ms_99": [6.0, 7.0 + i] for i, path in enumerate(report)}
+        ),
+        lambda report: plots.decrease_ratios(
+            pd.DataFrame({"decrease_ratio": dict.fromkeys(report, 0.1)})
+        ),
+    ],
+)
+def test_long_names_leave_room_and_nothing_is_clipped(wide, draw):
+    ax = draw(wide)
+    figure = ax.figure
+    figure.canvas.draw()
+    assert ax.get_position().width > 0.4
+    page = figure.bbox
+    texts = [*ax.get_yticklabels(), *ax.texts, ax.title, ax._left_title]
+    texts += [ax.xaxis.label, ax.yaxis.label]
+    for text in texts:
+        box = text.get_window_extent()
+        if text.get_text():
+            assert page.x0 <= box.x0, text
+            assert box.x1 <= page.x1 + 1, text
+            assert "$" not in text.get_text().replace(r"\$", "")
+    ticks = [text.get_window_extent() for text in ax.get_xticklabels()]
+    assert all(a.x1 <= b.x0 + 1 for a, b in itertools.pairwise(ticks))
+
+
+def test_dead_neurons_are_named(wide):
+    path = next(iter(wide))
+    ax = plots.label_map(wide, path)
+    assert "dead: 5, 35, 65, 95, 125 and 95 more" in ax.get_title(loc="left")
+    names = ticks(plots.ms_distribution(wide).yaxis)
+    assert len(names) == len(set(names)) == 24
+    assert all("(100 dead)" in name for name in names)
+    ax = plots.activation_by_label(wide, path, 35)
+    assert "neuron 35, dead" in ax.get_title(loc="left")
+    drawn = plots.label_map(wide, path, most=3000).images[0].get_array()
+    assert drawn.shape == (30, 2900)
+
+
+def test_names_that_are_cut_still_differ():
+    same = "a" * 30
+    for names in (
+        ["hidden", "out"],
+        [f"{same}{i}" for i in range(3)],
+        [f"{i}{same}" for i in range(3)],
+        [f"{same}{i}{same}" for i in range(3)],
+        [f"{i % 2}{same}{i}{same}" for i in range(4)],
+    ):
+        found = plotting.short(names)
+        assert len(set(found)) == len(names)
+        assert max(map(len, found)) <= 28
+    assert plotting.short(["hidden", "out"]) == ["hidden", "out"]

@@ -7,6 +7,7 @@ what is seen here is seen on small sets.
 import argparse
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # The matrices are so small that a second thread costs more than it gives.
@@ -16,6 +17,7 @@ import keras
 import numpy as np
 import sklearn.datasets
 
+from examples.quickstart import at_least
 from keras_memel import MEmeL
 from keras_memel import Random
 from keras_memel import Rate
@@ -306,10 +308,24 @@ def extremes(phi, own):
 
 
 def parser(doc, seeds=10):
-    """Of a study's command line, which is described by its docstring."""
+    """Return the parser of a study, which its docstring describes.
+
+    From here on, Ctrl-C ends the study with a single line.
+    """
     made = argparse.ArgumentParser(description=doc.splitlines()[0])
-    made.add_argument("--seeds", type=int, default=seeds)
+    made.add_argument("--seeds", type=at_least(1), default=seeds)
+    sys.excepthook = _end_in_a_line
     return made
+
+
+def _end_in_a_line(kind, error, trace):
+    if issubclass(kind, KeyboardInterrupt):
+        print(
+            "\nStopped. The same command resumes after the last finished run.",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def store(name, share=None):

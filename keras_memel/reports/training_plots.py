@@ -1,0 +1,114 @@
+"""Pictures of what training did to the scale: of logs, and of one step."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_memel.utils import plotting
+from keras_memel.utils.types import Axes
+
+
+def ms_over_training(
+    logs: Mapping[str, Sequence[float]],
+    quantile: str = "ms_99",
+    ax: Axes | None = None,
+) -> Axes:
+    """The scale of each watched layer while a model was trained.
+
+    Args:
+        logs: What a `fit` with `MonosemanticityMonitor` returned, its
+            `history`, or a table that CSVLogger wrote.
+        quantile: Which of the logs to draw: `"ms_50"`, `"ms_99"`,
+            `"inhibited_rate"`, `"threshold"`.
+        ax: Axes to draw into.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If there is no such log; those that there are are named.
+
+    Example:
+
+    >>> ax = ms_over_training({"hidden/ms_99": [6.0, 9.0, 12.0]})
+    >>> ax.get_xlabel()
+    'epoch'
+    """
+    logs = getattr(logs, "history", logs)
+    names = [name for name in logs if name.endswith(f"/{quantile}")]
+    if not names:
+        raise ValueError(
+            f"There is no log that ends in '/{quantile}'; quantiles of the "
+            "scale are there if the monitor has inputs `x`. "
+            f"Received: logs of {sorted(logs)}"
+        )
+    import matplotlib
+
+    height = max(3.6, 0.17 * len(names) + 1.0)
+    shown = plotting.short([name.rsplit("/", 1)[0] for name in names])
+    ax = plotting.new(ax, height, plotting.width(shown))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(names)))
+    ends = []
+    for name, shade in zip(names, shades):
+        values = np.asarray(logs[name], "float64")
+        steps = np.arange(1, len(values) + 1)
+        ax.plot(steps, values, color=shade, marker=".", linewidth=1.5)
+        ends.append((values[-1], name.rsplit("/", 1)[0], shade))
+    if quantile.startswith("ms"):
+        ax.set_yscale("log")
+        plotting.plain_log(ax.yaxis)
+    plotting.name_lines(ax, steps[-1], ends)
+    ax.set_xlabel("epoch")
+    label = {
+        "inhibited_rate": "inhibited share",
+        "threshold": "threshold (variances)",
+    }
+    ax.set_ylabel(
+        label.get(quantile, f"scale, {quantile[3:]} % quantile (variances)")
+    )
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
+    """What one training step did to the scale, [Wang et al. 2024] Table 4.
+
+    Args:
+        found: The table of `decrease_ratio`.
+        ax: Axes to draw into.
+
+    Returns:
+        The Axes.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"decrease_ratio": {"original": 0.1, "RD": 0.3}})
+    >>> ax = decrease_ratios(table)
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['original', 'RD']
+    """
+    names = plotting.short(found.index)
+    ax = plotting.new(ax, 0.45 * len(found) + 1.0, plotting.width(names))
+    values = 100 * np.asarray(found["decrease_ratio"], "float64")
+    rows = np.arange(len(found))
+    ax.hlines(rows, 0, values, color=plotting.BLUE, linewidth=2)
+    ax.plot(values, rows, "o", color=plotting.BLUE)
+    for row, value in zip(rows, values):
+        ax.annotate(
+            f"{value:+.3g} %",
+            (value, row),
+            xytext=(6 if value >= 0 else -6, 0),
+            textcoords="offset points",
+            ha="left" if value >= 0 else "right",
+            va="center",
+            fontsize=9,
+        )
+    ax.axvline(0, color=plotting.GREY, linewidth=1, zorder=0)
+    ax.set_yticks(rows, names)
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.margins(x=0.25)
+    ax.set_xlabel("Decrease Ratio of the monosemantic scale (%)")
+    return ax
