@@ -284,6 +284,19 @@ def test_the_summary_of_a_graph_lists_the_memels(monkeypatch):
     assert {**shown, **plain} == shown
 
 
+def test_the_summary_of_a_graph_with_operations_lists_the_memels(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(8, name="dense")(inputs)
+    model = keras.Model(inputs, keras.ops.tanh(x) + 1.0)
+    before = list(table(model))
+    insert(model, "dense", MEmeL())
+    assert (
+        list(table(model))
+        == [*before[:2], "memel_dense (MEmeL)"] + (before[2:])
+    )
+
+
 def test_the_summary_lists_the_memel_of_a_nested_model_once(monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     _, model = backbone_and_model()
