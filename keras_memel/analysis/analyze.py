@@ -221,6 +221,10 @@ def analyze(
         from keras_memel.native import torch_analysis
 
         run = torch_analysis
+    elif native.is_nnx(model):
+        from keras_memel.native import nnx_analysis
+
+        run = nnx_analysis
     elif not (isinstance(model, keras.Layer) and model.built):
         raise ValueError(
             "Argument `model` must be a built Keras model: call it on some "

@@ -409,9 +409,17 @@ def test_two_blocks_are_the_fewest_that_have_a_pattern(blocks):
     with pytest.raises(ValueError, match="middle of the longest run") as error:
         find(model, "middle:2")
     if blocks == 1:
-        assert "pattern" not in str(error.value)
+        assert "block_0_wide). Received: " in str(error.value)
     else:
         assert "where='block_*_narrow'" in str(error.value)
+
+
+@pytest.mark.once
+def test_names_without_numbers_suggest_nothing():
+    layers = [keras.layers.Dense(2, name=name) for name in ("one", "other")]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    with pytest.raises(ValueError, match=r"\(one to one\)\. Received: "):
+        find(model, "middle:2")
 
 
 @pytest.mark.once
