@@ -155,13 +155,10 @@ def analyze(
             install 'keras-memel[measures]'`.
         keep: What to store of single inputs: "activations", all values of each
             neuron on the 4 inputs with its highest value, the 4 with its
-            lowest, and a sample of 8 inputs that is the same for all neurons
-            (`LayerReport.examples`); "inputs", those and the inputs themselves
-            (`Report.kept`), with which a stream or a shuffled dataset can be
-            browsed; or `None`. Also the receptive field of layers, where it
-            can be found by replacing rows of inputs (`LayerReport.field`).
-        pool: Number of values per neuron to keep for `Report.merge`, which
-            joins parts of a data set; `None`: the report cannot be merged.
+            lowest, and a sample of 8 (`LayerReport.examples`), and receptive
+            fields (`LayerReport.field`); "inputs", also the inputs (`Report.
+            kept`), so that a stream can be browsed; or `None`.
+        pool: Number of values per neuron to keep for `Report.merge`, or `None`.
         batch_size: Of arrays; other sources have their own.
         sample: Number of values per neuron to sort at most; `None`: all, up
             to 4 million.
@@ -261,9 +258,8 @@ def analyze(
             files.callback(stream.close)
         inputs = Inputs(keep == "inputs")
         search = Search(streams, keep is not None)
-        batches = search.along(
-            inputs.along(vectors.along(source.inputs(given)))
-        )
+        batches = inputs.along(vectors.along(source.inputs(given)))
+        batches = search.along(batches)
         seen = run.outputs(model, found, batches, output)
         _read(seen, source, given, vectors, inputs, search, streams, verbose)
         sets = given.finish()
