@@ -88,9 +88,9 @@ class LayerReport:
         examples: What each neuron does on the inputs that move it most, and on
             a sample (`Examples`).
         field: The part of the input that one value is computed from (`Field`).
+            `None` where it is not known, as in files of older versions; the
+            same holds for `zeros`, `activity`, `histogram_all`, `examples`.
         state: With `analyze(pool=)`: what `Report.merge` needs (`MergeState`).
-        zeros, activity, histogram_all, examples and field are `None` where
-        they are not known, as in files of older versions.
         monoscore: With `embeddings`, else `None`: how similar the inputs are
             that a neuron responds to [Pach et al. 2025, Eq. 9], in the form of
             arXiv 2602.12403: the mean cosine similarity of the embeddings of

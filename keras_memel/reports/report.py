@@ -346,15 +346,16 @@ class Report:
 
         Example:
 
-        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.ReLU()])
+        >>> relu = keras.layers.ReLU(name="z")
+        >>> model = keras.Sequential([keras.Input((3,)), relu])
         >>> x = np.random.default_rng(0).normal(size=(60, 3))
         >>> parts = [
-        ...     analyze(model, one, layers="re*", pool=100, verbose=0)
+        ...     analyze(model, one, layers="z", pool=100, verbose=0)
         ...     for one in (x[:20], x[20:])
         ... ]
-        >>> whole = analyze(model, x, layers="re*", verbose=0)
+        >>> whole = analyze(model, x, layers="z", verbose=0)
         >>> merged = parts[0].merge(parts[1])
-        >>> bool(np.allclose(merged["re_lu"].mean, whole["re_lu"].mean))
+        >>> bool(np.allclose(merged["z"].mean, whole["z"].mean))
         True
         """
         assert merger is not None
