@@ -154,8 +154,8 @@ def analyze(
             to at most 64 MB of values. Needs labels, and scikit-learn: `pip
             install 'keras-memel[measures]'`.
         keep: What to store of single inputs: "activations", all values of each
-            neuron on the 4 inputs with its highest value, the 4 with its
-            lowest, and a sample of 8 (`LayerReport.examples`), and receptive
+            neuron on the `top / 2` inputs with its highest value, as many with
+            its lowest, a sample of 8 (`LayerReport.examples`), and receptive
             fields (`LayerReport.field`); "inputs", also the inputs (`Report.
             kept`), so that a stream can be browsed; or `None`.
         pool: Number of values per neuron to keep for `Report.merge`, or `None`.

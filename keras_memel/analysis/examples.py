@@ -15,8 +15,8 @@ from keras_memel.reports.examples import Examples
 from keras_memel.reports.halves import scrambled
 from keras_memel.utils.types import Array
 
-# Inputs per neuron and side, and inputs of the sample.
-TOP, SAMPLE = 4, 8
+# Inputs of the sample.
+SAMPLE = 8
 # Bytes of activations of one layer; beyond it, fewer inputs are kept.
 _MEMORY = 1 << 28
 
@@ -26,10 +26,11 @@ class Gatherer:
 
     Args:
         neurons: Number of neurons.
+        most: Inputs to keep per neuron and side.
     """
 
-    def __init__(self, neurons: int):
-        self._neurons = neurons
+    def __init__(self, neurons: int, most: int = 4):
+        self._neurons, self._most = neurons, most
         self._sizes: tuple[int, ...] = ()
         self._top: int | None = None
         self._number = 0
@@ -37,8 +38,8 @@ class Gatherer:
     def _begin(self, sizes: tuple[int, ...]) -> None:
         self._sizes, places = sizes, math.prod(sizes)
         one = 4 * self._neurons * places
-        few = one * (2 * TOP + SAMPLE) > _MEMORY
-        self._top, self._number = (1, 2) if few else (TOP, SAMPLE)
+        few = one * (2 * self._most + SAMPLE) > _MEMORY
+        self._top, self._number = (1, 2) if few else (self._most, SAMPLE)
         shape = (2, self._neurons, self._top)
         # The value that counts: the highest, or minus the lowest.
         self._key = np.full(shape, -np.inf, "float32")

@@ -159,7 +159,7 @@ class Stream:
         sizes: tuple[int, ...],
     ) -> Array:
         if self.gatherer is None:
-            self.gatherer = Gatherer(rows.shape[1])
+            self.gatherer = Gatherer(rows.shape[1], (self._top + 1) // 2)
         shape = (sizes[0], math.prod(sizes[1:]), rows.shape[1])
         return self.gatherer.add(
             rows.reshape(shape),
