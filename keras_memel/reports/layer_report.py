@@ -87,8 +87,8 @@ class LayerReport:
         examples: What each neuron does on the inputs that move it most, and on
             a sample (`Examples`).
         field: The part of the input that one value is computed from (`Field`).
-        zeros, activity, histogram_all, examples and field are `None` where
-        they are not known, as in files of older versions.
+            `None` where it is not known, as in files of older versions; the
+            same holds for `zeros`, `activity`, `histogram_all`, `examples`.
         monoscore: With `embeddings`, else `None`: how similar the inputs are
             that a neuron responds to [Pach et al. 2025, Eq. 9], in the form of
             arXiv 2602.12403: the mean cosine similarity of the embeddings of
