@@ -15,7 +15,7 @@ The limit is 2.125 copies of the tensor: values read and written forward, the
 gradient and one byte of mask read and one gradient written backward. The time
 of a layer is that of a step, forward and backward, minus that of the same step
 without a layer. Layers take turns in each round, and the device measures.
-Without a GPU, `--device cpu` runs all checks but those of syncs and CUDA graphs.
+Without a GPU, `--device cpu` runs all but the checks of syncs and CUDA graphs.
 """
 
 import argparse
