@@ -222,6 +222,8 @@ def run_tests(
     # Flax brings Orbax, which the tests of checkpoints need as well.
     also = "flax," if backend == "jax" else ""
     session.install(*constraints, "-e", f".[{backend},{also}test]")
+    if backend == "jax":  # of the page on models of JAX
+        session.install(*constraints, "equinox")
     install_keras_hub(session, backend, constraints)
     if nightly:  # It has the module of keras under another name.
         session.run("pip", "uninstall", "--yes", "keras")

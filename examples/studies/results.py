@@ -30,7 +30,7 @@ STUDIES = {
     "causality": "Causality",
     "detection": "Detection",
 }
-OTHER_PAGES = ("validity",)
+OTHER_PAGES = ("measures", "validity")
 
 
 def findings(name):

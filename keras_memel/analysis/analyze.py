@@ -12,14 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_memel import native
 from keras_memel.analysis import directions as given_directions
 from keras_memel.analysis import fms as feature_monosemanticity
+from keras_memel.analysis.examples import Inputs
 from keras_memel.analysis.labels import Labels
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.layer_stream import Stream
 from keras_memel.analysis.monoscore import Embeddings
+from keras_memel.analysis.receptive_field import Search
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import is_text
 from keras_memel.analysis.value_store import MOST_ROWS
@@ -56,6 +59,7 @@ def analyze(
     directions: Mapping[str, Any] | None = None,
     embeddings: Any = None,
     fms: int | None = None,
+    keep: str | None = "activations",
     batch_size: int = 32,
     sample: int | None = None,
     disk_limit: int = 8 << 30,
@@ -147,6 +151,13 @@ def analyze(
             `None`: do not compute it. It fits decision trees for each label,
             to at most 64 MB of values. Needs labels, and scikit-learn: `pip
             install 'keras-memel[measures]'`.
+        keep: What to store of single inputs: "activations", all values of each
+            neuron on the 4 inputs with its highest value, the 4 with its
+            lowest, and a sample of 8 inputs that is the same for all neurons
+            (`LayerReport.examples`); "inputs", those and the inputs themselves
+            (`Report.kept`), with which a stream or a shuffled dataset can be
+            browsed; or `None`. Also the receptive field of layers, where it
+            can be found by replacing rows of an input (`LayerReport.field`).
         batch_size: Of arrays; other sources have their own.
         sample: Number of values per neuron to sort at most; `None`: all, up
             to 4 million.
@@ -189,6 +200,11 @@ def analyze(
     if sample is not None:
         sample = arguments.integer("sample", sample, "at least 1", 1)
     multi_label = arguments.boolean("multi_label", multi_label)
+    if keep not in (None, "activations", "inputs"):
+        raise ValueError(
+            "Argument `keep` must be 'activations', 'inputs' or None. "
+            f"Received: keep={keep!r}"
+        )
     disk_limit = arguments.integer("disk_limit", disk_limit, "at least 1", 1)
     if fms is not None:
         fms = arguments.integer("fms", fms, "at least 1, or None", 1)
@@ -203,6 +219,10 @@ def analyze(
         from keras_memel.native import torch_analysis
 
         run = torch_analysis
+    elif native.is_nnx(model):
+        from keras_memel.native import nnx_analysis
+
+        run = nnx_analysis
     elif not (isinstance(model, keras.Layer) and model.built):
         raise ValueError(
             "Argument `model` must be a built Keras model: call it on some "
@@ -229,15 +249,20 @@ def analyze(
             MEMORY // len(found),
             min(sample or MOST_ROWS, MOST_ROWS),
             instead.get(site.path),
+            keep is not None,
         )
         for site in found
     ]
     with contextlib.ExitStack() as files:
         for stream in streams:
             files.callback(stream.close)
-        batches = vectors.along(source.inputs(given))
+        inputs = Inputs(keep == "inputs")
+        search = Search(streams, keep is not None)
+        batches = search.along(
+            inputs.along(vectors.along(source.inputs(given)))
+        )
         seen = run.outputs(model, found, batches, output)
-        _read(seen, source, given, vectors, streams, verbose)
+        _read(seen, source, given, vectors, inputs, search, streams, verbose)
         sets = given.finish()
         vectors.finish()
         if not source.seen:
@@ -245,12 +270,14 @@ def analyze(
                 "Argument `x` must hold at least one input; a generator can "
                 f"be read only once. Received: x={x!r}, which yielded nothing"
             )
+        search.finish()
         reports = _finish(streams, epsilon, threshold, sets, fms, verbose)
     names = () if sets is None else sets.names
     if names:
         reports = corrected(reports)
         _warn_if_nothing_scores(reports)
-    return Report(reports, source.seen, threshold, names)
+    kept = inputs.finish([one.gatherer for one in streams if one.gatherer])
+    return Report(reports, source.seen, threshold, names, kept=kept)
 
 
 def _read(
@@ -258,17 +285,30 @@ def _read(
     source: Source,
     given: Labels,
     vectors: Embeddings,
+    inputs: Inputs,
+    search: Search,
     streams: list[Stream],
     verbose: int | str,
 ) -> None:
     """Give each stream what its layer computed, while the model runs on."""
 
     def take(
-        start: int, targets: tuple[Any, Any, Any], units: Any, batch: Any
+        start: int,
+        targets: tuple[Any, Any, Any],
+        units: Any,
+        given_inputs: Any,
+        batch: Any,
     ) -> None:
+        entered = []
         for stream, calls in zip(streams, batch):
-            for call in calls:
-                stream.add(call, start, *targets, units)
+            for number, call in enumerate(calls):
+                found = stream.add(call, start, *targets, units, not number)
+                if found is not None:
+                    entered.append(found)
+        if inputs.wanted and entered:
+            gatherers = [one.gatherer for one in streams if one.gatherer]
+            some = np.logical_or.reduce(entered)
+            inputs.add(given_inputs, start, some, gatherers)
 
     bar, number = _bar(verbose, source.batches, "batch"), 0
     waiting: deque[Any] = deque()
@@ -276,12 +316,20 @@ def _read(
     # would else keep the taps in the model.
     with contextlib.closing(seen), ThreadPoolExecutor(1) as worker:
         for batch in seen:
+            if search.active:
+                search.take(batch)
+                continue
             size, codes = given.take()
             known = given.number if given.given else None
             targets = codes, known, given.sets
             waiting.append(
                 worker.submit(
-                    take, source.seen - size, targets, vectors.take(), batch
+                    take,
+                    source.seen - size,
+                    targets,
+                    vectors.take(),
+                    inputs.take(),
+                    batch,
                 )
             )
             if len(waiting) > _AHEAD:

@@ -10,6 +10,7 @@ import numpy as np
 from keras_memel.analysis import fms
 from keras_memel.analysis.accumulate import Accumulator
 from keras_memel.analysis.directions import Directions
+from keras_memel.analysis.examples import Gatherer
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.monoscore import MonoScores
 from keras_memel.analysis.rank_statistics import Chosen
@@ -18,6 +19,7 @@ from keras_memel.analysis.value_store import Spool
 from keras_memel.core import axes
 from keras_memel.core import scores
 from keras_memel.insertion.paths import Site
+from keras_memel.reports.examples import Field
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.utils.types import Array
 
@@ -33,6 +35,7 @@ class Stream:
         memory: Bytes of them that stay in memory.
         most: Values of a neuron to keep at most.
         directions: What takes the place of the neurons, if anything does.
+        keep: Whether to keep what neurons do on single inputs.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Stream:
         memory: int,
         most: int,
         directions: Directions | None = None,
+        keep: bool = False,
     ):
         self.site, self.axis, self._top = site, axis, top
         self._directions = directions
@@ -51,6 +55,14 @@ class Stream:
         self._spool = partial(Spool, budget=budget, memory=memory, most=most)
         self.rows: Accumulator | None = None
         self.sizes: tuple[int, ...] = ()
+        self._keep = keep
+        self.gatherer: Gatherer | None = None
+        self.field: Field | None = None
+
+    def positions(self, rank: int) -> tuple[int, ...]:
+        """Axes of values of a rank that are neither batch nor neurons."""
+        neurons = axes.of_neurons(self.axis, rank)
+        return tuple(a for a in range(1, rank) if a not in neurons)
 
     def add(
         self,
@@ -60,7 +72,8 @@ class Stream:
         n_labels: int | None,
         sets: LabelSets | None = None,
         units: Array | None = None,
-    ) -> None:
+        first: bool = True,
+    ) -> Array | None:
         """Takes the values of a batch.
 
         Args:
@@ -71,6 +84,11 @@ class Stream:
             sets: Which labels each code stands for; `None` if each is that
                 of one label.
             units: Unit vectors of the inputs or of their positions, or `None`.
+            first: Whether this is the first call of the layer on these inputs.
+
+        Returns:
+            Whether each input is an example of some neuron so far; `None` if
+            none is kept.
         """
         values, mask = call["values"], call.get("mask")
         rank = values.ndim
@@ -81,7 +99,7 @@ class Stream:
             )
         neurons = axes.of_neurons(self.axis, rank)
         shape = tuple(values.shape[a] for a in neurons)
-        others = tuple(a for a in range(rank) if a not in neurons)
+        others = (0, *self.positions(rank))
         sizes = tuple(values.shape[a] for a in others)
         self.sizes = tuple(map(max, sizes[1:], self.sizes or sizes[1:]))
         missing = None
@@ -108,9 +126,12 @@ class Stream:
             path = self.site.path
             self._monoscores.add(rows, missing, units, start, path)
         places = math.prod(sizes[1:])
-        first = np.arange(start, start + sizes[0])
+        entered = None
+        if self._keep and first:
+            entered = self._gather(rows, missing, start, sizes)
+        numbers = np.arange(start, start + sizes[0])
         where = np.stack(
-            [np.repeat(first, places), np.tile(np.arange(places), sizes[0])],
+            [np.repeat(numbers, places), np.tile(np.arange(places), sizes[0])],
             axis=1,
         )
         if labels is not None:
@@ -124,6 +145,24 @@ class Stream:
                 missing = None
         self.rows.sets = sets
         self.rows.add(rows, missing, where, labels)
+        return entered
+
+    def _gather(
+        self,
+        rows: Array,
+        missing: Array | None,
+        start: int,
+        sizes: tuple[int, ...],
+    ) -> Array:
+        if self.gatherer is None:
+            self.gatherer = Gatherer(rows.shape[1])
+        shape = (sizes[0], math.prod(sizes[1:]), rows.shape[1])
+        return self.gatherer.add(
+            rows.reshape(shape),
+            None if missing is None else missing.reshape(shape),
+            start,
+            sizes[1:],
+        )
 
     @staticmethod
     def _as_rows(
@@ -222,6 +261,11 @@ class Stream:
             ranked=figures.ranked,
             ms_curve=figures.ms_curve,
             histogram=figures.histogram,
+            histogram_all=figures.histogram_all,
+            zeros=figures.zeros,
+            activity=figures.activity,
+            examples=self.gatherer.finish(moved) if self.gatherer else None,
+            field=self.field,
             top_input=places[..., 0],
             top_position=places[..., 1],
             top_value=far,

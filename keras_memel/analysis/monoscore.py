@@ -170,8 +170,10 @@ class MonoScores:
         if self._base is None:
             # About the lowest value: what is left of it cancels less.
             low = np.where(valid, rows, np.inf).min(0, initial=np.inf)
-            self._base = np.where(np.isfinite(low), low, 0.0)
-        shifted = np.where(valid, rows - self._base, 0.0)
+            # Of float64, and with it all that is added up.
+            self._base = np.where(np.isfinite(low), low.astype("float64"), 0.0)
+        with np.errstate(invalid="ignore"):
+            shifted = np.where(valid, rows - self._base, 0.0)
         sums = shifted.reshape(size, positions, -1).sum(1)
         counts = np.full((size, 1), float(positions))
         if not valid.all():

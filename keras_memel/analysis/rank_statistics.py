@@ -13,6 +13,7 @@ from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.value_store import Spool
 from keras_memel.reports import ranking
 from keras_memel.reports import rules
+from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.halves import held_out
 from keras_memel.reports.ranking import RANKS
 from keras_memel.reports.ranking import Curve
@@ -63,6 +64,7 @@ class _Rows:
         self.every = Groups(*chosen.sets.pairs(codes), len(codes), names)
         second = held_out(inputs)
         labelled = codes >= 0
+        self.unlabelled = ~labelled
         self.choosing = _Part(labelled & ~second, codes, chosen)
         self.scoring = _Part(labelled & second, codes, chosen)
         unique, self.inputs = np.unique(
@@ -97,6 +99,9 @@ class Figures:
         self.ms_curve = np.full((neurons, RANKS), np.nan)
         shown = 1 if chosen is None else chosen.shown.shape[1]
         self.histogram = np.zeros((neurons, shown, BINS), "int32")
+        self.histogram_all = np.zeros((neurons, BINS), "int32")
+        self.zeros = np.zeros(neurons, "int64")
+        self.activity = np.full(neurons, np.nan)
         self.by_label: dict[str, Any] = {}
         if chosen is not None:
             names = len(chosen.sets.names)
@@ -113,6 +118,7 @@ class Figures:
                 )
             }
             self.by_label |= {
+                "label_zeros": np.zeros((neurons, shown), "int64"),
                 "scored": np.zeros(neurons, "int64"),
                 "f1_label": np.full(neurons, -1),
                 "label_f1": np.full((neurons, names), np.nan, "float32"),
@@ -126,6 +132,15 @@ class Figures:
         """Works through what is spooled; yields how many neurons were done."""
         tags = spool.tags
         rows = self._rows(tags)
+        if rows is not None and rows.unlabelled.any():
+            neurons = spool.neurons
+            self.by_label["unlabelled"] = Unlabelled(
+                count=np.zeros(neurons, "int64"),
+                zeros=np.zeros(neurons, "int64"),
+                mean=np.full(neurons, np.nan),
+                ms=np.full(neurons, np.nan),
+                histogram=np.zeros((neurons, BINS), "int32"),
+            )
         # NumPy sorts without the lock of the interpreter.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
             waiting: deque[Any] = deque()
@@ -168,19 +183,45 @@ class Figures:
         highest = np.sort(phi.astype("float32"))[::-1]
         self.ms_curve[j] = highest[ranking.ranks(number) - 1]
         edges = _edges(ordered)
+        self.histogram_all[j] = np.diff(edges)
+        at_zero = _zeros(ordered)
+        self.zeros[j] = at_zero[1] - at_zero[0]
+        self.activity[j] = _activity(ordered)
         if rows is None:
-            self.histogram[j] = np.diff(edges)
+            self.histogram[j] = self.histogram_all[j]
             return
         assert self._chosen is not None
         shown = self._chosen.shown[j]
+        places = rows.every.places(order)
         self.histogram[j] = rows.every.counts_between(
-            rows.every.places(order),
-            np.broadcast_to(edges, (len(shown), len(edges))),
-            shown,
+            places, np.broadcast_to(edges, (len(shown), len(edges))), shown
         )
+        if self.zeros[j]:
+            self.by_label["label_zeros"][j] = rows.every.counts_between(
+                places, np.broadcast_to(at_zero, (len(shown), 2)), shown
+            )[:, 0]
+        self._unlabelled(j, ordered, order, phi, rows, (edges, at_zero))
         if self._moved[j]:
             self._rules(j, ordered, order, rows)
             self._detection(j, ordered, order, rows, self._chosen.best[j])
+
+    def _unlabelled(
+        self,
+        j: int,
+        ordered: Array,
+        order: Array,
+        phi: Array,
+        rows: _Rows,
+        edges: tuple[Array, Array],
+    ) -> None:
+        (at,) = np.nonzero(rows.unlabelled[order])
+        if not len(at):
+            return
+        found = self.by_label["unlabelled"]
+        found.count[j] = len(at)
+        found.zeros[j] = np.diff(np.searchsorted(at, edges[1]))[0]
+        found.mean[j], found.ms[j] = ordered[at].mean(), phi[at].mean()
+        found.histogram[j] = np.diff(np.searchsorted(at, edges[0]))
 
     def _rules(self, j: int, ordered: Array, order: Array, rows: _Rows) -> None:
         """One threshold on the activation, for each label."""
@@ -235,3 +276,22 @@ def _edges(ordered: Array) -> Array:
     if low == high:
         inner[:] = len(ordered)
     return np.concatenate([[0], inner, [len(ordered)]])
+
+
+def _zeros(ordered: Array) -> Array:
+    """Where the values that are 0 begin and end (`ranking.in_order`)."""
+    ends = (
+        np.searchsorted(ordered, 0.0),
+        np.searchsorted(ordered, ranking.ZERO, "right"),
+    )
+    return np.array(ends)
+
+
+def _activity(ordered: Array) -> float:
+    """Share of the values far from the median, compared with the farthest."""
+    number = len(ordered)
+    median = ordered[(number - 1) // 2]
+    near = 0.1 * max(ordered[-1] - median, median - ordered[0])
+    first = np.searchsorted(ordered, median - near)
+    last = np.searchsorted(ordered, median + near, "right")
+    return float(1 - (last - first) / number)

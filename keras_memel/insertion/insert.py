@@ -33,8 +33,8 @@ def find(model: Any, where: Where = "**") -> list[str]:
     """The paths of the layers that `where` names: where a MEmeL can go.
 
     Args:
-        model: A model or layer, with or without inserted layers; or a PyTorch
-            module, whose paths are its dotted names.
+        model: A model or layer, with or without inserted layers; or a module
+            of PyTorch or Flax NNX, whose paths are its dotted names.
         where: One of
             - a pattern of paths, whose last names it must fit:
               `"transformer_layer_*"`, `"stage_2/*/mlp"`. `*`, `?` and `[...]`
@@ -68,10 +68,9 @@ def find(model: Any, where: Where = "**") -> list[str]:
     >>> find(model, "middle:2")
     ['block_1', 'block_2']
     """
-    if native.is_torch(model):
-        from keras_memel.native import torch_insert
-
-        return torch_insert.find(model, where)
+    if (other := native.verbs(model)) is not None:
+        found: list[str] = other.find(model, where)
+        return found
     return [site.path for site in patterns.select(model, where)]
 
 
@@ -125,8 +124,8 @@ def insert(
     switched off, with a warning, for layers that hold one.
 
     Args:
-        model: A built model, or a layer of one; or a PyTorch module, for which
-            see the page "Models that are not Keras models".
+        model: A built model, or a layer of one; or a module of PyTorch or Flax
+            NNX, for which see the page "Models that are not Keras models".
         where: Where to, as in `find`.
         layer: What to insert. It is not used itself: each site gets a fresh
             copy from its config, built at once, which leaves the dtype of the
@@ -136,9 +135,10 @@ def insert(
             another at each site but the first, derived from the seed and the
             number of the site.
         output: Which output, if a layer has several: an index or a key.
-        example: For a PyTorch module only: a batch of its inputs (a mapping
-            of arguments, a tuple, or a tensor), from which the statistics get
-            their sizes at once. `None`: from the first training step.
+        example: For a module of PyTorch or Flax NNX only: a batch of its
+            inputs (a mapping of arguments, a tuple, or a tensor), from which
+            the statistics get their sizes at once. `None`, for PyTorch only:
+            from the first training step.
 
     Returns:
         The model.
@@ -160,15 +160,14 @@ def insert(
     >>> list(inserted(model))
     ['block_1', 'block_2']
     """
-    if native.is_torch(model):
-        from keras_memel.native import torch_insert
-
-        torch_insert.insert(model, where, layer, output, example)
+    if (other := native.verbs(model)) is not None:
+        other.insert(model, where, layer, output, example)
         return model
     if example is not None:
         raise ValueError(
-            "Argument `example` is for PyTorch modules: a Keras model knows "
-            f"its shapes. Received: a model of type {type(model).__name__}"
+            "Argument `example` is for PyTorch and Flax modules: a Keras model "
+            "knows its shapes. "
+            f"Received: a model of type {type(model).__name__}"
         )
     if not isinstance(layer, MEmeL):
         raise ValueError(
@@ -234,10 +233,8 @@ def strip(model: Model) -> Model:
     >>> inserted(model)
     {}
     """
-    if native.is_torch(model):
-        from keras_memel.native import torch_insert
-
-        torch_insert.strip(model)
+    if (other := native.verbs(model)) is not None:
+        other.strip(model)
         return model
     held = attach.detach(model)
     around = models_around.models_around([site.layer for site, _ in held])
@@ -262,10 +259,9 @@ def inserted(model: Any) -> dict[str, Any]:
     >>> tuple(memel.moving_mean.shape)
     (2,)
     """
-    if native.is_torch(model):
-        from keras_memel.native import torch_insert
-
-        return torch_insert.inserted(model)
+    if (other := native.verbs(model)) is not None:
+        held_there: dict[str, Any] = other.inserted(model)
+        return held_there
     return {site.path: held.memel for site, held in attach.insertions(model)}
 
 

@@ -54,6 +54,12 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
 
         torch_saving.save(model, filepath)
         return
+    if native.is_nnx(model):
+        raise ValueError(
+            "A module of Flax NNX is saved by its state, which holds the "
+            "statistics: pass `nnx.state(model)` to Orbax. "
+            f"Received: model={model!r}"
+        )
     refuse_legacy_file(filepath)
     model.save(filepath, **kwargs)
 

@@ -119,8 +119,6 @@ class Graph:
         for name, value in arguments.items():
             tensors = keras.tree.flatten(value)
             symbolic = keras.tree.flatten(symbols.get(name))
-            if len(tensors) != len(symbolic):
-                continue
             for tensor, symbol in zip(tensors, symbolic):
                 if isinstance(symbol, keras.KerasTensor):
                     mask = self._mask(self._sequence(symbol), inputs)

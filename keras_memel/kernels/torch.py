@@ -179,13 +179,20 @@ def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
 class _Replace(torch.autograd.Function):
     # Of the formula, autograd makes seven passes backward; here are two.
 
+    # `torch.func` and `torch.vmap` go through it.
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, mask: Tensor, mean: Tensor, delta: float
+        values: Tensor, mask: Tensor, mean: Tensor, delta: float
     ) -> Tensor:
+        return torch.where(mask, mean, values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, mask, _, delta = inputs
         ctx.save_for_backward(mask)
         ctx.delta = delta
-        return torch.where(mask, mean, values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:

@@ -29,13 +29,16 @@ def check(layer: Any, training: bool | None) -> None:
     """
     if keras.backend.backend() != "torch" or torch.compiler.is_compiling():
         return
-    if training:
-        if layer.trainable and torch._C._current_graph_task_id() != -1:
+    learning = bool(training) and layer.trainable
+    draws = layer.at_inference and layer.selection.random
+    if training or draws:
+        again = torch._C._current_graph_task_id() != -1
+        if again and (learning or draws):
             raise RuntimeError(
                 "Activation checkpointing runs its part of the model again in "
                 "the backward pass, and a Keras layer would count the step "
-                "twice. Use `keras_memel.TorchMEmeL`, or insert the layer with "
-                "`keras_memel.insert`. "
+                "twice, or draw anew. Use `keras_memel.TorchMEmeL`, or insert "
+                "the layer with `keras_memel.insert`. "
                 f"Received: {layer.name!r}, called in the backward pass"
             )
     elif (

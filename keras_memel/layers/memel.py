@@ -126,7 +126,8 @@ class MEmeL(MEmeLState):
     on each replica by itself, as `keras.layers.Dropout` does.
 
     Under `keras.RematScope` the layer itself is not rematerialized; inside
-    another layer that is, it raises, since it would run twice in a step.
+    another layer that is, it raises, since it would run twice in a step. So
+    does one that draws at inference, whose second run would draw anew.
 
     Raises:
         ValueError: If an argument is not what is said above; at build, if the
@@ -252,8 +253,9 @@ class MEmeL(MEmeLState):
         in_torch.check(self, training)
         if not (learning or self.at_inference):
             return inputs
-        if learning:
+        if learning or self.selection.random:
             rematerialization.refuse(self)
+        if learning:
             untracked.refuse(self)
 
         outputs, loss, state = step.step(

@@ -74,8 +74,10 @@ def read(layer: MEmeL) -> WeightSnapshot:
 def _replicas(weight: Any, group: Any) -> tuple[Array, ...]:
     # TensorFlow keeps a copy a replica in one variable; PyTorch a process a
     # replica; on JAX there is one array, whatever it is spread over.
-    value = getattr(weight, "value", weight)  # a buffer of PyTorch has none
     backend = keras.backend.backend()
+    if backend == "jax":
+        return ()
+    value = getattr(weight, "value", weight)  # a buffer of PyTorch has none
     if backend == "tensorflow":
         copies = getattr(value, "values", ())
         copies = () if callable(copies) else copies

@@ -295,7 +295,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         """The scale of every value on `x`, by the layers' statistics."""
         hidden = paths.in_scans(model)
         wanted = [
-            f"/{path}"
+            path
             for path, layer in layers.items()
             if layer.built and path not in hidden
         ]

@@ -22,8 +22,8 @@ def readings(model: Any) -> dict[str, float]:
     own. On JAX, write the weights back into the model before you call it.
 
     Args:
-        model: A Keras model or a PyTorch module with MEmeLs, inserted or
-            its own.
+        model: A Keras model, or a module of PyTorch or Flax NNX, with MEmeLs,
+            inserted or its own.
 
     Returns:
         A dictionary from `"<layer>/<number>"` to a number, for each layer that
@@ -66,10 +66,8 @@ def memels(model: Any) -> dict[str, Any]:
         ValueError: As of `readings`.
     """
     found: dict[str, Any] = {}
-    if native.is_torch(model):
-        from keras_memel.native import torch_insert
-
-        found = torch_insert.memels(model)
+    if (other := native.verbs(model)) is not None:
+        found = other.memels(model)
     elif isinstance(model, keras.Layer):
         found = dict(inserted(model))
         for site in capture.chosen(model, None):

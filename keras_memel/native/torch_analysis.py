@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from keras_memel.native import outputs as model_outputs
 from keras_memel.native import torch_masks
 from keras_memel.native import torch_outputs
 from keras_memel.native import torch_paths
+from keras_memel.native.site import Site
 from keras_memel.native.torch_memel import TorchMEmeL
-from keras_memel.native.torch_paths import Site
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Tensor
 
@@ -98,7 +99,7 @@ def outputs(
     for batch in batches:
         inputs = to_tensors(batch, root)
         with _tapped(found, output) as taps, torch_outputs.evaluating(root):
-            torch_outputs.call(root, inputs)
+            model_outputs.call(root, inputs)
         yield [_checked(site, tap.seen) for site, tap in zip(found, taps)]
 
 
@@ -123,7 +124,7 @@ class _Tap:
 
     def after(self, module: nn.Module, args: Any, outputs: Any) -> None:
         """A hook of a module: what it returns."""
-        self.note(torch_outputs.select(outputs, self.output)[0])
+        self.note(model_outputs.select(outputs, self.output)[0])
 
 
 @contextlib.contextmanager

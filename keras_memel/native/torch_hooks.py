@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from keras_memel.native import outputs as model_outputs
 from keras_memel.native import torch_masks
-from keras_memel.native import torch_outputs
 from keras_memel.native import torch_paths
 from keras_memel.native.torch_memel import TorchMEmeL
 
@@ -24,6 +24,7 @@ def attach(host: nn.Module, memel: TorchMEmeL, output: Any) -> None:
     memel.train(host.training)
     host.add_module("memel", memel)
     host.__dict__["_memel_output"] = output
+    memel.attached = True
     # A Sequential calls all of its parts itself.
     if not isinstance(host, nn.Sequential):
         host.register_forward_hook(_pass_through)
@@ -31,10 +32,11 @@ def attach(host: nn.Module, memel: TorchMEmeL, output: Any) -> None:
 
 def detach(module: nn.Module) -> None:
     """Remove all that `attach` and `watch` have added to a module."""
+    _remove(module._forward_hooks, _pass_through, module)
     if torch_paths.is_host(module):
-        _remove(module._forward_hooks, _pass_through, module)
+        module.memel.attached = False
         del module.memel
-        del module._memel_output
+    vars(module).pop("_memel_output", None)
     _unwatch(module)
 
 
@@ -81,8 +83,17 @@ def _remove(hooks: Any, function: Any, module: nn.Module) -> None:
 
 
 def _pass_through(host: Any, args: Any, outputs: Any) -> Any:
-    values, place = torch_outputs.select(outputs, host._memel_output)
-    return torch_outputs.replace(outputs, place, host.memel(values))
+    if not torch_paths.is_host(host):
+        # Quantization makes another module, with the hooks of the first only.
+        _remove(host._forward_hooks, _pass_through, host)
+        warnings.warn(
+            f"A conversion of the model has dropped the MEmeL after a "
+            f"{type(host).__name__}. Insert after the conversion.",
+            stacklevel=2,
+        )
+        return outputs
+    values, place = model_outputs.select(outputs, host._memel_output)
+    return model_outputs.replace(outputs, place, host.memel(values))
 
 
 def _note_mask(module: Any, args: Any, kwargs: Any) -> None:
@@ -98,6 +109,9 @@ def _after_forward(module: Any, args: Any, outputs: Any) -> None:
     if torch.compiler.is_compiling() or not module.training:
         return
     if outputs is None:  # The forward pass has failed.
+        return
+    if not any(memel.attached for memel in module._memel_under):
+        _unwatch(module)  # They were stripped from a part of this module.
         return
     if vars(module).pop("_memel_unseen", False):
         _warn_of_strays(module)

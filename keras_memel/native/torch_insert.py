@@ -12,8 +12,8 @@ from keras_memel.layers.memel import MEmeL
 from keras_memel.native import torch_hooks
 from keras_memel.native import torch_outputs
 from keras_memel.native import torch_paths
+from keras_memel.native.site import Site
 from keras_memel.native.torch_memel import TorchMEmeL
-from keras_memel.native.torch_paths import Site
 
 
 def find(model: nn.Module, where: Any = "**") -> list[str]:

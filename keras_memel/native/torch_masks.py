@@ -1,6 +1,7 @@
 """Masks of positions: from the arguments of a model to a layer inside it."""
 
 import inspect
+import sys
 from typing import Any
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ class MaskArgument(NamedTuple):
     """Where a module takes its mask.
 
     Attributes:
-        name: Name of the argument.
+        name: Name of the argument; "" for any of those that hold masks, in a
+            module that takes all keywords.
         position: Its position.
         inverted: Whether true means padding.
         is_whole: Whether the module is a whole model, for which `None` means
@@ -39,13 +41,17 @@ class MaskArgument(NamedTuple):
 def argument_of(module: nn.Module) -> MaskArgument | None:
     """Find the argument of a module that is a mask, if there is one."""
     try:
-        names = list(inspect.signature(module.forward).parameters)
+        parameters = inspect.signature(module.forward).parameters
     except (TypeError, ValueError):
         return None
+    names = list(parameters)
     for name, inverted in _NAMES.items():
         if name in names:
             is_whole = bool(_TEXT & set(names))
             return MaskArgument(name, names.index(name), inverted, is_whole)
+    kinds = [parameter.kind for parameter in parameters.values()]
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return MaskArgument("", sys.maxsize, False, False)
     return None
 
 
@@ -58,6 +64,11 @@ def read(
         Whether the call says anything of a mask, and the mask: true where a
         position counts.
     """
+    if not argument.name:
+        named = [name for name in _NAMES if name in kwargs]
+        if not named:
+            return False, None
+        argument = argument._replace(name=named[0], inverted=_NAMES[named[0]])
     name, place = argument.name, argument.position
     mask = kwargs.get(name, args[place] if place < len(args) else None)
     if mask is None:

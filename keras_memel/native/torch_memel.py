@@ -16,6 +16,7 @@ from keras_memel.layers.memel import MEmeL
 from keras_memel.native import torch_masks
 from keras_memel.native import torch_step
 from keras_memel.native.torch_replay import Call
+from keras_memel.native.torch_replay import first_run
 from keras_memel.native.torch_replay import in_backward
 from keras_memel.native.torch_state import StateInBuffers
 from keras_memel.utils.types import Tensor
@@ -176,17 +177,27 @@ class TorchMEmeL(StateInBuffers):
         learning = self.training and self.trainable
         if not (learning or self.at_inference):
             return inputs
+        if learning and torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                "MEmeL keeps statistics, which `torch.func` and `torch.vmap` "
+                "cannot write. Call `model.eval()`, or "
+                "`keras_memel.strip(model)`, before."
+            )
         self._check(inputs)
         if mask is None:
             mask = torch_masks.tail(self.noted_mask, inputs)
         compiling = torch.compiler.is_compiling()
-        again = learning and not compiling and in_backward()
+        # A second run must find the statistics, and the draws, of the first.
+        repeatable = learning or self.selection.random
+        again = repeatable and not compiling and in_backward()
         if again:
             call = self._calls.find(
                 lambda call: self._measure(inputs, call).mean
             )
         else:
             call = self._begin(torch_masks.at_rank(mask, inputs))
+            if repeatable and compiling and not torch.compiler.is_exporting():
+                call.steps = first_run(call.steps)
 
         pooled = None
         if learning and not again:
@@ -195,6 +206,8 @@ class TorchMEmeL(StateInBuffers):
             if self.score_with == "current":
                 batch, _ = torch_step.merge(self.process_group, batch)
             call.batch = batch
+        elif repeatable and not again:
+            call.local = self._measure(inputs, call).mean
         if learning and self.score_with == "current":
             pooled = torch_step.pool(
                 call.history, call.batch, self.forget_steps
@@ -220,17 +233,27 @@ class TorchMEmeL(StateInBuffers):
         center = statistics.mean.to(inputs.dtype)
         inhibition: Inhibition = self.inhibition
         outputs: Tensor = inhibition(inputs, selected, center)
-        penalty = inhibition.loss(inputs, selected, center)
-        if not learning:
-            return outputs
-        number = kernels.count(selected)
-        if not again:
-            call.total = self._learn(call, pooled, ready, number)
-        if penalty is not None:
-            outputs = self._penalize(outputs, penalty, number, call.total)
-        if not again and not compiling:
+        if learning:
+            penalty = inhibition.loss(inputs, selected, center)
+            number = kernels.count(selected)
+            if not again:
+                call.total = self._learn(call, pooled, ready, number)
+            if penalty is not None:
+                outputs = self._penalize(outputs, penalty, number, call.total)
+        if repeatable and not again and not compiling:
             self._calls.keep(call, outputs)
         return outputs
+
+    def _replicate_for_data_parallel(self) -> Any:
+        # `nn.DataParallel` runs copies, and throws them away.
+        if self.training and self.trainable:
+            raise RuntimeError(
+                "MEmeL cannot train in `nn.DataParallel`: the statistics of "
+                "its replicas are lost after each step. Use "
+                "`nn.parallel.DistributedDataParallel`, which PyTorch "
+                "recommends in its place."
+            )
+        return super()._replicate_for_data_parallel()
 
     def _begin(self, valid: Tensor | None) -> Call:
         # Copies: the buffers are written in place.

@@ -1,34 +1,12 @@
 """Where a MEmeL can go in a PyTorch module: dotted paths, and patterns."""
 
-import dataclasses
-import difflib
-import re
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from keras_memel.native.site import Site
 from keras_memel.native.torch_memel import TorchMEmeL
 from keras_memel.utils import patterns
-
-_MIDDLE = re.compile(r"middle:(\d+)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """A module somewhere in a model.
-
-    Attributes:
-        path: Its dotted path.
-        chain: From the model down to the module itself.
-    """
-
-    path: str
-    chain: tuple[nn.Module, ...]
-
-    @property
-    def layer(self) -> nn.Module:
-        return self.chain[-1]
 
 
 def walk(model: nn.Module, memels: bool = False) -> list[Site]:
@@ -60,7 +38,9 @@ def _chain(model: nn.Module, path: str) -> tuple[nn.Module, ...]:
 
 def is_host(module: nn.Module) -> bool:
     """Check whether `insert` has put a TorchMEmeL after a module."""
-    return "_memel_output" in vars(module)
+    return "_memel_output" in vars(module) and isinstance(
+        module._modules.get("memel"), TorchMEmeL
+    )
 
 
 def is_inserted(host: nn.Module, module: nn.Module) -> bool:
@@ -103,88 +83,16 @@ def select(
     Raises:
         ValueError: If it, or one pattern of several, names none.
     """
-    sites = walk(model, memels)
-    # What `find` has returned names its module, whatever is in it.
-    named = [site for site in sites if site.path == where]
-    if named:
-        return named
-    if isinstance(where, str) and (middle := _MIDDLE.fullmatch(where)):
-        return _middle(sites, int(middle[1]), argument)
-    test: Callable[[Site], bool]
-    if isinstance(where, str):
-        pattern = where.replace(".", "/")
-
-        def test(site: Site) -> bool:
-            return patterns.matches(site.path.replace(".", "/"), pattern)
-    elif isinstance(where, nn.Module):
-
-        def test(site: Site) -> bool:
-            return site.layer is where
-    elif callable(where):
-
-        def test(site: Site) -> bool:
-            return bool(where(site.layer))
-    elif isinstance(where, (list, tuple, set)) and where:
-        # Each part must name something, or it raises.
-        wanted = {
-            site.path
-            for part in where
-            for site in select(model, part, memels, argument)
-        }
-
-        def test(site: Site) -> bool:
-            return site.path in wanted
-    else:
-        raise ValueError(
-            f"Argument `{argument}` must be a pattern of module paths, "
-            "'middle:N', a module, a predicate on modules, or a list of these. "
-            f"Received: {argument}={where!r} ({type(where).__name__})"
-        )
-    found = [site for site in sites if test(site)]
-    if not found:
-        near = ", ".join(map(repr, _nearest(sites, where)))
-        raise ValueError(
-            f"Argument `{argument}` must name at least one module of the "
-            f"{type(model).__name__}; {near}. Received: {argument}={where!r}"
-        )
+    tree = patterns.Tree(
+        walk(model, memels),
+        f"the {type(model).__name__}",
+        "module",
+        nn.Module,
+        _kind,
+        separator=".",
+    )
+    found: list[Site] = patterns.select(tree, where, argument)
     return found
-
-
-def _nearest(sites: list[Site], where: Any) -> list[str]:
-    def likeness(site: Site) -> float:
-        return max(
-            difflib.SequenceMatcher(None, str(where), text).ratio()
-            for text in (site.path, site.path.rpartition(".")[2])
-        )
-
-    return [site.path for site in sorted(sites, key=likeness)[:-6:-1]]
-
-
-def _middle(sites: list[Site], number: int, argument: str) -> list[Site]:
-    best: list[Site] = []
-    by_parent: dict[int, list[Site]] = {}
-    for site in sites:
-        by_parent.setdefault(id(site.chain[-2]), []).append(site)
-    for siblings in by_parent.values():
-        run: list[Site] = []
-        previous = None
-        for site in siblings:
-            kind = _kind(site.layer)
-            if not kind[1]:  # Dropout and activations do not end a run.
-                continue
-            run = [*run, site] if kind == previous else [site]
-            previous = kind
-            if len(run) > len(best):
-                best = run
-    if not 1 <= number <= len(best):
-        ends = f" ({best[0].path} to {best[-1].path})" if best else ""
-        raise ValueError(
-            f"Argument `{argument}` asks for the middle of the longest run of "
-            f"equal modules; its length is {len(best)}{ends}. "
-            f"Received: {argument}='middle:{number}'"
-        )
-    start = (len(best) - number) // 2
-    return best[start : start + number]
 
 
 def _kind(module: nn.Module) -> tuple[type, tuple[Any, ...]]:

@@ -27,6 +27,31 @@ def in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+@torch.library.custom_op("keras_memel::first_run", mutates_args=())
+def first_run(steps: torch.Tensor) -> torch.Tensor:
+    """Copy the number of steps, in a compiled graph that is not run again.
+
+    A graph knows of no `Calls`: the second run of checkpointing would use the
+    statistics after the first, and update them.
+
+    Raises:
+        RuntimeError: If it is run again, in a backward pass.
+    """
+    if in_backward():
+        raise RuntimeError(
+            "Activation checkpointing runs a compiled MEmeL again, which would "
+            "use other statistics than in the first run. Use either "
+            "`torch.compile` or checkpointing for the part of the model that "
+            "holds the MEmeL"
+        )
+    return steps.clone()
+
+
+@first_run.register_fake
+def _(steps: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(steps)
+
+
 @dataclasses.dataclass(eq=False)
 class Call:
     """What one call used, and what it found.
@@ -40,6 +65,7 @@ class Call:
         batch: Moments of its values, over all processes.
         total: Number of values selected, over all processes.
         local: Mean of its values in this process: the mark it is found by.
+        runs: How often it was run again.
     """
 
     history: History
@@ -50,6 +76,7 @@ class Call:
     batch: Any = None
     total: Any = None
     local: Any = None
+    runs: int = 0
 
 
 class Calls:
@@ -93,13 +120,16 @@ class Calls:
         Raises:
             RuntimeError: If none of the calls is it.
         """
-        calls = self.alive()
-        if len(calls) == 1:
-            return calls[0]
+        # Of several with the same values, the latest that was not run again:
+        # a backward pass goes from the latest to the first.
+        calls = sorted(self.alive(), key=lambda call: call.runs)
         for call in calls:
-            found = mean(call)
-            if torch.equal(found.nan_to_num(), call.local.nan_to_num()):
-                return call
+            if len(calls) > 1:
+                found, expected = mean(call).nan_to_num(), call.local
+                if not torch.equal(found, expected.nan_to_num()):
+                    continue
+            call.runs += 1
+            return call
         raise RuntimeError(
             "Activation checkpointing runs a MEmeL again, and its statistics "
             "of the first run are not known any more. Use "

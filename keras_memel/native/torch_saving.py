@@ -32,16 +32,23 @@ def restore(model: nn.Module, source: Any) -> nn.Module:
     root = torch_paths.unwrap(model)
     insertions, state, whole = _read(root, source)
     present = torch_paths.inserted(root)
+    modules = dict(root.named_modules())
+    missing = [i["path"] for i in insertions if i["path"] not in modules]
+    if missing:
+        raise ValueError(
+            "Argument `model` must have the modules after which the file has "
+            f"MEmeLs. Received: a {type(root).__name__} without {missing}"
+        )
     for insertion in insertions:
         if insertion["path"] in present:
             continue
-        (site,) = torch_paths.select(root, f".{insertion['path']}")
         template = keras.saving.deserialize_keras_object(insertion["layer"])
         memel = TorchMEmeL.from_layer(template)
         parameter = next(root.parameters(), None)
         if parameter is not None:
             memel.to(parameter.device)
-        torch_hooks.attach(site.layer, memel, insertion["output"])
+        host = modules[insertion["path"]]
+        torch_hooks.attach(host, memel, insertion["output"])
     torch_insert.refresh(root)
     if whole:
         root.load_state_dict(state)

@@ -42,6 +42,8 @@ class StateInBuffers(nn.Module):
         # The mask that the model around got, while it runs.
         self.noted_mask: Tensor | None = None
         self.penalty_value: Tensor | None = None
+        # Whether it follows a module by `insert`.
+        self.attached = False
         self._calls = Calls()
         self._rank = 0
         self._keepdims: tuple[int, ...] = ()
@@ -73,11 +75,16 @@ class StateInBuffers(nn.Module):
 
     def _initial_state(self, shape: tuple[int, ...]) -> dict[str, Tensor]:
         sizes = shape or (0,)
-        state = {name: torch.zeros(sizes) for name in self._of_neurons}
+        state = {
+            name: torch.zeros(sizes, dtype=torch.float32)
+            for name in self._of_neurons
+        }
         state["steps"] = torch.zeros((), dtype=torch.int64)
-        state |= {name: torch.zeros(()) for name in _SCALARS}
+        state |= {
+            name: torch.zeros((), dtype=torch.float32) for name in _SCALARS
+        }
         for key, value in self.selection.initial_state().items():
-            state[key] = torch.tensor(float(value))
+            state[key] = torch.tensor(float(value), dtype=torch.float32)
         if self.selection.random:
             seed = getattr(self.selection, "seed", None)
             if seed is None:
@@ -117,7 +124,7 @@ class StateInBuffers(nn.Module):
             assert buffer is not None
             # Not another tensor: DistributedDataParallel keeps hold of this.
             buffer.data = (
-                torch.zeros(sizes, device=device)
+                torch.zeros(sizes, dtype=torch.float32, device=device)
                 if name in self._of_neurons
                 else buffer.to(device)
             )
@@ -143,6 +150,11 @@ class StateInBuffers(nn.Module):
             raise ValueError(
                 "Argument `inputs` must be of a floating-point dtype. "
                 f"Received: inputs of dtype {inputs.dtype}"
+            )
+        if inputs.layout is not torch.strided or inputs.is_nested:
+            raise ValueError(
+                "Argument `inputs` must be a dense tensor. "
+                f"Received: inputs of layout {inputs.layout}"
             )
         shape = tuple(inputs.shape)
         if not self.built:
@@ -186,7 +198,9 @@ class StateInBuffers(nn.Module):
             for name in self._of_neurons:
                 old = self._buffers[name]
                 assert old is not None
-                old.data = torch.zeros(loaded.shape, device=old.device)
+                old.data = torch.zeros(
+                    loaded.shape, dtype=old.dtype, device=old.device
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -29,9 +29,14 @@ def held_out(numbers: Array) -> Array:
     [True, False, False, True, False, True, True, False]
     """
     numbers = np.asarray(numbers).astype("uint64")
-    pair = numbers >> np.uint64(1)
-    bits = (pair + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    bits = scrambled(numbers >> np.uint64(1)) >> np.uint64(63)
+    return (bits ^ (numbers & np.uint64(1))).astype(bool)
+
+
+def scrambled(numbers: Array) -> Array:
+    """Return a hash of each number, SplitMix64: uint64 that look random."""
+    numbers = np.asarray(numbers).astype("uint64")
+    bits = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    bits = (bits ^ (bits >> np.uint64(31))) >> np.uint64(63)
-    return (bits ^ (numbers & np.uint64(1))).astype(bool)
+    return bits ^ (bits >> np.uint64(31))

@@ -34,8 +34,7 @@ from keras_memel.utils.types import Array
 if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
-# Of the payload. It changes when a page of an older version could not be read
-# by the same code.
+# Of the payload: it changes when other code is needed to read it.
 VERSION = 1
 _RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 # Of a curve with 256 points.
@@ -146,6 +145,8 @@ def _facts(report: "Report", shown: Shown | None) -> list[tuple[str, str]]:
     layers = len(report.layers)
     names = {"text": "texts", "image": "images", "series": "series"}
     what = names[shown.kind] if shown else "inputs"
+    if not any(layer.sizes for layer in report.layers.values()):
+        what = what.replace("series", "inputs")  # Plain vectors
     most = max(
         int(layer.count.max(initial=0)) for layer in report.layers.values()
     )
@@ -386,10 +387,9 @@ def _examples(layer: LayerReport, blob: Blob) -> dict[str, Any]:
 
 
 def companded(shares: Array) -> Array:
-    """Shares of a highest value as one byte: the sign of the root, times 127.
+    """Shares of a highest value as one byte: 126 times the root, signed.
 
-    The error is under 1 % of the highest value, and less near 0. -128 is a
-    value that is not finite, -127 a position that does not count.
+    The error is under 1 % of it. -128 is not finite, -127 does not count.
     """
     shares = np.asarray(shares, "float32")
     with np.errstate(invalid="ignore"):

@@ -27,7 +27,7 @@ _EACH = 64
 _TAG = (1 << 29) - 1
 # Stands for 0: a tag on that would be a subnormal, which CPUs may flush. Less
 # than any float32, so that it is lost in all others.
-_ZERO = 2.0**-900
+ZERO = 2.0**-900
 # 95 % of a Gaussian lie below it.
 _ONE_SIDED = 1.6448536269514722
 
@@ -109,7 +109,7 @@ def in_order(values: Array, tags: Array) -> tuple[Array, Array]:
     (array([-0.5,  2. ,  3. ]), array([8, 9, 7]))
     """
     keys = values.astype("float64")
-    keys += _ZERO
+    keys += ZERO
     bits = keys.view("int64")
     bits |= tags
     keys.sort()

@@ -9,12 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel.reports import kept_inputs
+from keras_memel.reports.examples import Examples
+from keras_memel.reports.examples import Field
+from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.ranking import Curve
 
 # Version 1 called a label a feature. Versions 1 and 2 chose and scored labels
-# on the same inputs.
-_VERSION = 3
+# on the same inputs. Versions before 4 kept nothing of single inputs.
+_VERSION = 4
+_PARTS: dict[str, Any] = {
+    "curve": Curve,
+    "examples": Examples,
+    "unlabelled": Unlabelled,
+}
 
 
 def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -22,15 +31,16 @@ def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     target = _npz(path)
     arrays: dict[str, Any] = {}
     told: dict[str, Any] = {"version": _VERSION, **report, "layers": []}
+    kept_inputs.write(told.pop("kept"), told, arrays)
     for number, layer in enumerate(report["layers"].values()):
         plain = {}
         for field in dataclasses.fields(layer):
             value = getattr(layer, field.name)
             if field.name == "labels":
                 continue  # Those of the report
-            if isinstance(value, Curve):
+            if field.name in _PARTS and value is not None:
                 for part, array in value._asdict().items():
-                    arrays[f"{number}/curve.{part}"] = array
+                    arrays[f"{number}/{field.name}.{part}"] = array
             elif isinstance(value, np.ndarray):
                 arrays[f"{number}/{field.name}"] = value
             elif value is not None:
@@ -53,7 +63,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     with np.load(_npz(path), allow_pickle=False) as file:
         told = json.loads(str(file["report"])) if "report" in file else {}
         version = told.get("version")
-        if version not in (1, 2, _VERSION):
+        if version not in range(1, _VERSION + 1):
             raise ValueError(
                 f"The file must hold a report of version {_VERSION} or older. "
                 f"Received: path={str(path)!r}, of version "
@@ -67,24 +77,28 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
                 found[name] = tuple(found[name])
             start = f"{number}/"
             for key in file.files:
-                if key.startswith(start) and "curve." not in key:
+                if key.startswith(start) and "." not in key:
                     name = key.removeprefix(start)
                     if version == 1:
                         name = name.replace("feature_", "label_")
                     found[name] = file[key]
-            if f"{start}curve.hits" in file.files:
-                found["curve"] = Curve(
-                    *(file[f"{start}curve.{part}"] for part in Curve._fields)
-                )
-            if version < _VERSION:
+            for name, kind in _PARTS.items():
+                parts = [f"{start}{name}.{part}" for part in kind._fields]
+                if parts[0] in file.files:
+                    found[name] = kind(*(file[part] for part in parts))
+            if found.get("field") is not None:
+                found["field"] = Field(*map(tuple, found["field"]))
+            if version in (1, 2):
                 found = _upgraded(found)
             layers[found["path"]] = LayerReport(**found, labels=labels)
+        kept = kept_inputs.read(told, file)
     return {
         "layers": layers,
         "inputs": told["inputs"],
         "threshold": told["threshold"],
         "labels": labels,
         "split": told.get("split", False),
+        "kept": kept,
     }
 
 

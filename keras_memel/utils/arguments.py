@@ -76,7 +76,7 @@ def dense(argument: str, value: Any) -> None:
     if is_("ragged") or is_("is_nested") or "Ragged" in name:
         kind = "ragged"
     elif (
-        is_("sparse")
+        (is_("sparse") and not _is_computed(value))
         or is_("is_sparse")
         or "sparse" in str(getattr(value, "layout", ""))
         or name in ("SparseTensor", "IndexedSlices", "BCOO", "BCSR")
@@ -93,3 +93,12 @@ def dense(argument: str, value: Any) -> None:
             f"Argument `{argument}` must be a dense tensor. {cure}. "
             f"Received: a {kind} tensor ({name})"
         )
+
+
+def _is_computed(value: Any) -> bool:
+    # Keras takes a product of a symbol and a number for sparse. The flag of an
+    # input is right, and values that are sparse are refused when they come.
+    history = getattr(value, "_keras_history", None)
+    return history is not None and not isinstance(
+        history.operation, keras.layers.InputLayer
+    )

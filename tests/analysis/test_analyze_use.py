@@ -51,6 +51,15 @@ def test_layers_that_are_never_called_are_refused():
         analyze(model, np.ones((2, 8)), layers="spare", verbose=0)
 
 
+def test_outputs_that_are_whole_numbers_are_refused():
+    whole = keras.layers.Lambda(lambda x: ops.cast(x, "int32"), name="whole")
+    model = keras.Sequential([keras.Input((6,)), whole])
+    with pytest.raises(
+        ValueError, match=r"Argument `layers`.*'whole', whose output .*int32"
+    ):
+        analyze(model, X[:9], layers="whole", verbose=0)
+
+
 def test_rematerialized_layers_are_read():
     with keras.RematScope("full"):
         layer = keras.layers.Dense(5, name="hidden")

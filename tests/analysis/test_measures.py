@@ -158,6 +158,22 @@ def test_dead_neurons_and_those_of_one_input_have_none(tmp_path):
     np.testing.assert_array_equal(loaded["z"].monoscore, report["z"].monoscore)
 
 
+@pytest.mark.once
+def test_one_input_among_many_leaves_nothing_but_rounding():
+    """The lowest value comes after the one that all are shifted by."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        low, high = rng.normal(size=2) * 3
+        z = np.full((60, 1), low, "float32")
+        z[0] = high
+        vectors = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+        sums = MonoScores(1)
+        for i in range(60):
+            sums.add(z[i : i + 1], None, vectors[i : i + 1], i, "z")
+        if low < high:
+            assert np.isnan(sums.scores(z.min(0), z.max(0))).all()
+
+
 @pytest.mark.parametrize(
     ("embeddings", "message"),
     [

@@ -4,28 +4,25 @@ What the site is built from is tested by building it: `nox -s docs`.
 """
 
 import math
-import pathlib
 import re
 
-import printed
+import pages
 import pytest
+from pages import DOCS
+from pages import PAGES
+from pages import ROOT
 
 import keras_memel
 from keras_memel.monitoring import monitor
 
 pytestmark = pytest.mark.once
 
-ROOT = pathlib.Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.M | re.S)
-PAGES = {
-    path.name: BLOCK.findall(path.read_text(encoding="utf-8"))
-    for path in sorted(DOCS.glob("*.md"))
-}
+# Run by test_docs_jax.py.
+OF_JAX = "native_jax.md"
 WITH_CODE = [
     name
     for name, blocks in PAGES.items()
-    if any(language == "python" for language, _ in blocks)
+    if name != OF_JAX and any(language == "python" for language, _ in blocks)
 ]
 
 MARKS = {
@@ -47,19 +44,7 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(
 ):
     # How long a small network takes on a busy machine is no matter here.
     monkeypatch.setattr(monitor, "_MOST_OVERHEAD", math.inf)
-    namespace = {}
-    output = None
-    for language, text in PAGES[name]:
-        if language == "python":
-            if "import keras_hub" in text:
-                pytest.importorskip("keras_hub")
-            if "from transformers import" in text:
-                pytest.importorskip("transformers")
-            exec(compile(text, name, "exec"), namespace)
-            output = capsys.readouterr().out
-        elif language == "text" and output is not None:
-            assert not printed.difference(output.strip(), text.strip())
-            output = None
+    pages.run(name, capsys)
 
 
 def test_the_scripts_that_a_page_says_to_run_exist():

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pathlib
 import re
@@ -17,6 +18,8 @@ import keras_memel
 ROOT = pathlib.Path(keras_memel.__file__).parent
 # A module of another backend is named after it, and cannot be imported here.
 OTHERS = {"jax", "tensorflow", "torch"} - {keras.config.backend()}
+if "jax" in OTHERS or not importlib.util.find_spec("flax"):
+    OTHERS.add("nnx")
 MODULES = [
     ".".join([ROOT.name, *path.relative_to(ROOT).with_suffix("").parts])
     for path in sorted(ROOT.rglob("*.py"))

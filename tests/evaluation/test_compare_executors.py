@@ -34,7 +34,8 @@ def loky():
 
 @pytest.fixture
 def dask():
-    module = pytest.importorskip("distributed")
+    # Not by `distributed`, which is a folder of the tests too.
+    module = pytest.importorskip("dask.distributed")
     cluster = module.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None
     )

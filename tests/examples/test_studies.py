@@ -188,8 +188,18 @@ def test_detection_is_by_chance_where_there_is_nothing(study):
     assert found[detection.hits(0.05)] > 0.9
 
 
+# Stores that `compare` did not write.
+OTHER_STORES = ("measures", "validity")
+
+
 @pytest.mark.parametrize(
-    "file", sorted(RESULTS.glob("[!v]*.jsonl")), ids=lambda file: file.stem
+    "file",
+    [
+        file
+        for file in sorted(RESULTS.glob("*.jsonl"))
+        if file.stem not in OTHER_STORES
+    ],
+    ids=lambda file: file.stem,
 )
 def test_every_arm_met_the_same_seeds_and_at_least_ten(file):
     runs = RunStore(file).read()
@@ -311,3 +321,28 @@ def test_planned_looks_hold_the_level_and_unplanned_ones_do_not(study):
             assert wrong <= 0.06, line["noise"]
         elif len(looks) > 1:
             assert wrong > 0.06, line["noise"]
+
+
+def test_planted_neurons_and_noise_are_measured_as_stored(study):
+    measures = study("measures")
+    sets = measures.by_set(measures.stored())
+    for name, own in sets.items():
+        assert [run["seed"] for run in own] == list(range(measures.SEEDS[name]))
+    again = measures.of_planted(0)
+    for kind, found in sets["planted"][0]["found"].items():
+        for measure, value in found.items():
+            now = again[kind][measure]
+            assert (now is None) == (value is None)
+            if value is not None:
+                assert now == pytest.approx(value, abs=0.02, rel=1e-3)
+
+
+def test_noise_labels_have_a_roc_auc_of_one_half(study):
+    measures = study("measures")
+    sets = measures.by_set(measures.stored())
+    for count in measures.LABELS:
+        mean, _, _ = measures.spread(sets, count)
+        assert abs(mean - 0.5) < measures.TOLERANCE
+    assert measures.of_noise(0) == pytest.approx(
+        sets["noise"][0]["found"], abs=0.002
+    )

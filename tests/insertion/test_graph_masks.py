@@ -9,6 +9,7 @@ from test_padding import SOURCE
 from test_padding import TARGET
 from test_padding import TIME
 from test_padding import Block
+from test_padding import Cross
 from test_padding import Masked
 from test_padding import tokens
 
@@ -82,6 +83,42 @@ def test_a_pooled_text_that_is_repeated_has_no_mask():
     repeated = layers.RepeatVector(TIME, name="repeated")(pooled)
     found = mask_after(keras.Model(named, repeated), "repeated", given)
     assert found is Padding.UNKNOWN
+
+
+def test_a_layer_that_takes_one_length_only_keeps_the_mask():
+    named, given = text(TIME)
+    values = layers.Embedding(9, 2)(named["token_ids"])
+    model = keras.Model(named, layers.Reshape((TIME, 2), name="same")(values))
+    np.testing.assert_array_equal(mask_after(model, "same", given), SOURCE)
+
+
+def test_a_mask_has_the_whole_name_of_its_input_or_a_prefix_of_it():
+    named = {
+        name: tokens(name) for name in ("frames", "frames_mask", "padding_mask")
+    }
+    values = layers.Embedding(9, 2, name="embed")(named["frames"])
+    given = {"frames": SOURCE, "frames_mask": TARGET, "padding_mask": SOURCE}
+    found = mask_after(keras.Model(named, values), "embed", given)
+    np.testing.assert_array_equal(found, TARGET)
+
+
+def test_values_without_padding_next_to_a_text_may_have_its_padding():
+    """The second input of a layer may be added to the first one."""
+    named, given = text()
+    named["images"] = keras.Input((TIME, 2), name="images")
+    values = layers.Embedding(9, 2)(named["token_ids"])
+    model = keras.Model(named, Cross(name="both")(named["images"], values))
+    given = {**given, "images": np.ones((3, TIME, 2))}
+    assert mask_after(model, "both", given) is Padding.UNKNOWN
+
+
+def test_a_mask_that_is_computed_for_an_inner_model_is_not_known():
+    named, _ = text()
+    values = layers.Embedding(9, 2, name="embed")(named["token_ids"])
+    inner = keras.Model(list(named.values()), values, name="inner")
+    ids, mask = tokens("token_ids"), tokens("padding_mask")
+    model = keras.Model([ids, mask], inner([ids, ops.maximum(mask, 0)]))
+    assert mask_after(model, "inner", [SOURCE, SOURCE]) is Padding.UNKNOWN
 
 
 def test_a_mask_that_is_passed_to_a_layer_goes_before_that_of_its_input():

@@ -380,6 +380,110 @@ def test_an_output_beside_values_need_not_be_a_tensor():
     assert steps(model) == [1.0]
 
 
+class Two(keras.Model):
+    """A model of two arguments, one of them whole numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(4, name="dense")
+        self.inner = Inner(self.dense, name="inner")
+
+    def build(self, values_shape, numbers_shape):
+        self.dense.build(values_shape)
+
+    def call(self, values, numbers):
+        return ops.take(self.inner(values), numbers[0], axis=1)
+
+
+class Inner(keras.layers.Layer):
+    """A layer around another one."""
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs):
+        return 2.0 * self.layer(inputs)
+
+
+def test_a_model_of_two_arguments_and_a_host_in_another():
+    model = Two()
+    whole = np.array([[0, 2]] * 16)
+    model(X, whole)
+    insert(model, "dense", MEmeL(late_start=0))
+    insert(model, "inner", MEmeL(late_start=0))
+    model(X, whole, training=True)
+    assert steps(model) == [1.0, 1.0]
+    first, second = inserted(model).values()
+    means = sorted([mean(first), mean(second)], key=lambda m: abs(m).max())
+    np.testing.assert_allclose(2.0 * means[0], means[1], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(means[0], 0.0)
+
+
+class Looked(keras.Model):
+    """A model that takes indices, and no other numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3, name="dense")
+
+    def build(self, shape):
+        self.dense.build((None, 2, 8))
+
+    def call(self, inputs):
+        table = ops.reshape(ops.arange(80, dtype="float32"), (10, 8))
+        return self.dense(ops.take(table, ops.bitwise_and(inputs, 7), axis=0))
+
+
+def test_inputs_may_be_whole_numbers():
+    model = Looked()
+    model(np.array([[1, 2]]))
+    insert(model, "dense", MEmeL())
+    assert tuple(inserted(model)["dense"].moving_mean.shape) == (2, 3)
+
+
+class Unknowable(keras.Model):
+    """A model whose call needs values."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3, name="dense")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        raise RuntimeError("needs values")
+
+
+def test_a_model_that_cannot_be_traced_is_refused():
+    model = Unknowable()
+    model.build((None, 8))
+    with pytest.raises(
+        ValueError, match=r"(?s)Argument `model`.*Unknowable.*needs values"
+    ):
+        insert(model, "dense", MEmeL())
+
+
+def test_outputs_of_several_ranks_are_refused():
+    shared = keras.layers.Dense(8, name="shared")
+    inputs = [keras.Input((8,)), keras.Input((4, 8))]
+    model = keras.Model(inputs, [shared(one) for one in inputs])
+    with pytest.raises(ValueError, match=r"Argument `where`.*'shared', which"):
+        insert(model, "shared", MEmeL(axis=-1))
+
+
+def test_an_example_is_for_modules_of_pytorch():
+    with pytest.raises(ValueError, match=r"Argument `example`.*Functional"):
+        insert(functional(), "first", MEmeL(), example=X)
+
+
+def test_a_predicate_that_fits_nothing_lists_all_paths():
+    with pytest.raises(ValueError, match="'first', 'second', 'total', 'head'"):
+        find(functional(), lambda layer: False)
+
+
 def test_integer_outputs_are_refused():
     model = keras.Sequential(
         [

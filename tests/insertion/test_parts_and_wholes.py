@@ -284,6 +284,19 @@ def test_the_summary_of_a_graph_lists_the_memels(monkeypatch):
     assert {**shown, **plain} == shown
 
 
+def test_the_summary_of_a_graph_with_operations_lists_the_memels(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(8, name="dense")(inputs)
+    model = keras.Model(inputs, keras.ops.tanh(x) + 1.0)
+    before = list(table(model))
+    insert(model, "dense", MEmeL())
+    assert (
+        list(table(model))
+        == [*before[:2], "memel_dense (MEmeL)"] + (before[2:])
+    )
+
+
 def test_the_summary_lists_the_memel_of_a_nested_model_once(monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     _, model = backbone_and_model()
@@ -396,9 +409,17 @@ def test_two_blocks_are_the_fewest_that_have_a_pattern(blocks):
     with pytest.raises(ValueError, match="middle of the longest run") as error:
         find(model, "middle:2")
     if blocks == 1:
-        assert "pattern" not in str(error.value)
+        assert "block_0_wide). Received: " in str(error.value)
     else:
         assert "where='block_*_narrow'" in str(error.value)
+
+
+@pytest.mark.once
+def test_names_without_numbers_suggest_nothing():
+    layers = [keras.layers.Dense(2, name=name) for name in ("one", "other")]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    with pytest.raises(ValueError, match=r"\(one to one\)\. Received: "):
+        find(model, "middle:2")
 
 
 @pytest.mark.once

@@ -21,6 +21,7 @@ from watched import sequential
 from watched import watch
 
 from keras_memel import MEmeL
+from keras_memel import Random
 from keras_memel import TopK
 
 
@@ -141,6 +142,22 @@ def test_a_layer_from_before_its_parent_refuses_too(data):
     model = sequential(parent)
     with pytest.raises(ValueError, match="is rematerialized"):
         fit(model, x, y)
+
+
+def test_a_draw_at_inference_is_refused_where_it_would_run_twice(data):
+    x, y = data
+    settings = {"at_inference": True, "axis": -1, "trainable": False}
+    for selection, refused in ((Random(0.5), True), ("threshold", False)):
+        layer = MEmeL(selection, **settings)
+        with remat_scope("full"):
+            block = Block(layer, name="target")
+        model = sequential(block)
+        # TensorFlow rematerializes no Dense with arguments in a graph.
+        if refused:
+            with pytest.raises(ValueError, match="is rematerialized"):
+                fit(model, x, y, run_eagerly=True)
+        else:  # what it does depends on nothing that changes
+            fit(model, x, y, run_eagerly=True)
 
 
 def test_within_a_rematerialized_function_it_refuses(data):

@@ -109,3 +109,13 @@ def test_a_symbolic_call_in_training_is_no_loss():
     block = keras.Sequential([layers.Dense(4), MEmeL(axis=-1)])
     outputs = block(keras.Input((4,)), training=True)
     assert tuple(outputs.shape) == (None, 4)
+
+
+def test_a_product_with_a_number_is_dense():
+    """Keras takes the symbol of one for sparse."""
+    inputs = keras.Input((4,))
+    hidden = MEmeL(late_start=0)(2.0 * inputs)
+    model = keras.Model(inputs, 2.0 * hidden)
+    x = np.ones((2, 4), "float32")
+    found = keras.ops.convert_to_numpy(model(x, training=True))
+    np.testing.assert_array_equal(found, 4.0 * x)

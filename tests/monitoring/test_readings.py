@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 from keras import ops
 
+from keras_memel import ConvGRU2D
 from keras_memel import MEmeL
 from keras_memel import MonosemanticityMonitor
 from keras_memel import Random
@@ -259,3 +260,31 @@ def test_a_loop_of_ones_own_has_no_other_callbacks():
     monitor.on_train_end()
     assert logs == readings(made)
     assert inserted(made) == {}
+
+
+def test_a_memel_within_a_recurrent_layer_is_read_by_its_path():
+    memel = MEmeL(axis=-1, late_start=0, name="within")
+    layer = ConvGRU2D(2, 3, memel=memel, name="recurrent")
+    made = keras.Sequential([keras.Input((3, 4, 4, 1)), layer])
+    made(RNG.normal(size=(2, 3, 4, 4, 1)), training=True)
+    found = readings(made)
+    assert list(found) == ["recurrent/within/inhibited_rate"]
+
+
+@pytest.mark.skipif(
+    keras.config.backend() == "tensorflow", reason="takes no such names"
+)
+def test_the_scale_is_that_of_layers_whose_names_are_no_patterns():
+    names = ["a[0]", "a0"]
+    inputs = keras.Input((4,))
+    first = MEmeL(axis=-1, late_start=1, name=names[0])(inputs)
+    second = MEmeL(axis=-1, late_start=1, name=names[1])(10.0 * first)
+    made = keras.Model(inputs, layers.Dense(2)(second))
+    made.compile(keras.optimizers.SGD(0.01), "mse")
+    history, _ = fit(made, MonosemanticityMonitor(x=X))
+    quantiles = [
+        {key.split("/")[1] for key in history if key.startswith(f"{name}/")}
+        for name in names
+    ]
+    assert quantiles[0] == quantiles[1]
+    assert any(key.startswith("q") or "ms" in key for key in quantiles[0])

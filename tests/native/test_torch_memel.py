@@ -308,6 +308,42 @@ def test_checkpointing_scores_with_the_current_statistics():
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("forwards", [1, 2])
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("selection", [Random(0.3, seed=1), RandomK(2, seed=1)])
+def test_a_draw_at_inference_is_the_same_in_the_second_run(
+    selection, reentrant, forwards
+):
+    plain, again = (
+        model_of(selection=selection, late_start=0, at_inference=True)
+        for _ in range(2)
+    )
+    for model in (plain, again):
+        model(torch.ones(4, 6))
+        model.eval()
+        model[1].moving_mean.fill_(3.0)
+
+    def checkpointed(model, x):
+        return checkpoint(model, x, use_reentrant=reentrant)
+
+    expected = _train(plain, lambda model, x: model(x), forwards)
+    found = _train(again, checkpointed, forwards)
+    assert_same_state(again[1], plain[1])
+    assert torch.equal(again[1].seed_state, plain[1].seed_state)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_refuses_replicas_whose_statistics_are_lost():
+    """What `nn.DataParallel` does first, on each device but one."""
+    model = model_of()
+    with pytest.raises(RuntimeError, match="DistributedDataParallel"):
+        model[1]._replicate_for_data_parallel()
+    replica = model.eval()[1]._replicate_for_data_parallel()
+    x = torch.randn(4, 8)
+    assert replica(x) is x
+
+
 def test_nothing_is_kept_after_a_forward_without_backward():
     model = model_of()
     for _ in range(20):
@@ -348,10 +384,14 @@ def test_the_keras_layer_warns_inside_of_a_keras_model():
         model(torch.randn(4, 6))
 
 
-def test_the_keras_layer_refuses_to_be_run_again():
-    layer = MEmeL(axis=-1, late_start=0)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_keras_layer_refuses_to_be_run_again(training):
+    settings = {} if training else {"selection": Random(0.5)}
+    layer = MEmeL(axis=-1, late_start=0, at_inference=not training, **settings)
     x = torch.randn(4, 6).requires_grad_()
-    y = checkpoint(lambda x: layer(x, training=True), x, use_reentrant=False)
+    y = checkpoint(
+        lambda x: layer(x, training=training), x, use_reentrant=False
+    )
     with pytest.raises(RuntimeError, match=r"checkpoint.*TorchMEmeL"):
         y.sum().backward()
 

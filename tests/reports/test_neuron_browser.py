@@ -68,6 +68,7 @@ def test_means_there_and_elsewhere(report, tmp_path):
         np.testing.assert_allclose(
             layer["elsewhere"][row],
             np.average(own.label_mean[row, others], weights=count[row, others]),
+            rtol=1e-5,
         )
 
 

@@ -179,6 +179,15 @@ def test_layers_list_their_parts_and_their_own_variables():
     assert isinstance(model._functional, keras.Model)
 
 
+def test_a_symbol_knows_the_operation_that_made_it():
+    inputs = keras.Input((3,))
+    layer = dense()
+    made = [inputs._keras_history.operation]
+    made.append(layer(inputs)._keras_history.operation)
+    assert isinstance(made[0], keras.layers.InputLayer)
+    assert made[1] is layer
+
+
 def test_a_graph_knows_its_nodes_and_operations():
     inputs = keras.Input((3,))
     layer = keras.layers.Dense(2)

@@ -104,7 +104,7 @@ function example(o, item, group, mode, width) {
   const low = group === "Bottom";
   const input = D.inputs[item.input];
   const name = isText && Array.isArray(input) && o.L.sizes.length === 1
-    ? ` on “${(input[item.at] ?? "").trim() || "␣"}”`
+    && item.at < input.length ? ` on “${visible(input[item.at]).trim() || "␣"}”`
     : o.L.sizes.length ? ` at ${placeOf(o, item.at)}` : "";
   const meta = el("div", {cls: "meta"}, el("span", {text:
     `${low ? "lowest" : "peak"} ${item.value ? sgn(item.value) : "0"}${name}, `

@@ -1,0 +1,215 @@
+"""The receptive field of a layer, found by what its values depend on.
+
+One row of the input at a time is replaced, and each position of the output
+whose values change depends on that row. It is replaced by NaN, which passes on
+through weights that are 0, and by noise, for operations that swallow NaN. No
+assumption is made on the layers between: where the positions that depend on a
+row do not form windows of one size at one stride, the layer has no field.
+"""
+
+import itertools
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_memel.reports.examples import Field
+from keras_memel.utils.types import Array
+
+# Rows that are tried at most, unless there were more inputs: then trying them
+# takes less than the analysis did.
+_MOST = 400
+# Of the highest output: less is a rounding error of another order of sums.
+_CHANGED = 1e-4
+# Share of the positions that must reach both ends of the window.
+_WHOLE = 0.4
+_NOISES = 2
+
+
+class Search:
+    """Find the field of each layer, with batches that follow those of a stream.
+
+    Args:
+        streams: `Stream` of each layer.
+        wanted: Whether to search at all.
+
+    Attributes:
+        active: Whether the batches are those of the search by now.
+    """
+
+    def __init__(self, streams: list[Any], wanted: bool):
+        self.active = False
+        self._streams, self._wanted = streams, wanted
+        self._one: Array | None = None
+        self._before: list[Array | None] = [None for _ in streams]
+        self._changed: list[list[Array]] = [[] for _ in streams]
+
+    def along(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches, and then those with rows replaced, of the same size."""
+        first: Any = None
+        size, seen = 0, 0
+        for batch in batches:
+            if first is None and self._wanted:
+                first, size = batch, _length(batch)
+            seen += size
+            yield batch
+        if first is not None:
+            self._one = _input(first, size, seen)
+        if self._one is not None:
+            self.active = True
+            yield from _batches(self._one, size)
+
+    def take(self, batch: list[list[dict[str, Array]]]) -> None:
+        """Note which positions of each layer changed, by their first call."""
+        assert self._one is not None
+        for number, calls in enumerate(batch):
+            values = calls[0]["values"]
+            positions = self._streams[number].positions(values.ndim)
+            # Positions must be those of an image, or of a series.
+            if len(positions) != self._one.ndim - 1:
+                continue
+            base = self._before[number]
+            if base is None:
+                base = self._before[number] = values[:1].copy()
+            with np.errstate(invalid="ignore"):
+                finite = np.abs(np.where(np.isfinite(base), base, 0))
+                limit = _CHANGED * finite.max(initial=0.0)
+                changed = np.abs(values - base) > limit
+            changed |= np.isnan(values) & ~np.isnan(base)
+            axes = set(range(1, values.ndim)) - set(positions)
+            self._changed[number].append(changed.any(tuple(axes)))
+
+    def finish(self) -> None:
+        """Give each stream the field of its layer, if it has one."""
+        for stream, changed in zip(self._streams, self._changed):
+            if changed and self._one is not None:
+                stream.field = _fitted(np.concatenate(changed)[1:], self._one)
+
+
+def _fitted(changed: Array, one: Array) -> Field | None:
+    rows = sum(one.shape)
+    noise = changed[:rows]
+    for number in range(1, _NOISES):
+        noise = noise | changed[number * rows : (number + 1) * rows]
+    field = None
+    if one.dtype.kind == "f":
+        broken = changed[_NOISES * rows : (_NOISES + 1) * rows]
+        field = _of_layer(noise | broken, one.shape)
+    return field or _of_layer(noise, one.shape)
+
+
+def _length(batch: Any) -> int:
+    leaves = keras.tree.flatten(batch)
+    return len(leaves[0]) if hasattr(leaves[0], "shape") else 0
+
+
+def _input(batch: Any, size: int, seen: int) -> Array | None:
+    """The input whose rows are replaced, or `None` if that cannot be done."""
+    if isinstance(batch, (list, tuple)) and len(batch) == 1:
+        batch = batch[0]
+    if isinstance(batch, (list, tuple, dict, str)) or size < 1:
+        return None
+    values = np.asarray(batch)
+    if values.ndim not in (3, 4) or values.dtype.kind not in "fu":
+        return None
+    one: Array = values[0]
+    rows = (_NOISES + (one.dtype.kind == "f")) * sum(one.shape)
+    return one if rows <= max(_MOST, seen) else None
+
+
+def _batches(one: Array, size: int) -> Iterator[Array]:
+    """The input as it is, and with each row of each axis replaced."""
+    rng, nan = np.random.default_rng(0), one.dtype.kind == "f"
+    others: list[Any] = []
+    for _ in range(_NOISES):
+        if nan:
+            spread = float(np.nanstd(one)) or 1.0
+            noise = rng.normal(np.nanmean(one), 3 * spread, one.shape)
+        else:
+            noise = rng.integers(0, np.iinfo(one.dtype).max, one.shape)
+        others.append(noise.astype(one.dtype))
+    waiting = [one]
+    for other in (*others, *([np.nan] if nan else [])):
+        for axis, number in enumerate(one.shape):
+            for row in range(number):
+                changed = one.copy()
+                at = (slice(None),) * axis + (row,)
+                changed[at] = (
+                    other[at] if isinstance(other, np.ndarray) else other
+                )
+                waiting.append(changed)
+                if len(waiting) == size:
+                    yield np.stack(waiting)
+                    waiting = []
+    if waiting:  # A batch of another size would be compiled anew
+        waiting += [one] * (size - len(waiting))
+        yield np.stack(waiting)
+
+
+def _of_layer(changed: Array, shape: tuple[int, ...]) -> Field | None:
+    """From which positions each row changes, `(rows, *positions)`."""
+    ends = np.cumsum([0, *shape])
+    parts = [changed[a:b] for a, b in itertools.pairwise(ends)]
+    spatial = changed.ndim - 1
+    if spatial != len(shape) - 1:
+        return None
+    # The channels are the last axis of the input, or the first.
+    for axes in (range(spatial), range(1, spatial + 1)):
+        windows = []
+        for place, axis in enumerate(axes):
+            others = tuple(a for a in range(1, spatial + 1) if a != place + 1)
+            windows.append(window(parts[axis].any(others)))
+        fitted = [one for one in windows if one is not None]
+        if len(fitted) == spatial:
+            size, stride, offset = zip(*fitted)
+            sizes = tuple(shape[axis] for axis in axes)
+            return Field(sizes, size, stride, offset)
+    return None
+
+
+def window(depends: Array) -> tuple[int, int, int] | None:
+    """Fit windows of one size at one stride.
+
+    Args:
+        depends: Whether a position depends on a row, `(rows, positions)`.
+
+    Returns:
+        Size, stride and offset, such that position `p` depends on the rows from
+        `offset + p * stride` on, as far as they exist; `None` if there are no
+        such numbers, or if the rows do not decide them.
+
+    Example:
+
+    >>> window(np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]], bool))
+    (2, 2, 0)
+    """
+    rows, positions = depends.shape
+    if positions < 2 or not depends.any(0).all():
+        return None
+    first = depends.argmax(0)
+    stop = rows - depends[::-1].argmax(0)
+    place = np.arange(positions)
+    # The ends that the border does not cut.
+    begun, ended = first > 0, stop < rows
+    if not (begun.any() and ended.any()) or max(begun.sum(), ended.sum()) < 2:
+        return None
+    ends, whole = (
+        (first, begun) if begun.sum() >= ended.sum() else (stop, ended)
+    )
+    slope = np.polyfit(place[whole], ends[whole], 1)[0]
+    stride = round(float(slope))
+    if stride < 1:
+        return None
+    # A row may change nothing at a position, as one that loses a maximum: what
+    # any position reaches belongs to the window, and most must reach it all.
+    offset = int((first - stride * place)[begun].min())
+    end = int((stop - stride * place)[ended].max())
+    expected = np.maximum(0, offset + stride * place)
+    until = np.minimum(rows, end + stride * place)
+    if (first < expected).any() or (stop > until).any():
+        return None
+    if ((first == expected) & (stop == until)).mean() < _WHOLE:
+        return None
+    return end - offset, stride, offset

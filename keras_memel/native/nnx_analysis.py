@@ -1,0 +1,110 @@
+"""What the modules of a Flax NNX model return while it predicts.
+
+The counterpart of `torch_analysis.py`. A copy of the model is run, so that the
+model itself never changes.
+"""
+
+from collections.abc import Generator
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from keras_memel.native import nnx_insert
+from keras_memel.native import nnx_paths
+from keras_memel.native import outputs as model_outputs
+from keras_memel.native.site import Site
+from keras_memel.utils.types import Array
+
+
+def chosen(model: nnx.Module, layers: Any) -> list[Site]:
+    """The modules to look at.
+
+    Args:
+        model: A model.
+        layers: As `where` in `find`. `None`: where MEmeLs were inserted; if
+            there are none, the modules that hold parameters of their own.
+
+    Raises:
+        ValueError: If `layers` names none.
+    """
+    if layers is not None:
+        return nnx_paths.select(model, layers, "layers")
+    found = nnx_paths.walk(model)
+    hosts = [site for site in found if nnx_paths.is_host(site.layer)]
+    return hosts or [
+        site
+        for site in found
+        if any(isinstance(v, nnx.Param) for v in vars(site.layer).values())
+    ]
+
+
+def axis_of(site: Site) -> Any:
+    """The axis of the neurons: of the MEmeL there, or of the channels."""
+    if nnx_paths.is_host(site.layer):
+        return site.layer.memel.axis
+    return -1
+
+
+def outputs(
+    model: nnx.Module,
+    found: list[Site],
+    batches: Iterable[Any],
+    output: Any = None,
+) -> Generator[list[list[dict[str, Array]]], None, None]:
+    """The values at the sites, batch by batch, in evaluation mode.
+
+    Args:
+        model: A model.
+        found: Sites of it.
+        batches: Batches of inputs: mappings of arguments, tuples, or arrays.
+        output: Which output, if a module has several: an index or a key.
+
+    Yields:
+        For each site, for each call of its module: `values`, float32
+        `(batch, ...)`.
+
+    Raises:
+        ValueError: If a module is never called, or its output is not
+            floating-point.
+    """
+    copy = nnx.clone(model)
+    copy.eval()
+    recorders = []
+    for site in found:
+        host = nnx_paths.at(copy, site.path)
+        memel = None
+        if nnx_paths.is_host(host):
+            memel = host.memel
+            nnx_insert.detach(host)
+        chosen_output = output if memel is None else memel.output
+        recorder = nnx_insert.Recorder(chosen_output, memel)
+        nnx_insert.attach(host, recorder)
+        recorders.append(recorder)
+    for batch in batches:
+        for recorder in recorders:
+            recorder.seen.clear()
+        model_outputs.call(copy, jax.tree.map(jnp.asarray, batch))
+        yield [
+            _checked(site, recorder.seen)
+            for site, recorder in zip(found, recorders)
+        ]
+
+
+def _checked(site: Site, calls: list[Any]) -> list[dict[str, Array]]:
+    if not calls:
+        raise ValueError(
+            f"Module {site.path!r} is never called in the model: there is "
+            "nothing to see. Name others in `layers`."
+        )
+    for values in calls:
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            raise ValueError(
+                "A layer to analyze must have a floating-point output. "
+                f"Received: module {site.path!r}, whose output is of dtype "
+                f"{values.dtype}"
+            )
+    return [{"values": np.asarray(v, "float32")} for v in calls]
