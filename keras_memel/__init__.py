@@ -10,6 +10,7 @@ from keras_memel import paper
 from keras_memel import plots
 from keras_memel import selections
 from keras_memel import sync
+from keras_memel.analysis import merging as merging
 from keras_memel.analysis.analyze import analyze
 from keras_memel.analysis.decrease_ratio import decrease_ratio
 from keras_memel.analysis.prompt import prompt

@@ -18,6 +18,7 @@ from keras_memel import native
 from keras_memel.analysis import directions as given_directions
 from keras_memel.analysis import fms as feature_monosemanticity
 from keras_memel.analysis.examples import Inputs
+from keras_memel.analysis.examples import check_keep
 from keras_memel.analysis.labels import Labels
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.layer_stream import Stream
@@ -60,6 +61,7 @@ def analyze(
     embeddings: Any = None,
     fms: int | None = None,
     keep: str | None = "activations",
+    pool: int | None = None,
     batch_size: int = 32,
     sample: int | None = None,
     disk_limit: int = 8 << 30,
@@ -153,11 +155,10 @@ def analyze(
             install 'keras-memel[measures]'`.
         keep: What to store of single inputs: "activations", all values of each
             neuron on the 4 inputs with its highest value, the 4 with its
-            lowest, and a sample of 8 inputs that is the same for all neurons
-            (`LayerReport.examples`); "inputs", those and the inputs themselves
-            (`Report.kept`), with which a stream or a shuffled dataset can be
-            browsed; or `None`. Also the receptive field of layers, where it
-            can be found by replacing rows of an input (`LayerReport.field`).
+            lowest, and a sample of 8 (`LayerReport.examples`), and receptive
+            fields (`LayerReport.field`); "inputs", also the inputs (`Report.
+            kept`), so that a stream can be browsed; or `None`.
+        pool: Number of values per neuron to keep for `Report.merge`, or `None`.
         batch_size: Of arrays; other sources have their own.
         sample: Number of values per neuron to sort at most; `None`: all, up
             to 4 million.
@@ -200,11 +201,9 @@ def analyze(
     if sample is not None:
         sample = arguments.integer("sample", sample, "at least 1", 1)
     multi_label = arguments.boolean("multi_label", multi_label)
-    if keep not in (None, "activations", "inputs"):
-        raise ValueError(
-            "Argument `keep` must be 'activations', 'inputs' or None. "
-            f"Received: keep={keep!r}"
-        )
+    check_keep(keep)
+    if pool is not None:
+        pool = arguments.integer("pool", pool, "at least 1, or None", 1)
     disk_limit = arguments.integer("disk_limit", disk_limit, "at least 1", 1)
     if fms is not None:
         fms = arguments.integer("fms", fms, "at least 1, or None", 1)
@@ -250,6 +249,7 @@ def analyze(
             min(sample or MOST_ROWS, MOST_ROWS),
             instead.get(site.path),
             keep is not None,
+            pool,
         )
         for site in found
     ]
@@ -258,9 +258,8 @@ def analyze(
             files.callback(stream.close)
         inputs = Inputs(keep == "inputs")
         search = Search(streams, keep is not None)
-        batches = search.along(
-            inputs.along(vectors.along(source.inputs(given)))
-        )
+        batches = inputs.along(vectors.along(source.inputs(given)))
+        batches = search.along(batches)
         seen = run.outputs(model, found, batches, output)
         _read(seen, source, given, vectors, inputs, search, streams, verbose)
         sets = given.finish()

@@ -272,3 +272,12 @@ def _one(batch: Any, row: int) -> Any:
     while isinstance(found, (list, tuple)) and len(found) == 1:
         found = found[0]
     return found
+
+
+def check_keep(keep: Any) -> None:
+    """Raise unless this is an argument `keep` of `analyze`."""
+    if keep not in (None, "activations", "inputs"):
+        raise ValueError(
+            "Argument `keep` must be 'activations', 'inputs' or None. "
+            f"Received: keep={keep!r}"
+        )

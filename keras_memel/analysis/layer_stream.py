@@ -13,6 +13,7 @@ from keras_memel.analysis.directions import Directions
 from keras_memel.analysis.examples import Gatherer
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.monoscore import MonoScores
+from keras_memel.analysis.pooled import state_of
 from keras_memel.analysis.rank_statistics import Chosen
 from keras_memel.analysis.rank_statistics import Figures
 from keras_memel.analysis.value_store import Spool
@@ -36,6 +37,7 @@ class Stream:
         most: Values of a neuron to keep at most.
         directions: What takes the place of the neurons, if anything does.
         keep: Whether to keep what neurons do on single inputs.
+        pool: Values of a neuron to keep for `Report.merge`, or `None`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Stream:
         most: int,
         directions: Directions | None = None,
         keep: bool = False,
+        pool: int | None = None,
     ):
         self.site, self.axis, self._top = site, axis, top
         self._directions = directions
@@ -55,7 +58,8 @@ class Stream:
         self._spool = partial(Spool, budget=budget, memory=memory, most=most)
         self.rows: Accumulator | None = None
         self.sizes: tuple[int, ...] = ()
-        self._keep = keep
+        self.parts: tuple[int, ...] = ()  # Of a merged report
+        self._keep, self._pool = keep, pool
         self.gatherer: Gatherer | None = None
         self.field: Field | None = None
 
@@ -224,6 +228,9 @@ class Stream:
         scale = scores.phi_denominator(variance, epsilon, count > 0)
 
         by: dict[str, Any] = {}
+        state = None
+        if self._pool is not None:
+            state = state_of(rows, sets, self._pool)
         chosen = None
         if rows.by_label is not None and sets is not None:
             by = rows.by_label.statistics(
@@ -231,7 +238,7 @@ class Stream:
             )
             rows.by_label = None  # Its memory is needed
             shown = by.pop("shown")
-            chosen = Chosen(sets, by["label"], shown)
+            chosen = Chosen(sets, by["label"], shown, self.parts)
             by |= {"labels": sets.names, "histogram_label": shown}
         figures = Figures(mean, scale, moved, threshold, chosen)
         yield from figures.take(rows.spool)
@@ -266,6 +273,7 @@ class Stream:
             activity=figures.activity,
             examples=self.gatherer.finish(moved) if self.gatherer else None,
             field=self.field,
+            state=state,
             top_input=places[..., 0],
             top_position=places[..., 1],
             top_value=far,

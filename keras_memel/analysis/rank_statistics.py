@@ -32,11 +32,14 @@ class Chosen(NamedTuple):
         sets: The labels of each code.
         best: Label of each neuron, `(neurons,)`; -1 for none.
         shown: Labels of the histogram of each neuron, `(neurons, labels)`.
+        parts: Numbers of inputs of the parts that were merged, each of which
+            has halves of its own; empty for one stream.
     """
 
     sets: LabelSets
     best: Array
     shown: Array
+    parts: tuple[int, ...] = ()
 
 
 class _Part:
@@ -62,7 +65,7 @@ class _Rows:
         codes, inputs = tags.T
         names = len(chosen.sets.names)
         self.every = Groups(*chosen.sets.pairs(codes), len(codes), names)
-        second = held_out(inputs)
+        second = held_out(_own_numbers(inputs, chosen.parts))
         labelled = codes >= 0
         self.unlabelled = ~labelled
         self.choosing = _Part(labelled & ~second, codes, chosen)
@@ -295,3 +298,12 @@ def _activity(ordered: Array) -> float:
     first = np.searchsorted(ordered, median - near)
     last = np.searchsorted(ordered, median + near, "right")
     return float(1 - (last - first) / number)
+
+
+def _own_numbers(inputs: Array, parts: tuple[int, ...]) -> Array:
+    """Numbers of inputs within their part."""
+    if not parts:
+        return inputs
+    ends = np.cumsum(parts)
+    at = np.searchsorted(ends, inputs, "right")
+    return inputs - (ends - parts)[at]

@@ -316,8 +316,8 @@ def _with_length(argument: Any, fixed: bool) -> Any:
     if not isinstance(argument, keras.KerasTensor):
         return argument
     sizes = [_LENGTH if size is None else size for size in argument.shape]
-    if not fixed:
-        sizes[1:2] = [_LENGTH] * len(sizes[1:2])
+    if not fixed and len(sizes) > 1:
+        sizes[1] = _LENGTH
     return keras.KerasTensor(sizes, argument.dtype)
 
 

@@ -25,6 +25,7 @@ from keras_memel.reports import table
 from keras_memel.reports.examples import Examples
 from keras_memel.reports.examples import Field
 from keras_memel.reports.examples import Unlabelled
+from keras_memel.reports.merge_state import MergeState
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
@@ -87,8 +88,9 @@ class LayerReport:
         examples: What each neuron does on the inputs that move it most, and on
             a sample (`Examples`).
         field: The part of the input that one value is computed from (`Field`).
-        zeros, activity, histogram_all, examples and field are `None` where
-        they are not known, as in files of older versions.
+            `None` where it is not known, as in files of older versions; the
+            same holds for `zeros`, `activity`, `histogram_all`, `examples`.
+        state: With `analyze(pool=)`: what `Report.merge` needs (`MergeState`).
         monoscore: With `embeddings`, else `None`: how similar the inputs are
             that a neuron responds to [Pach et al. 2025, Eq. 9], in the form of
             arXiv 2602.12403: the mean cosine similarity of the embeddings of
@@ -209,6 +211,7 @@ class LayerReport:
     unlabelled: Unlabelled | None = None
     examples: Examples | None = None
     field: Field | None = None
+    state: MergeState | None = None
 
     def __getattr__(self, name: str) -> Any:
         names = {"feature": "label"} | {

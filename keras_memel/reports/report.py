@@ -18,11 +18,15 @@ import numpy as np
 
 from keras_memel.reports import halves
 from keras_memel.reports import report_file
+from keras_memel.reports import summary
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.layer_report import unlabelled
 from keras_memel.utils import renamed
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Table
+
+# Set by `analysis/merging.py`: this room is below the analysis.
+merger: Callable[["Report", "Report"], "Report"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Report:
         kept: With `analyze(keep="inputs")`: from its number to each input
             that is an example of some neuron (`Examples`), as the model got
             it.
+        parts: Numbers of inputs of the reports that were merged into this one;
+            empty for one that was not.
 
     Example:
 
@@ -66,6 +72,7 @@ class Report:
     labels: tuple[str, ...] = ()
     split: bool = True
     kept: dict[int, Any] | None = None
+    parts: tuple[int, ...] = ()
 
     def __getitem__(self, path: str) -> LayerReport:
         return self.layer(path)
@@ -84,7 +91,9 @@ class Report:
         """
         if not self.split:
             return np.ones(self.inputs, bool)
-        return halves.held_out(np.arange(self.inputs))
+        # Each part was split by the numbers of its own inputs.
+        parts = self.parts or (self.inputs,)
+        return np.concatenate([halves.held_out(np.arange(n)) for n in parts])
 
     def to_dataframe(self, rate: float = 0.02) -> Table:
         """Return one row per neuron, in a `pandas.DataFrame`.
@@ -229,41 +238,7 @@ class Report:
                 (`roc_auc`), or without labels have the highest scale.
             print_fn: What to print with.
         """
-        frame = self.to_dataframe()
-        print_fn(f"{self.inputs:,} inputs, {len(frame):,} neurons")
-        if self.labels and not self.split:
-            print_fn(
-                "Labels and scores come from the same inputs (an old file): "
-                "scores are too high by chance."
-            )
-        for path, layer in self.layers.items():
-            rows = frame[frame["layer"] == path]
-            flags = {
-                "dead": int(layer.dead.sum()),
-                "dormant": int(layer.dormant().sum()),
-                "with values that are not finite": int(
-                    (layer.nonfinite > 0).sum()
-                ),
-            }
-            said = "".join(f", {n:,} {flag}" for flag, n in flags.items() if n)
-            print_fn(
-                f"\n{path}: {len(layer):,} neurons of "
-                f"{int(layer.count.max()):,} values{said}"
-            )
-            if (layer.ranked < layer.count).any():
-                print_fn(
-                    "  quantiles and detection from a uniform sample of "
-                    f"{int(layer.ranked.max()):,} values"
-                )
-            shown = ["neuron", "ms_50", "ms_99", "ms_max", "over_threshold"]
-            by = "ms_max"
-            if self.labels:
-                by = "roc_auc"
-                shown += ["label", "direction", "ms_on_label", by]
-                shown += ["p_corrected", "f1", "f1_baseline"]
-                shown += ["false_killing_rate"]
-            best = rows.sort_values(by, ascending=False)[shown].head(top)
-            print_fn(best.to_string(index=False, float_format="{:.3g}".format))
+        summary.show(self, top, print_fn)
 
     def plot(self, ax: Any = None) -> Any:
         """The scales of all layers: `plots.ms_distribution(self)`."""
@@ -344,6 +319,47 @@ class Report:
             other_title,
             prompts,
         )
+
+    def merge(self, other: "Report") -> "Report":
+        """Merge the report of other inputs of the same model into a new one.
+
+        So parts of a data set can be analyzed one after the other, on several
+        processes, or again after one was stopped. Both reports need a sample
+        of values, `analyze(pool=10_000)`.
+
+        Exact, up to rounding: counts, moments, extremes, the values farthest
+        out, means by label and half, the label of each neuron, examples and
+        kept inputs. Quantiles, histograms and all scores come from both
+        samples, and are exact while these hold all values (`ranked` is
+        `count`). MonoScore and FMS are not merged: they are `None`.
+
+        Args:
+            other: The other report. Its inputs are numbered after those of
+                this one. Labels are matched by name.
+
+        Returns:
+            A new report, that can be merged again.
+
+        Raises:
+            ValueError: If layers, `epsilon` or `threshold` differ, if only one
+                report has labels, or if one has no sample.
+
+        Example:
+
+        >>> relu = keras.layers.ReLU(name="z")
+        >>> model = keras.Sequential([keras.Input((3,)), relu])
+        >>> x = np.random.default_rng(0).normal(size=(60, 3))
+        >>> parts = [
+        ...     analyze(model, one, layers="z", pool=100, verbose=0)
+        ...     for one in (x[:20], x[20:])
+        ... ]
+        >>> whole = analyze(model, x, layers="z", verbose=0)
+        >>> merged = parts[0].merge(parts[1])
+        >>> bool(np.allclose(merged["z"].mean, whole["z"].mean))
+        True
+        """
+        assert merger is not None
+        return merger(self, other)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report to one file, `.npz`.

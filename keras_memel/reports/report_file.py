@@ -14,6 +14,7 @@ from keras_memel.reports.examples import Examples
 from keras_memel.reports.examples import Field
 from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.layer_report import LayerReport
+from keras_memel.reports.merge_state import MergeState
 from keras_memel.reports.ranking import Curve
 
 # Version 1 called a label a feature. Versions 1 and 2 chose and scored labels
@@ -23,6 +24,7 @@ _PARTS: dict[str, Any] = {
     "curve": Curve,
     "examples": Examples,
     "unlabelled": Unlabelled,
+    "state": MergeState,
 }
 
 
@@ -99,6 +101,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         "labels": labels,
         "split": told.get("split", False),
         "kept": kept,
+        "parts": tuple(told.get("parts", ())),
     }
 
 

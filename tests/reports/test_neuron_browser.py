@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import struct
+import typing
 import zlib
 
 import keras
@@ -258,6 +259,9 @@ class Page:
     def text(self, selector):
         return self.ask(f"document.querySelector({selector!r}).textContent")
 
+    def number(self, selector):
+        return self.ask(f"document.querySelectorAll({selector!r}).length")
+
     def click(self, selector, number=0):
         self.browser.find_elements("css selector", selector)[number].click()
 
@@ -421,4 +425,127 @@ def test_ten_thousand_neurons_on_a_narrow_screen(tmp_path, chromium):
         )
         seen.add(page.ask(dark))
     assert len(seen) == 2
+    assert page.sound()
+
+
+class Prompt:
+    """What `prompt` returns, in its three attributes."""
+
+    tokens: typing.ClassVar = ["\u0120one", "\u0120two", "<b>", "\u0120four"]
+    generated_from = 2
+
+    def __init__(self, activations):
+        self.activations = activations
+
+
+def test_prompts_and_two_reports(report, tmp_path, chromium):
+    z = np.random.default_rng(2).normal(size=(4, 6)).astype("float32")
+    z[3, 4], z[0, 2] = 60, np.nan
+    model = keras.Sequential(
+        [keras.Input((4, 4)), keras.layers.Dense(5, name="hidden")]
+    )
+    x = np.random.default_rng(1).normal(size=(90, 4, 4))
+    other = analyze(model, x, LABELS, label_names=["<a>", "b", "c"], verbose=0)
+    path = tmp_path / "n.html"
+    texts = [list("wxyz")] * 90
+    report.to_html(
+        path,
+        texts,
+        title="one",
+        other=other,
+        other_title="<i>two</i>",
+        prompts=[Prompt({"hidden": z})],
+    )
+    page = Page(chromium, path, fragment="#prompt=0")
+    assert page.text("#promptsel option:first-child") == "0:  one two<b> four"
+    assert (
+        page.ask("document.querySelectorAll('.matrix thead .made').length") == 2
+    )
+    # The neuron that deviates most comes first.
+    first = ".matrix tbody tr:first-child"
+    assert page.text(f"{first} a") == "hidden:4"
+    mean, sd = report["hidden"].mean[4], report["hidden"].variance[4] ** 0.5
+    said = page.ask(
+        f"document.querySelector('{first} td:last-child').ariaLabel"
+    )
+    assert float(re.search(r"([-+.\d]+) \u03c3", said)[1]) == pytest.approx(
+        (60 - mean) / sd, rel=0.05
+    )
+    assert (
+        page.ask(
+            "[...document.querySelectorAll('.matrix td')].filter("
+            "(cell) => cell.textContent === '\u00d7').length"
+        )
+        == 1
+    )
+    # Those of the sample follow, and a neuron leads to its page.
+    assert (
+        page.ask("document.querySelectorAll('#promptsel option').length") == 9
+    )
+    page.click(f"{first} a")
+    page.wait("location.hash === '#hidden/4'")
+    assert page.text("h2") == "hidden:4"
+    page.ask("void (location.hash = '#compare=hidden/4')")
+    page.wait("document.querySelectorAll('.two h3').length === 2")
+    assert "<i>two</i>" in page.text(".two")
+    shown = page.ask(
+        "[...document.querySelectorAll('.two .says')].map((e) => e.textContent)"
+    )
+    assert len(shown) == 2
+    # The same inputs on both sides, in one order.
+    inputs = page.ask(
+        "[...document.querySelectorAll('.two .meta')].map("
+        "(e) => e.textContent.match(/input (\\d+)/)[1])"
+    )
+    assert len(inputs) >= 4
+    assert inputs[: len(inputs) // 2] == inputs[len(inputs) // 2 :]
+    page.ask("void (location.hash = '#compare=hidden/5')")
+    page.wait("document.querySelector('.two .note')")
+    assert "Not in this report" in page.text(".two")
+    assert not page.ask(WIDE)
+    assert page.sound()
+
+
+@pytest.mark.parametrize(
+    ("activations", "said"),
+    [
+        ({}, "no activations"),
+        ({"other": np.zeros((4, 6))}, "layer 'other'"),
+        ({"hidden": np.zeros((4, 5))}, r"shape \(4, 6\)"),
+    ],
+)
+def test_prompts_that_do_not_fit(report, tmp_path, activations, said):
+    with pytest.raises(ValueError, match=said):
+        report.to_html(tmp_path / "n.html", prompts=[Prompt(activations)])
+
+
+def test_whole_inputs_are_shaded_by_what_the_neuron_computes(
+    tmp_path, chromium
+):
+    model = keras.Sequential(
+        [keras.Input((4, 1)), keras.layers.Activation("linear", name="z")]
+    )
+    z = np.random.default_rng(3).normal(size=(40, 4, 1)).astype("float32")
+    z[7, 2] = np.nan
+    z[7, 1] = 9
+    report = analyze(model, z, layers="z", verbose=0)
+    path = tmp_path / "n.html"
+    report.to_html(path, inputs=[["\u2581a", "b", "\u2581c", "<0x41>"]] * 40)
+    page = Page(chromium, path)
+    first = "document.querySelector('#pane .tokens')"
+    assert page.ask(f"{first}.textContent") == "ab cA"
+    spans = page.ask(
+        f"[...{first}.children].map((e) => [e.className, e.lines.join()])"
+    )
+    assert "peak" in spans[1][0]
+    assert "nan" in spans[2][0]
+    for place in (0, 1, 3):
+        value = float(
+            re.search(r"value ([-+\u2212.\d]+)", spans[place][1])[1].replace(
+                "\u2212", "-"
+            )
+        )
+        assert value == pytest.approx(z[7, place, 0], abs=0.09)
+        sign = "pos" if z[7, place, 0] > 0 else "neg"
+        assert sign in spans[place][0]
     assert page.sound()

@@ -125,7 +125,8 @@ function density(o, width, all = false, domain = null) {
     if (!(v >= low && v <= high)) continue;
     svg.append(sv("line", {x1: x(v), x2: x(v), y1: 20, y2: H,
       stroke: "var(--edge)", "stroke-dasharray": dash}));
-    if (used.every((other) => Math.abs(other - x(v)) > 36)) {
+    if (x(v) < left + w - 12
+      && used.every((other) => Math.abs(other - x(v)) > 36)) {
       used.push(x(v));
       svg.append(sv("text", {x: x(v), y: 14, "text-anchor": "middle",
         class: "q", text}));

@@ -101,7 +101,7 @@ function density_part(o, width) {
 }
 
 function example(o, item, group, mode, width) {
-  const low = group === "Bottom";
+  const low = item.low ?? group === "Bottom";
   const input = D.inputs[item.input];
   const name = isText && Array.isArray(input) && o.L.sizes.length === 1
     && item.at < input.length ? ` on “${visible(input[item.at]).trim() || "␣"}”`

@@ -105,11 +105,13 @@ function drawPrompt(pane) {
 
 // Inputs of A that both reports keep activations of: [item of A, item of B].
 function shared(o, other) {
-  const byInput = (one) => new Map(groupsOf(one).flatMap(([, , items]) =>
-    items.map((item) => [item.input, item])));
   if (!D.same) return [];
-  const found = byInput(other), all = [];
-  for (const g of groupsOf(o)) for (const item of g[2])
+  const itemsOf = (one) => groupsOf(one).flatMap(([name, , items]) =>
+    items.map((item) => ({...item, low: name === "Bottom"})));
+  const found = new Map(itemsOf(other).reverse()
+    .map((item) => [item.input, item]));
+  const all = [];
+  for (const item of itemsOf(o))
     if (found.has(item.input) && !all.some(([a]) => a.input === item.input))
       all.push([item, found.get(item.input)]);
   return all.slice(0, 4);

@@ -1,0 +1,99 @@
+"""Analyze a data set in parts, on several processes, and merge the reports.
+
+    python examples/analyze_parts.py --out parts
+
+Each part is saved when it is done. Stop the script at any time and start it
+again: it goes on with the parts that are missing.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import pathlib
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+
+def data():
+    import sklearn.datasets
+
+    return sklearn.datasets.load_digits(return_X_y=True)
+
+
+def analyze_part(file, model_file, start, stop):
+    """Analyze some of the inputs, unless that is done. Runs in any process."""
+    import keras
+
+    import keras_memel
+
+    if file.exists():  # A file is there in whole, or not at all
+        return False
+    images, labels = data()
+    report = keras_memel.analyze(
+        keras.saving.load_model(model_file),
+        images[start:stop] / 16,
+        labels[start:stop],
+        "hidden",
+        keep="inputs",
+        pool=10_000,
+        verbose=0,
+    )
+    report.save(file)
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, default="parts")
+    parser.add_argument("--parts", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    out = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+
+    import keras
+
+    import keras_memel
+
+    images, labels = data()
+    model_file = out / "model.keras"
+    if not model_file.exists():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((64,)),
+                keras.layers.Dense(64, "relu", name="hidden"),
+                keras.layers.Dense(10),
+            ]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss)
+        model.fit(images / 16, labels, epochs=5, verbose=0)
+        model.save(model_file)
+
+    ends = [
+        len(images) * n // arguments.parts for n in range(arguments.parts + 1)
+    ]
+    files = [out / f"part_{n}.npz" for n in range(arguments.parts)]
+    # Any executor will do: those of Dask and Ray have the same methods.
+    with concurrent.futures.ProcessPoolExecutor(
+        arguments.workers, multiprocessing.get_context("spawn")
+    ) as workers:
+        done = [
+            workers.submit(analyze_part, file, model_file, start, stop)
+            for file, start, stop in zip(files, ends[:-1], ends[1:])
+        ]
+        new = sum(one.result() for one in done)
+    print(f"{new} parts analyzed, {len(files) - new} were there")
+
+    report = functools.reduce(
+        keras_memel.Report.merge, map(keras_memel.Report.load, files)
+    )
+    report.summary()
+    report.to_html(out / "neurons.html", title="Digits, in parts")
+
+
+if __name__ == "__main__":
+    main()
