@@ -58,7 +58,8 @@ class Graph:
         self._sequences: dict[int, _Sequence] = {}
         self._nodes: dict[int, list[Any]] = {}
         # From the inputs to the outputs: each node after those before it.
-        for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            nodes = model._nodes_by_depth[depth]
             for node in nodes:
                 self._nodes.setdefault(id(node.operation), []).append(node)
                 for k, output in enumerate(node.output_tensors):
