@@ -88,6 +88,16 @@ def pytest_runtest_makereport(item):
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """A whole file skips if its library is missing."""
+    report = yield
+    if report.skipped and collector.config.getoption("fail_on_skip"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, with --fail-on-skip: {report.longrepr}"
+    return report
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """For tests that compile much and compute little: XLA optimizes less."""

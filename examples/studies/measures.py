@@ -468,11 +468,27 @@ def page(runs):
         "of the inputs and scored on the other, unlike in the scripts of its "
         "authors.",
         "",
+        *older(runs),
+        "",
         "Run file: examples/studies/results/measures.jsonl; "
         + "; ".join(sorted({run["versions"] for run in runs}))
         + ".",
     ]
     return pages.tidy(lines)
+
+
+def older(runs):
+    """Which runs were made before the sums of MonoScore were of float64."""
+    found = [run for run in runs if run.get("monoscore_sums") == "float32"]
+    if not found:
+        return []
+    numbers = collections.Counter(run["set"] for run in found)
+    which = ", ".join(f"{n} of {name}" for name, n in numbers.items())
+    return [
+        f"{len(found)} runs ({which}) were made while the sums of MonoScore "
+        "were still of float32; all other runs have them in float64. The "
+        "scores of neurons that respond to a single input may be wrong there."
+    ]
 
 
 def spread(sets, count):

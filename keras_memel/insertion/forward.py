@@ -5,9 +5,9 @@ the call of the host gives them to the MEmeL with the output.
 """
 
 import contextlib
-import contextvars
 import dataclasses
 import inspect
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -63,20 +63,28 @@ class _Context:
 
 
 _NOWHERE = _Context()
-_CONTEXT: contextvars.ContextVar[_Context] = contextvars.ContextVar(
-    "keras_memel_context", default=_NOWHERE
-)
+
+
+class _Now(threading.local):
+    """Where a thread is. `torch.compile` traces it, and no `ContextVar`."""
+
+    context = _NOWHERE
+
+
+_now = _Now()
 
 
 def noting_call(
     layer: keras.Layer, method: Callable[..., Any]
 ) -> Callable[..., Any]:
     """The `call` of a host, or of a layer around one."""
-    signature = inspect.signature(method)
+    parameters = tuple(inspect.signature(method).parameters.values())
+    names = [parameter.name for parameter in parameters]
+    sequences.graph_of(layer)  # kept: `torch.compile` cannot make it
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        arguments = dict(signature.bind_partial(*args, **kwargs).arguments)
-        context = _within(layer, arguments, list(signature.parameters))
+        arguments = _bound(parameters, args, kwargs)
+        context = _within(layer, arguments, names)
         with _noted(context):
             outputs = method(*args, **kwargs)
         insertion = insertion_of(layer)
@@ -87,13 +95,43 @@ def noting_call(
     return call
 
 
+def _bound(
+    parameters: tuple[inspect.Parameter, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what `inspect.Signature.bind_partial` does for a valid call.
+
+    That one cannot be traced by `torch.compile`.
+    """
+    arguments: dict[str, Any] = {}
+    rest = dict(kwargs)
+    for index, parameter in enumerate(parameters):
+        name = parameter.name
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            if args[index:]:
+                arguments[name] = args[index:]
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            if rest:
+                arguments[name] = rest
+        elif name in rest:
+            arguments[name] = rest.pop(name)
+        elif (
+            index < len(args)
+            and parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        ):
+            arguments[name] = args[index]
+    return arguments
+
+
 @contextlib.contextmanager
 def _noted(context: _Context) -> Iterator[None]:
-    token = _CONTEXT.set(context)
+    before = _now.context
+    _now.context = context
     try:
         yield
     finally:
-        _CONTEXT.reset(token)
+        _now.context = before
 
 
 def _within(
@@ -102,7 +140,7 @@ def _within(
     """Add what the call of a layer says to what is known."""
     # Keras knows `training` by itself, except in a step of a model whose `call`
     # does not take it. It does not pass padding masks on.
-    outer = _CONTEXT.get()
+    outer = _now.context
     training = arguments.get("training")
     if training is None:
         training = keras_internals.training_of_call()
@@ -148,7 +186,7 @@ def training_step(
     """The `train_step` of a model whose `call` does not take `training`."""
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
-        context = dataclasses.replace(_CONTEXT.get(), training=True)
+        context = dataclasses.replace(_now.context, training=True)
         with _noted(context):
             return method(*args, **kwargs)
 
@@ -201,8 +239,10 @@ def _mask(
             mask, lost = known, False
             break
         lost = True
-    if context.training:
-        memel.__dict__[LOST_PADDING] = lost and len(values.shape) > 2
+    lost = lost and len(values.shape) > 2
+    # Only a change is written: `torch.compile` would break the graph.
+    if context.training and vars(memel).get(LOST_PADDING, False) != lost:
+        memel.__dict__[LOST_PADDING] = lost
     return mask
 
 

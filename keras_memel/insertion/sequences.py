@@ -58,7 +58,8 @@ class Graph:
         self._sequences: dict[int, _Sequence] = {}
         self._nodes: dict[int, list[Any]] = {}
         # From the inputs to the outputs: each node after those before it.
-        for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            nodes = model._nodes_by_depth[depth]
             for node in nodes:
                 self._nodes.setdefault(id(node.operation), []).append(node)
                 for k, output in enumerate(node.output_tensors):
@@ -315,8 +316,8 @@ def _with_length(argument: Any, fixed: bool) -> Any:
     if not isinstance(argument, keras.KerasTensor):
         return argument
     sizes = [_LENGTH if size is None else size for size in argument.shape]
-    if not fixed:
-        sizes[1:2] = [_LENGTH] * len(sizes[1:2])
+    if not fixed and len(sizes) > 1:
+        sizes[1] = _LENGTH
     return keras.KerasTensor(sizes, argument.dtype)
 
 

@@ -122,8 +122,13 @@ def by_sample(
 def blocks(
     values: Tensor, mask: Tensor | None
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """Samples of a batch, as many at a time as make a block."""
-    samples = max(1, BLOCK_SIZE // max(1, math.prod(values.shape[1:])))
+    """Samples of a batch, as many at a time as make a block.
+
+    On an accelerator one block: each launch of an operation costs time there.
+    """
+    samples = len(values)
+    if values.device.type == "cpu":
+        samples = max(1, BLOCK_SIZE // max(1, math.prod(values.shape[1:])))
     if len(values) <= samples:
         return [(values, mask)]
     parts = values.split(samples)

@@ -92,6 +92,14 @@ def test_a_layer_that_takes_one_length_only_keeps_the_mask():
     np.testing.assert_array_equal(mask_after(model, "same", given), SOURCE)
 
 
+def test_a_layer_that_takes_one_length_only_may_return_another():
+    named, given = text(TIME)
+    values = layers.Embedding(9, 2)(named["token_ids"])
+    longer = layers.Reshape((2 * TIME, 1), name="longer")(values)
+    found = mask_after(keras.Model(named, longer), "longer", given)
+    assert found is Padding.UNKNOWN
+
+
 def test_a_mask_has_the_whole_name_of_its_input_or_a_prefix_of_it():
     named = {
         name: tokens(name) for name in ("frames", "frames_mask", "padding_mask")

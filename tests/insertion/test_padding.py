@@ -67,7 +67,7 @@ def counts(model, x, where="block*"):
     model.fit(x, y, batch_size=BATCH, verbose=0)
     found = {}
     for path, layer in inserted(model).items():
-        if vars(layer)[LOST_PADDING]:
+        if vars(layer).get(LOST_PADDING):
             found[path] = "lost"
         else:
             found[path] = int(ops.convert_to_numpy(layer.count)[0])
