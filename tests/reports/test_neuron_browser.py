@@ -549,3 +549,17 @@ def test_whole_inputs_are_shaded_by_what_the_neuron_computes(
         sign = "pos" if z[7, place, 0] > 0 else "neg"
         assert sign in spans[place][0]
     assert page.sound()
+
+
+def test_histograms_are_without_zeros(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.ReLU(name="z")])
+    x = np.random.default_rng(4).normal(size=(90, 2)).astype("float32")
+    report = analyze(model, x, LABELS, "z", verbose=0)
+    report.to_html(tmp_path / "n.html")
+    (layer,) = data(tmp_path / "n.html")["layers"]
+    for j, z in enumerate(np.maximum(x, 0).T):
+        edges = np.linspace(0, z.max(), layer["bins"] + 1)
+        expected = np.histogram(z[z > 0], edges)[0]
+        np.testing.assert_array_equal(layer["all"][j], expected)
+        assert layer["zeros"][j] == (z == 0).sum()
+        np.testing.assert_array_equal(layer["hist"][j].sum(0), expected)
