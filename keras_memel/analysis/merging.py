@@ -5,6 +5,7 @@ values in order (quantiles, histograms, ROC, F1, ...) is computed anew from the
 samples that both reports keep: exactly where these hold all values.
 """
 
+import dataclasses
 import types
 from typing import Any
 
@@ -62,6 +63,7 @@ def _check(first: Report, second: Report) -> None:
             "layers": {p: one.shape for p, one in report.layers.items()},
             "threshold": report.threshold,
             "epsilon": [one.epsilon for one in report.layers.values()],
+            "directions": [one.directions for one in report.layers.values()],
             "labels or none": bool(report.labels),
         }
 
@@ -120,7 +122,7 @@ def _layer(
         stream.gatherer = types.SimpleNamespace(finish=lambda _: both)  # type: ignore[assignment]
     (*_, found) = stream.finish(first.epsilon, report.threshold, sets)
     assert isinstance(found, LayerReport)
-    return found
+    return dataclasses.replace(found, directions=first.directions)
 
 
 def _renamed(

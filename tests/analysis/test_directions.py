@@ -139,3 +139,19 @@ def test_masks_positions_and_values_that_are_not_finite():
 def test_what_does_not_fit_is_refused(directions, message):
     with pytest.raises(ValueError, match=message):
         analyze(dense(), X, directions=directions, verbose=0)
+
+
+def test_merged_directions_are_directions():
+    model = dense()
+    arguments = {"verbose": 0, "pool": 50}
+    first, second = (
+        analyze(model, x, directions={"hidden": MATRIX}, **arguments)
+        for x in (X[:40], X[40:80])
+    )
+    assert first.merge(second)["hidden"].directions
+    own = analyze(model, X[:40], layers="hidden", **arguments)
+    assert not own.merge(own)["hidden"].directions
+    given = {"hidden": np.eye(5)}
+    other = analyze(model, X[:40], directions=given, **arguments)
+    with pytest.raises(ValueError, match="same directions"):
+        own.merge(other)
