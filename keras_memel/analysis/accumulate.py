@@ -2,7 +2,8 @@
 
     moments, extremes, means by label     exact, merged chunk by chunk in
                                             float64
-    the values that lie farthest out        exact, a few a neuron
+    the values farthest out, each of        exact, a few per neuron
+      another input
     all values                              aside (`Spool`), for what needs
                                             them in order: quantiles, curves
 
@@ -36,7 +37,8 @@ class Accumulator:
     Args:
         shape: Shape of the neurons.
         n_labels: Number of labels that are known, or `None` without labels.
-        top: How many of the farthest values to keep, on either side.
+        top: How many of the farthest values to keep, on either side, each of
+            another input.
         spool: From the number of neurons to a `Spool`.
 
     Attributes:
@@ -165,18 +167,21 @@ class Accumulator:
         values[np.isnan(values)] = -np.inf
         found, rows = [top[:, new]], [row[:, new]]
         every = np.arange(len(new))
+        inputs = where[:, 0]
+        # One position per input: there is nothing else of it to leave out.
+        single = len(np.unique(inputs)) == len(inputs)
         for _ in range(min(len(top), values.shape[1])):
             at = values.argmax(1)
             found.append(values[every, at][None])
             rows.append(where[at][None])
             if (found[-1] <= top[-1, new]).all():
                 break
-            values[every, at] = -np.inf
-        both = np.concatenate(found)
-        order = np.argsort(-both, axis=0, kind="stable")[: len(top)]
-        top[:, new] = np.take_along_axis(both, order, 0)
-        row[:, new] = np.take_along_axis(
-            np.concatenate(rows), order[..., None], 0
+            if single:
+                values[every, at] = -np.inf
+            else:
+                values[inputs == inputs[at, None]] = -np.inf
+        top[:, new], row[:, new] = _first_of_inputs(
+            np.concatenate(found), np.concatenate(rows), len(top)
         )
 
     def _sum(
@@ -216,7 +221,9 @@ class Accumulator:
         )
 
     def farthest(self) -> tuple[Array, Array]:
-        """The values farthest from the mean of their neuron, farthest first.
+        """Return the values farthest from the mean of their neuron.
+
+        Farthest first, and one per input.
 
         Returns:
             Values `(neurons, top)`, NaN where there are fewer, and where they
@@ -227,13 +234,44 @@ class Accumulator:
         rows = np.concatenate([self.top_row[0], self.top_row[1]])
         distance = np.abs(values - self.moments.mean)
         distance[~np.isfinite(values)] = -1.0
-        # With few values, one can be among the highest and the lowest.
-        for i in range(top):
-            same = (rows[top + i] == rows[:top]).all(-1).any(0)
-            distance[top + i][same] = -1.0
+        # An input can have one of the highest and one of the lowest.
+        order = np.argsort(-distance, axis=0, kind="stable")
+        distance = np.take_along_axis(distance, order, 0)
+        values = np.take_along_axis(values, order, 0)
+        rows = np.take_along_axis(rows, order[..., None], 0)
+        distance[_repeats(rows[..., 0])] = -1.0
         order = np.argsort(-distance, axis=0, kind="stable")[:top]
         distance = np.take_along_axis(distance, order, 0)
         values = np.take_along_axis(values, order, 0)
         rows = np.take_along_axis(rows, order[..., None], 0)
         values[distance < 0], rows[distance < 0] = np.nan, -1
         return values.T, rows.swapaxes(0, 1)
+
+
+def _first_of_inputs(
+    values: Array, rows: Array, number: int
+) -> tuple[Array, Array]:
+    """Return the highest values, `(number, neurons)`, one per input.
+
+    Args:
+        values: `(candidates, neurons)`, -inf where there is none.
+        rows: Number of the input and position, `(candidates, neurons, 2)`.
+        number: How many to return.
+    """
+    order = np.argsort(-values, axis=0, kind="stable")
+    values = np.take_along_axis(values, order, 0)
+    rows = np.take_along_axis(rows, order[..., None], 0)
+    values[_repeats(rows[..., 0])] = -np.inf
+    order = np.argsort(-values, axis=0, kind="stable")[:number]
+    values = np.take_along_axis(values, order, 0)
+    rows = np.take_along_axis(rows, order[..., None], 0)
+    rows[values == -np.inf] = -1
+    return values, rows
+
+
+def _repeats(inputs: Array) -> Array:
+    """Return where an input stands further up already, per neuron."""
+    repeats = np.zeros(inputs.shape, bool)
+    for i in range(1, len(inputs)):
+        repeats[i] = (inputs[i] == inputs[:i]).any(0)
+    return repeats

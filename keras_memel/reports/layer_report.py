@@ -73,12 +73,13 @@ class LayerReport:
         ms_curve: `phi` at some ranks (`ranking.ranks`), highest first.
         histogram: Values per label and bin, `(neurons, shown, bins)`, bins of
             equal width from minimum to maximum; one row without labels.
-        top_input: Number of the input of each of the values with the highest
-            `phi`, highest first, `(neurons, top)`; -1 where there are fewer,
+        top_input: Numbers of the inputs with the highest `phi`, highest
+            first, `(neurons, top)`, each input once; -1 where there are fewer,
             and for a dead neuron.
         top_position: Where in the input, as a flat index into the axes that
             are neither batch nor neurons; 0 where there are none.
-        top_value, top_ms: The value, and its `phi`.
+        top_value, top_ms: The value of that input with the highest `phi`, and
+            this `phi`.
         sizes: Sizes of the axes that `top_position` counts.
         zeros: How many of the ranked values are exactly 0.
         activity: Share of the ranked values that are farther from the median

@@ -2,10 +2,12 @@
 
 from functools import partial
 
+import keras
 import numpy as np
 import pytest
 from scipy import stats
 
+from keras_memel import analyze
 from keras_memel.analysis import accumulate
 from keras_memel.analysis import central_moments
 from keras_memel.analysis.accumulate import Accumulator
@@ -84,3 +86,38 @@ def test_zeros_of_either_sign_tie_and_keep_their_tags():
     assert list(tags) == [3, 0, 2, 4, 1]
     assert ordered[1] == ordered[2] == ordered[3]
     np.testing.assert_allclose(ordered[[0, 4]], [-1e-45, 3.0], rtol=1)
+
+
+@pytest.mark.parametrize("chunk", [35, 1 << 20])
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_the_farthest_values_are_one_per_input(chunk, size, rng, monkeypatch):
+    monkeypatch.setattr(accumulate, "CHUNK", chunk)
+    x = rng.normal(size=(40, 9, 3)).astype("float32")
+    x[5, :, 0] *= 20  # one input has all of the farthest values
+    model = keras.Sequential(
+        [keras.Input((9, 3)), keras.layers.Activation("linear", name="same")]
+    )
+    layer = analyze(
+        model, x, layers="same", axis=-1, batch_size=size, verbose=0
+    )["same"]
+    far = np.abs(x - x.mean((0, 1)))
+    position = far.argmax(1)
+    far, values = (
+        np.take_along_axis(one, position[:, None], 1)[:, 0] for one in (far, x)
+    )
+    for j in range(3):
+        order = np.argsort(-far[:, j])[:8]
+        np.testing.assert_array_equal(layer.top_input[j], order)
+        np.testing.assert_array_equal(layer.top_position[j], position[order, j])
+        np.testing.assert_array_equal(layer.top_value[j], values[order, j])
+
+
+def test_fewer_inputs_than_places_leave_the_rest_empty(rng):
+    x = rng.normal(size=(3, 9, 2)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((9, 2)), keras.layers.Activation("linear", name="same")]
+    )
+    layer = analyze(model, x, layers="same", axis=-1, verbose=0)["same"]
+    assert (np.sort(layer.top_input[:, :3]) == np.arange(3)).all()
+    assert (layer.top_input[:, 3:] == -1).all()
+    assert np.isnan(layer.top_value[:, 3:]).all()

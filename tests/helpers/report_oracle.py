@@ -36,7 +36,7 @@ def oracle(z, own, inputs=None, labelled=None, epsilon=0.0, threshold=9.0):
             "dead": False,
             "over_threshold": np.mean(phi >= threshold),
             "ms_max": phi.max(),
-            "top_ms": np.sort(phi)[::-1][:8],
+            "top_ms": np.sort(best_of_inputs(phi, inputs))[::-1][:8],
             "ms_quantile": np.sort(phi)[::-1][int(np.ceil(0.01 * n)) - 1],
             "label_count": own[labelled].sum(0),
             "label_mean": [v[column & labelled].mean() for column in own.T],
@@ -46,6 +46,10 @@ def oracle(z, own, inputs=None, labelled=None, epsilon=0.0, threshold=9.0):
         for v, phi in zip(z.T, ((z - z.mean(0)) ** 2 / scale).T)
     ]
     return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+
+
+def best_of_inputs(phi, inputs):
+    return [phi[inputs == number].max() for number in np.unique(inputs)]
 
 
 def scores(v, phi, own, inputs, first, second):
