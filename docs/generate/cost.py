@@ -83,6 +83,8 @@ than a shared machine can resolve.
 
 {versions}
 
+## Against the limit
+{limits}
 ## By size
 
 `benchmarks/scaling.py` on two cores, float32; extra time over the same without
@@ -139,6 +141,7 @@ def page(root=ROOT):
         none_all=LAYERS * none / 1e6,
         none_percent=100 * LAYERS * none / gradients,
         beside=beside(root),
+        limits=limits(root),
         versions=versions(root),
         measured=measured(root),
     )
@@ -173,6 +176,49 @@ def beside(root):
         ),
     )
     return "\n".join(filter(None, tables))
+
+
+# What each ratio is called, of which layer, and to what.
+RATIOS = (
+    ("rate / peer", "rate", "to_peer"),
+    ("rate / limit", "rate", "to_limit"),
+    ("`MEmeL()` / peer", "MEmeL()", "to_peer"),
+    ("`TopK(10)` / rate", "TopK(10)", "to_rate"),
+    ("`TopK(100)` / rate", "TopK(100)", "to_rate"),
+)
+
+
+def limits(root):
+    """What benchmarks/peers.py measured."""
+    rows = [
+        row
+        for backend in BACKENDS
+        for file in root.glob(f"benchmarks/results/peers_{backend}.json")
+        for row in json.loads(file.read_text(encoding="utf-8"))
+    ]
+    if not rows:
+        return ""
+    parts = [
+        "\n`benchmarks/peers.py` times a training step of one layer, forward "
+        "and\nbackward, minus that of the same step without a layer. The peer "
+        "is the faster of\n`BatchNormalization` and `Dropout(0.1)`. The limit "
+        "is 2.125 copies of the values: what\na layer must at least read and "
+        'write. Rate is `MEmeL("rate", axis=-1)`. Below 1 the\nlayer is '
+        "faster.",
+    ]
+    for inputs in dict.fromkeys(row["inputs"] for row in rows):
+        some = [row for row in rows if row["inputs"] == inputs]
+        found = [
+            {"ratio": name, "backend": row["backend"], "value": row[key]}
+            for name, layer, key in RATIOS
+            for row in some
+            if row["layer"] == layer
+        ]
+        title = f"{inputs.capitalize()}, {shape(some)}"
+        parts.append(
+            table(title, "ratio", found, lambda r: f"{r['value']:.2f}")
+        )
+    return "\n".join(parts) + "\n"
 
 
 def overhead(root):
@@ -258,7 +304,11 @@ def table(title, key, rows, cell):
     cells = {}
     for row in rows:
         label = ", ".join(
-            f"`{row[k]}`" if k in ("selection", "layer") else f"{row[k]:,}"
+            row[k]
+            if k == "ratio"
+            else f"`{row[k]}`"
+            if k in ("selection", "layer")
+            else f"{row[k]:,}"
             for k in keys
         )
         cells.setdefault(label, {})[row["backend"]] = cell(row)

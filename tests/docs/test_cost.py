@@ -83,3 +83,32 @@ def test_time_has_a_row_per_layer_and_a_column_per_backend(tmp_path):
     assert lines.count("| layer | JAX |") == 1
     assert "| `MEmeL()` | 1.0 |" in lines
     assert "Two cores, jax 1.0, keras 3.15.1, torch 1.0." in lines
+
+
+def test_ratios_to_peers_and_limit_have_a_row_each(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    peers = load(ROOT / "benchmarks" / "peers.py")
+    times = {
+        "none": [0.001],
+        "copy": [0.002],
+        "BatchNormalization()": [0.011],
+        "Dropout(0.1)": [0.009],
+        "MEmeL()": [0.013],
+        "rate": [0.005],
+        "TopK(10)": [0.007],
+        "TopK(100)": [0.009],
+    }
+    rows = peers.ratios("tokens", (32, 128, 768), times)
+    for row in rows:
+        row["backend"] = "jax"
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    text = json.dumps(rows)
+    (folder / "peers_jax.json").write_text(text, encoding="utf-8")
+    lines = cost.page(tmp_path).splitlines()
+    assert "Tokens, `(32, 128, 768)`:" in lines
+    assert "| rate / peer | 0.50 |" in lines  # 4 ms of 8
+    assert "| rate / limit | 0.94 |" in lines  # of 4.25 ms
+    assert "| `MEmeL()` / peer | 1.50 |" in lines
+    assert "| `TopK(10)` / rate | 1.50 |" in lines
+    assert "| `TopK(100)` / rate | 2.00 |" in lines
