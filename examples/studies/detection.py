@@ -256,6 +256,13 @@ SEEN = (
 )
 
 
+ANSWER = (
+    "Training makes phi a better detector of one digit, and Reverse "
+    "Deactivation makes it a poorer one. The value itself detects the "
+    "digit better than phi."
+)
+
+
 def page(runs):
     """What was seen, in Markdown."""
     found, wide = by_architecture(runs), across(runs)
@@ -305,6 +312,7 @@ def page(runs):
         "",
         *pages.table(rows),
     ]
+    lines = pages.answer_first(ANSWER, lines)
     for architecture, one in found.items():
         lines += ["", f"## {architecture}", "", "Area of phi:", ""]
         lines += [one.to_markdown(AUC), "", "Accuracy, points:", ""]

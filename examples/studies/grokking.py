@@ -253,6 +253,12 @@ SEEN = (
 )
 
 
+ANSWER = (
+    "No. With Reverse Deactivation the jump comes later than without; "
+    "with its placebo and with dropout it comes earlier."
+)
+
+
 def page(runs):
     """What was seen, in Markdown."""
     found = compared(runs)
@@ -344,6 +350,7 @@ def page(runs):
         "spread more evenly than a Gaussian's, and few stand out. Two trials "
         "a method. Nothing follows for the jumps of large language models.",
     ]
+    lines = pages.answer_first(ANSWER, lines)
     return pages.closed(lines, "grokking.jsonl", runs)
 
 

@@ -350,6 +350,13 @@ def by_set(runs):
     return found
 
 
+ANSWER = (
+    "phi and class selectivity rank the neurons of trained networks alike, "
+    "more or less; but a high phi alone does not tell a neuron with a label "
+    "from noise. Filter by `p_corrected`."
+)
+
+
 def page(runs):
     """What was seen, in Markdown."""
     sets = by_set(runs)
@@ -474,6 +481,7 @@ def page(runs):
         + "; ".join(sorted({run["versions"] for run in runs}))
         + ".",
     ]
+    lines = pages.answer_first(ANSWER, lines)
     return pages.tidy(lines)
 
 
@@ -498,7 +506,7 @@ def spread(sets, count):
 
 # What the page says in words; `check` raises if the runs say otherwise.
 SEEN = [
-    "Seen, on planted neurons:",
+    "Seen: on planted neurons:",
     "",
     "- phi alone does not say whether there is a label. Its 99 % quantile is "
     "about as high for Gaussian noise after a ReLU as for heavy tails, and "

@@ -161,6 +161,13 @@ SLOPES = {
 }
 
 
+ANSWER = (
+    "Reverse Deactivation (RD) harms narrow networks and helps wide ones. "
+    "Tuned dropout is better than RD, except in the widest networks, "
+    "where no difference is shown."
+)
+
+
 def page(runs):
     """What was seen, in Markdown."""
     tables = {width: at(runs, width) for width in WIDTHS}
@@ -203,6 +210,7 @@ def page(runs):
         "| FKR |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
+    lines = pages.answer_first(ANSWER, lines)
     for width, found in tables.items():
         rows = {
             (c.arm, c.other): f"{100 * c.mean:+.1f} {c.verdict}"

@@ -340,5 +340,5 @@ def test_a_scan_does_not_pass_over_an_overridden_call():
         def call(self, inputs, mask=None, training=None):
             return super().call(inputs, mask=mask, training=training)
 
-    with pytest.raises(ValueError, match=r"override `call`.*a Loud"):
+    with pytest.raises(ValueError, match=r"override `call`.*type Loud"):
         ConvGRU2D(1, 1, memel=Loud())

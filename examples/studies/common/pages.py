@@ -127,6 +127,34 @@ def tidy(lines):
     return text
 
 
+def answer_first(answer, lines):
+    """Return the lines of a page with the answer and the figure on top.
+
+    answer: one or two sentences, printed in bold.
+    lines: title, comment, the paragraphs of the method, a paragraph that begins
+        with "Seen", a figure, and the results.
+    """
+    figure = next(i for i, line in enumerate(lines) if line.startswith("!["))
+    seen = next(i for i, line in enumerate(lines) if line.startswith("Seen"))
+    title, method = lines[:4], lines[4:seen]
+    results = lines[figure + 1 :]
+    first = next((line for line in results if line), "##")
+    return [
+        *title,
+        f"**{answer}**",
+        "",
+        lines[figure],
+        "",
+        capital(lines[seen].removeprefix("Seen: ")),
+        *lines[seen + 1 : figure],
+        "## Method",
+        "",
+        *method,
+        *([] if first.startswith("##") else ["## Results", ""]),
+        *results,
+    ]
+
+
 def capital(text):
     return text[0].upper() + text[1:]
 
