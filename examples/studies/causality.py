@@ -277,7 +277,7 @@ def figure(comparisons):
     plot, panels = plt.subplots(
         1,
         len(comparisons),
-        figsize=(10, 2.8),
+        figsize=(8, 2.8),
         layout="constrained",
         sharey=True,
     )

@@ -9,7 +9,6 @@ Deactivation (RD) or its placebo. Writes docs/studies/detection.md.
 """
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve
@@ -360,13 +359,7 @@ def mean(runs, arm, metric):
 
 def figure(runs):
     number = len(ARCHITECTURES)
-    plot, panels = plt.subplots(
-        1,
-        number,
-        figsize=(2.9 * number, 3),
-        layout="constrained",
-        sharey=True,
-    )
+    plot, panels = pages.panels_of(number, sharey=True)
     colours = {"trained": "k", "fresh": "0.6", "RD": "C3", "placebo": "C1"}
     for panel, architecture in zip(panels, ARCHITECTURES):
         for state, colour in colours.items():

@@ -218,7 +218,7 @@ def page(comparisons):
 
 def figure(comparisons):
     columns = {sets.title(*key): found for key, found in comparisons.items()}
-    return pages.side_by_side(columns, (10.2, 5.0), rows=2)
+    return pages.side_by_side(columns)
 
 
 def write():

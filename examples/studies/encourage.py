@@ -288,7 +288,7 @@ def page(comparisons):
 
 def figure(comparisons):
     columns = {sets.title(*key): found for key, found in comparisons.items()}
-    return pages.side_by_side(columns, (3 + 2.3 * len(comparisons), 3))
+    return pages.side_by_side(columns)
 
 
 def write():

@@ -365,7 +365,7 @@ def mean_along(runs, arm, name):
 
 def figure(runs):
     plot, panels = plt.subplots(
-        1, 2, figsize=(10, 3.2), layout="constrained", sharex=True
+        1, 2, figsize=(8, 3.2), layout="constrained", sharex=True
     )
     rates = {}  # the lower one is solid
     for arm, (method, rate) in ARMS.items():

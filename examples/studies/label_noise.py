@@ -12,7 +12,6 @@ results/ lack, then writes docs/studies/label_noise.md.
 
 import functools
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from examples.studies.common import pages
@@ -175,9 +174,7 @@ def page(comparisons):
 
 def figure():
     """Every trial, by rate: mean over the seeds and its interval."""
-    plot, panels = plt.subplots(
-        1, len(SHARES), figsize=(11, 3.2), layout="constrained", sharey=True
-    )
+    plot, panels = pages.panels_of(len(SHARES), sharey=True)
     for panel, share in zip(panels, SHARES):
         found = Comparison(RunStore(store(share)).read(), list(ARMS))
         rows = {c.arm: c for c in found.contrasts if c.metric == "accuracy"}

@@ -11,7 +11,6 @@ value than with the mean in its place. Writes docs/studies/mechanism.md.
 """
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
 
 from examples.studies.common import pages
@@ -259,9 +258,7 @@ def page(found):
 
 
 def figure(found):
-    plot, panels = plt.subplots(
-        1, len(STAGES), figsize=(12, 4), layout="constrained", sharey=True
-    )
+    plot, panels = pages.panels_of(len(STAGES), 3.4, sharey=True)
     for panel, stage in zip(panels, STAGES):
         found.plot(f"decrease, {stage}", scale=1e4, ax=panel)
         panel.set_title(stage, loc="left", fontsize=10)

@@ -360,7 +360,7 @@ def page(comparisons):
 
 def figure(comparisons):
     plot, panels = plt.subplots(
-        1, 2, figsize=(10, 2.8), layout="constrained", sharey=True
+        1, 2, figsize=(8, 2.8), layout="constrained", sharey=True
     )
     for panel, (name, found) in zip(panels, comparisons.items()):
         task = TASKS[name]

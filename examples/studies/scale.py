@@ -8,7 +8,6 @@ Deactivation (RD), with its placebo, and with dropout, tuned. Writes
 docs/studies/scale.md.
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
 
@@ -256,9 +255,7 @@ def page(runs):
 
 
 def figure(runs):
-    plot, panels = plt.subplots(
-        1, 3, figsize=(11, 3), layout="constrained", sharex=True
-    )
+    plot, panels = pages.panels_of(3)
     tables = [at(runs, width) for width in WIDTHS]
     for place, method in enumerate(COMPARED):
         panels[0].plot(

@@ -266,20 +266,27 @@ def intervals(comparison, axes, title):
     axes.tick_params(axis="y", length=0)
 
 
-def side_by_side(comparisons, size, rows=1):
-    """A figure of accuracy vs. plain, a panel a comparison, by its title."""
+def panels_of(number, height=2.8, **settings):
+    """Return a figure and its panels, two in a row: legible on a telephone."""
+    rows = -(-number // 2)
     plot, panels = plt.subplots(
         rows,
-        -(-len(comparisons) // rows),
-        figsize=size,
+        min(number, 2),
+        figsize=(8, height * rows),
         layout="constrained",
-        sharey=True,
+        **settings,
     )
     panels = np.atleast_1d(panels).ravel()
+    for panel in panels[number:]:
+        panel.set_axis_off()
+    return plot, panels[:number]
+
+
+def side_by_side(comparisons):
+    """Draw accuracy vs. plain, one panel per comparison, by its title."""
+    plot, panels = panels_of(len(comparisons), 2.4, sharey=True)
     for panel, (title, found) in zip(panels, comparisons.items()):
         intervals(found, panel, title)
-    for panel in panels[len(comparisons) :]:
-        panel.set_axis_off()
     plot.supxlabel(INTERVALS, fontsize=9)
     return plot
 
