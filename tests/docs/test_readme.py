@@ -1,5 +1,6 @@
 """README.md: its code runs, its numbers are those of the stored runs."""
 
+import json
 import re
 import tomllib
 
@@ -114,6 +115,21 @@ def test_what_it_says_of_the_evidence_is_what_the_runs_say(study):
     cnn = detection.partition("## CNN")[2].partition("| accuracy |")[2]
     lost = re.search(r"RD vs. trained \| -(\d+)", cnn)
     assert f"lost {lost[1]} points" in README
+
+
+@pytest.mark.once
+def test_what_it_says_of_the_cost_is_what_was_measured():
+    found = [
+        row["to_peer"]
+        for backend in BACKENDS
+        for row in json.loads(
+            (ROOT / f"benchmarks/results/peers_{backend}.json").read_text()
+        )
+        if (row["inputs"], row["layer"]) == ("tokens", "rate")
+    ]
+    assert len(found) == 3
+    said = f'`MEmeL("rate", axis=-1)` adds {min(found):.2f} to {max(found):.2f}'
+    assert f"{said} times what the faster of" in README
 
 
 @pytest.mark.once
