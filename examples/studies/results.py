@@ -240,7 +240,7 @@ def evidence(found):
 
     rows = [
         [
-            "Reverse Deactivation (`Rate`) vs.",
+            '`MEmeL("rate")` vs.',
             f"{number(wrong)} tasks with wrong labels",
             f"{number(right)} tasks with correct labels",
         ]
