@@ -100,7 +100,7 @@ def cell(kind, activation, frequency, noise, seed):
     )
     layer = report.layers["units"]
     own = np.arange(PLANTED)
-    # What a unit was planted for, rather than what it seems to be for.
+    # The label that a unit was planted for, not the one that it seems to have.
     phi = _phi(model, x, layer)
     positive = labels.reshape(-1, 1) == own
     over = phi[:, :PLANTED] >= THRESHOLD

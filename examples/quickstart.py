@@ -68,8 +68,8 @@ LEARNING_RATE, EPOCHS = 3e-3, 50
 ARMS = {
     "plain": lambda: [],
     "dropout 50 %": lambda: [keras.layers.Dropout(0.5)],
-    # The placebo does to values chosen blindly what MEmeL does to those that
-    # stand out. What both achieve is an effect of noise.
+    # The placebo inhibits the same number of values, selected at random. Any
+    # effect that it shares with MEmeL is due to noise.
     "placebo 10 %": lambda: [MEmeL(selection=Random(0.1))],
     "MEmeL 10 %": lambda: [MEmeL(selection=Rate(0.1))],
 }

@@ -178,7 +178,7 @@ def beside(root):
     return "\n".join(filter(None, tables))
 
 
-# What each ratio is called, of which layer, and to what.
+# The name of each ratio, its layer, and its field in a row.
 RATIOS = (
     ("rate / peer", "rate", "to_peer"),
     ("rate / limit", "rate", "to_limit"),

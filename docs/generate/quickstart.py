@@ -51,7 +51,7 @@ cases of four. [How to tell](evidence.md) explains the tests, and
 
 The runs are stored in [examples/results](../examples/results).
 """
-# What the runs must show for the answer to stand.
+# The answer holds if the verdicts are those of `ANSWERED`.
 ANSWER = """**In this experiment MEmeL raises test accuracy over plain \
 training and over its placebo, and it is not shown to be better than \
 dropout.** 20 % of the training labels are wrong, and no arm is tuned."""

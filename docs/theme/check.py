@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 from urllib.parse import urlsplit
 
-# What a browser loads without being asked.
+# A browser loads these without a click.
 LOADED = {("img", "src"), ("link", "href"), ("script", "src")}
 
 

@@ -161,7 +161,7 @@ def findings():
 
 
 INHIBITED, OTHERS = CONTRASTS[0]
-# What the page says in words.
+# The verdicts that the text of the page claims.
 CLAIMS = {
     0.0: {
         "accuracy": {

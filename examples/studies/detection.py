@@ -232,7 +232,7 @@ def findings():
         )
 
 
-# What the page says in words.
+# The verdicts that the text of the page claims.
 LESS = {
     ("fresh", "trained"): "worse",
     ("RD", "trained"): "worse",
@@ -385,7 +385,7 @@ def write():
 
 def main():
     options = training.parser(__doc__).parse_args()
-    # What matters most comes first, for all seeds.
+    # The most important arms come first, for all seeds.
     for states in (("trained", "fresh"), ("RD", "placebo")):
         arms = {name: arm for name, arm in ARMS.items() if arm[1] in states}
         compare(run, arms, options.seeds, store=STORE)

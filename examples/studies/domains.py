@@ -62,7 +62,7 @@ def findings():
         )
 
 
-# What the page says in words.
+# The verdicts that the text of the page claims.
 CLAIMS = {
     ("fashion_mnist", 0.2): {
         ("RD", "plain"): "better",

@@ -152,7 +152,7 @@ def findings():
         )
 
 
-# What the page says in words.
+# The verdicts that the text of the page claims.
 CLAIMS = {
     ("digits", 0.2): {
         "accuracy": {

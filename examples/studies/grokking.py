@@ -233,7 +233,7 @@ def findings():
     )
 
 
-# What the page says in words.
+# The verdicts that the text of the page claims.
 CLAIMS = {
     ("RD", "plain"): "worse",
     ("naive (a)", "plain"): "worse",

@@ -118,7 +118,7 @@ def page(found):
         "RD is Reverse Deactivation, the inhibition of the paper, on a share "
         "of all values (`Rate`); the paper's own selection, one value of each "
         "sample, is that of mechanism and pretraining. The placebo is the "
-        "same on values chosen blindly. What both have is an effect of noise.",
+        "same on values chosen blindly. Any effect they share is due to noise.",
         "",
         "## In one table",
         "",
