@@ -4,9 +4,10 @@
 
 Wang et al. (2024) reverse the gradient of values that stand out; Yan et al.
 (2024, arXiv 2406.17969) hold that monosemanticity should be encouraged, by
-features that are less correlated. Here both, and their placebos, on the same
-tasks: Reverse Deactivation with a gradient of -delta (inhibit), of +delta
-(encourage), and a penalty on the correlation of units. Writes
+features that are less correlated; Nasiri-Sarvi et al. (2026, arXiv 2602.12403)
+reward units that respond to similar inputs. Here all three, and placebos, on
+the same tasks: Reverse Deactivation with a gradient of -delta (inhibit), of
++delta (encourage), a penalty on the correlation of units, and MonoLoss. Writes
 docs/studies/encourage.md.
 """
 
@@ -63,6 +64,60 @@ def squared_correlation(values):
     return total / (units * (units - 1))
 
 
+@keras.saving.register_keras_serializable("studies")
+class MonoLoss(keras.layers.Layer):
+    """A loss: `weight * (1 - mean MonoScore)` of the units over a batch
+    (Nasiri-Sarvi et al. 2026). The values stay what they are."""
+
+    def __init__(self, weight, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def call(self, values, embeddings, training=None):
+        if training:
+            score = keras.ops.mean(monoscores(values, embeddings))
+            self.add_loss(self.weight * (1.0 - score))
+        return values
+
+
+def monoscores(values, embeddings):
+    """Return the MonoScore of each unit over a batch, `(units,)`.
+
+        a_n = (z_n - min z) / (max z - min z)
+        MonoScore = sum_(n < m) a_n a_m cos(e_n, e_m) / sum_(n < m) a_n a_m
+
+    `values` holds the `z_n`, `(batch, units)`, `embeddings` the `e_n`. Twice
+    each sum over pairs is a squared sum over inputs, minus the sum of squares.
+    The gradient flows through the minimum and the maximum too, as it does in
+    the code that the authors released (github.com/AtlasAnalyticsLab/MonoLoss,
+    sae/loss.py and finetuning/utils.py at commit 7108eb9). A unit that never
+    changes scores 0.
+    """
+    ops = keras.ops
+    length = ops.sqrt(ops.sum(ops.square(embeddings), axis=1, keepdims=True))
+    directions = embeddings / ops.maximum(length, 1e-8)
+    low, high = ops.min(values, axis=0), ops.max(values, axis=0)
+    a = (values - low) / (high - low + 1e-8)
+    squares = ops.sum(ops.square(a), axis=0)
+    mean = ops.matmul(ops.transpose(directions), a)
+    similar = ops.sum(ops.square(mean), axis=0) - squares
+    return similar / (ops.square(ops.sum(a, axis=0)) - squares + 1e-8)
+
+
+def with_monoloss(plain, weight):
+    """Return `plain` with a MonoLoss before both ReLUs, whose embeddings are
+    the inputs. Its layers are those of `plain`, so that training it trains
+    both."""
+    inputs = values = keras.Input(plain.input_shape[1:])
+    for layer in plain.layers:
+        if isinstance(layer, keras.layers.ReLU):
+            values = MonoLoss(weight)(values, inputs)
+        values = layer(values)
+    model = keras.Model(inputs, values)
+    model.compile(plain.optimizer, plain.loss)
+    return model
+
+
 def stands_out(delta):
     return MEmeL(Rate(RATE), ReverseDeactivation(delta))
 
@@ -71,12 +126,14 @@ def any_value(delta):
     return MEmeL(Random(RATE), ReverseDeactivation(delta))
 
 
-# What a method makes of its strength, and the strengths that it may try.
+# What a method makes of its strength, and the strengths that it may try. The
+# released scripts of MonoLoss try weights up to 0.1, on one layer.
 METHODS = {
     "inhibit": (stands_out, (0.5, 1.0, 2.0)),
     # -1 is naive (b) of the paper.
     "encourage": (stands_out, (-0.5, -1.0, -2.0)),
     "decorrelate": (Decorrelation, (0.1, 1.0, 10.0)),
+    "MonoLoss": (MonoLoss, (0.1, 1.0, 10.0)),
     "placebo of inhibit": (any_value, (0.5, 1.0, 2.0)),
     "placebo of encourage": (any_value, (-0.5, -1.0, -2.0)),
     "naive (a)": (lambda rate: MEmeL(Rate(rate), "naive_a"), (0.05, 0.1, 0.2)),
@@ -90,9 +147,11 @@ ARMS = {"plain": ("plain", 0.0)} | {
 CONTRASTS = [
     ("inhibit", "encourage"),
     ("inhibit", "decorrelate"),
+    ("inhibit", "MonoLoss"),
     ("inhibit", "placebo of inhibit"),
     ("encourage", "placebo of encourage"),
     ("decorrelate", "dropout"),
+    ("MonoLoss", "dropout"),
 ]
 MEASURES = {
     "phi": "phi that 2 % of the values reach",
@@ -109,7 +168,13 @@ def run(name, share, path, arm, seed):
     def between():
         return [METHODS[method][0](strength)] if method in METHODS else []
 
-    model = training.trained(data, between, seed, key=(name, arm))
+    if method == "MonoLoss":
+        model = training.build(
+            list, seed, inputs=data.images.shape[1], classes=data.classes
+        )
+        training.fit(with_monoloss(model, strength), data)
+    else:
+        model = training.trained(data, between, seed, key=(name, arm))
     return label_noise.scores(model, data) | measures(model, data)
 
 
