@@ -139,20 +139,30 @@ METHODS = {
     "naive (a)": (lambda rate: MEmeL(Rate(rate), "naive_a"), (0.05, 0.1, 0.2)),
     "dropout": (keras.layers.Dropout, (0.2, 0.5, 0.65)),
 }
-ARMS = {"plain": ("plain", 0.0)} | {
-    f"{method} {strength:g}": (method, strength)
-    for method, (_, strengths) in METHODS.items()
-    for strength in strengths
-}
+
+
+def trials(methods):
+    """Arms by name: plain training, and each method with each strength."""
+    return {"plain": ("plain", 0.0)} | {
+        f"{method} {strength:g}": (method, strength)
+        for method in methods
+        for strength in METHODS[method][1]
+    }
+
+
+# MonoLoss came later, and was run on another processor. There all that it is
+# compared with was run again, into a store of its own.
+FIRST = [method for method in METHODS if method != "MonoLoss"]
+LATER = ("MonoLoss", "inhibit", "dropout")
+ARMS, LATER_ARMS = trials(FIRST), trials(LATER)
 CONTRASTS = [
     ("inhibit", "encourage"),
     ("inhibit", "decorrelate"),
-    ("inhibit", "MonoLoss"),
     ("inhibit", "placebo of inhibit"),
     ("encourage", "placebo of encourage"),
     ("decorrelate", "dropout"),
-    ("MonoLoss", "dropout"),
 ]
+LATER_CONTRASTS = [("inhibit", "MonoLoss"), ("MonoLoss", "dropout")]
 MEASURES = {
     "phi": "phi that 2 % of the values reach",
     "fkr": "False Killing Rate",
@@ -185,24 +195,39 @@ def measures(model, data):
     phi, labels = training.phi(values), data.labels[data.test]
     own = labels[:, None] == training.features(phi, labels, data.classes)
     limit, killed = training.extremes(phi, own)
-    correlation = squared_correlation(keras.ops.convert_to_tensor(values))
-    return {"phi": limit, "fkr": killed, "correlation": float(correlation)}
+    tensor = keras.ops.convert_to_tensor(values)
+    images = keras.ops.convert_to_tensor(data.images[data.test])
+    return {
+        "phi": limit,
+        "fkr": killed,
+        "correlation": float(squared_correlation(tensor)),
+        "monoscore": float(keras.ops.mean(monoscores(tensor, images))),
+    }
 
 
-def store(name, share):
-    return training.store(f"encourage_{name}", share)
+def store(name, share, which="encourage"):
+    return training.store(f"{which}_{name}", share)
 
 
 def stored():
     """The comparison of each task, of tuned methods."""
+    return compared("encourage", ARMS, FIRST, CONTRASTS)
+
+
+def stored_later():
+    """The same of MonoLoss and what was run again with it."""
+    return compared("monoloss", LATER_ARMS, LATER, LATER_CONTRASTS)
+
+
+def compared(which, arms, methods, contrasts):
     return {
         (name, share): Comparison(
-            training.tuned(RunStore(store(name, share)).read(), ARMS),
-            ["plain", *METHODS],
-            contrasts=CONTRASTS,
+            training.tuned(RunStore(store(name, share, which)).read(), arms),
+            ["plain", *methods],
+            contrasts=contrasts,
         )
         for name, share in TASKS
-        if training.complete(store(name, share), ARMS)
+        if training.complete(store(name, share, which), arms)
     }
 
 
@@ -335,7 +360,7 @@ def page(comparisons):
         "",
         "How often the last strength of a grid was chosen, %:",
         "",
-        *pages.edges(columns, METHODS, ARMS),
+        *pages.edges(columns, FIRST, ARMS),
         "",
         "Not run to the end: "
         + (
@@ -369,6 +394,8 @@ def main():
     for name, share in TASKS:
         train = functools.partial(run, name, share, options.data)
         compare(train, ARMS, options.seeds, store=store(name, share))
+        later = store(name, share, "monoloss")
+        compare(train, LATER_ARMS, options.seeds, store=later)
     write()
 
 
