@@ -22,32 +22,34 @@ _SCALARS = ("steps", "inhibited_rate", "skipped_updates", "skipped_updates_low")
 
 
 class Statistic(nnx.Variable):
-    """What a MEmeL remembers: no parameter, so no optimizer updates it."""
+    """Statistic of a MEmeL. It is not a parameter: no optimizer updates it."""
 
 
 class NnxMEmeL(nnx.Module):
-    """Inhibits monosemantic neurons while a module of Flax trains.
+    """Inhibit monosemantic neurons while a module of Flax trains.
 
-    The step of `keras_memel.MEmeL`, with its state in variables of type
-    `Statistic`. As of `nnx.Dropout`, `deterministic` decides: `model.train()`
-    and `model.eval()` set it, and if it is true the module is the identity.
+    The module computes the step of `keras_memel.MEmeL` and stores its state
+    in variables of type `Statistic`. As in `nnx.Dropout`, `model.train()` and
+    `model.eval()` set `deterministic`. If it is true, the module is the
+    identity.
 
     Args:
         layer: A `MEmeL` with the settings. It is not changed.
         shape: Shape of the inputs; `None` where a size does not matter.
-        output: Which output of its host it follows.
-        selection: In the place of that of the layer.
+        output: Index or key of the output of the host that the module
+            follows.
+        selection: Selection that replaces the one of the layer.
 
     Call arguments:
         inputs: Floating-point array `(batch, ...)`.
-        mask: Booleans of the leading dimensions of the inputs: true where a
+        mask: Booleans over the leading dimensions of the inputs: true where a
             position counts.
 
-    Attributes: The names and meanings of the weights of `MEmeL`. A random
-        selection has `seed_state` in addition.
+    Attributes: They have the names and meanings of the weights of `MEmeL`. A
+        random selection adds `seed_state`.
 
     Raises:
-        ValueError: As of `MEmeL`.
+        ValueError: As in `MEmeL`.
     """
 
     def __init__(
@@ -86,26 +88,26 @@ class NnxMEmeL(nnx.Module):
 
     @property
     def selection(self) -> Any:
-        """The rule that selects values."""
+        """Rule that selects values."""
         return self.settings.selection
 
     @property
     def inhibition(self) -> Any:
-        """The rule that replaces them."""
+        """Rule that replaces the selected values."""
         return self.settings.inhibition
 
     @property
     def built(self) -> bool:
-        """Whether the sizes of the neuron axes are known: they are."""
+        """Whether the sizes of the neuron axes are known: always `True`."""
         return True
 
     @property
     def process_group(self) -> None:
-        """`None`: arrays of JAX are global."""
+        """`None`, because arrays of JAX are global."""
         return
 
     def __call__(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Inhibit in training; pass the inputs on in evaluation."""
+        """Inhibit in training; return the inputs unchanged in evaluation."""
         learning = self.trainable and not self.deterministic
         if not (learning or self.at_inference):
             return inputs
@@ -140,8 +142,8 @@ class NnxMEmeL(nnx.Module):
             for axis, size in enumerate(sizes)
         ):
             raise ValueError(
-                f"MEmeL has statistics of neurons {expected}, and "
-                f"axis={self.axis} makes others of these inputs. Pass "
+                f"MEmeL has statistics for neurons of shape {expected}, but "
+                f"with axis={self.axis} these inputs have other neurons. Pass "
                 "`axis=-1` if the length varies. "
                 f"Received: inputs of shape {sizes}"
             )
@@ -194,7 +196,7 @@ class NnxMEmeL(nnx.Module):
 
 @jax.custom_vjp
 def _add_loss(outputs: Tensor, loss: Tensor) -> Tensor:
-    """Outputs as they are; backward, the gradient of a loss besides."""
+    """Return the outputs unchanged and add a loss in the backward pass."""
     del loss
     return outputs
 
