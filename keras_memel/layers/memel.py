@@ -16,6 +16,8 @@ from keras_memel.core import inhibitions
 from keras_memel.core import selections
 from keras_memel.core import step
 from keras_memel.core import sync
+from keras_memel.core.inhibitions import InhibitionLike
+from keras_memel.core.selection import SelectionLike
 from keras_memel.layers import in_torch
 from keras_memel.layers import rematerialization
 from keras_memel.layers import untracked
@@ -140,8 +142,9 @@ class MEmeL(MEmeLState):
 
     >>> model = keras.Sequential([
     ...     keras.Input((8,)),
-    ...     keras.layers.Dense(16, activation="relu"),
+    ...     keras.layers.Dense(16),
     ...     MEmeL(),
+    ...     keras.layers.ReLU(),
     ...     keras.layers.Dense(2),
     ... ])
     >>> model.compile("adam", "mse")
@@ -155,8 +158,8 @@ class MEmeL(MEmeLState):
 
     def __init__(
         self,
-        selection: Any = "top_k",
-        inhibition: Any = "reverse",
+        selection: SelectionLike = "top_k",
+        inhibition: InhibitionLike = "reverse",
         axis: int | tuple[int, ...] | None = None,
         forget_steps: int | None = 10,
         late_start: int = 10,
