@@ -9,8 +9,10 @@ from keras import ops
 
 from keras_memel.core import axes
 from keras_memel.core import step
+from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
+from keras_memel.core.selection import Selection
 from keras_memel.layers.memel import MEmeL
 from keras_memel.utils import arguments
 from keras_memel.utils.types import Shape
@@ -57,7 +59,7 @@ class NnxMEmeL(nnx.Module):
         layer: MEmeL,
         shape: Shape,
         output: Any = None,
-        selection: Any = None,
+        selection: Selection | None = None,
     ):
         built = MEmeL.from_config(
             {
@@ -68,7 +70,7 @@ class NnxMEmeL(nnx.Module):
             }
         )
         built.build(shape)
-        self.settings = built._settings
+        self.settings: step.Settings = built._settings
         self.output = output
         self.axis = layer.axis
         self.at_inference = layer.at_inference
@@ -87,12 +89,12 @@ class NnxMEmeL(nnx.Module):
             self.seed_state = Statistic(jnp.asarray(seed))
 
     @property
-    def selection(self) -> Any:
+    def selection(self) -> Selection:
         """Rule that selects values."""
         return self.settings.selection
 
     @property
-    def inhibition(self) -> Any:
+    def inhibition(self) -> Inhibition:
         """Rule that replaces the selected values."""
         return self.settings.inhibition
 

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 
 from keras_memel.core.inhibitions import Inhibition
+from keras_memel.core.inhibitions import InhibitionLike
 from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
 from keras_memel.core.moments import add_compensated
+from keras_memel.core.selection import SelectionLike
 from keras_memel.core.selections import Random
 from keras_memel.core.selections import RandomK
 from keras_memel.kernels import torch as kernels
@@ -112,8 +114,8 @@ class TorchMEmeL(StateInBuffers):
 
     def __init__(
         self,
-        selection: Any = "top_k",
-        inhibition: Any = "reverse",
+        selection: SelectionLike = "top_k",
+        inhibition: InhibitionLike = "reverse",
         axis: int | tuple[int, ...] | None = None,
         forget_steps: int | None = 10,
         late_start: int = 10,
