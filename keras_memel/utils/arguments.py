@@ -53,6 +53,26 @@ def boolean(argument: str, value: Any) -> bool:
     return value
 
 
+def text(argument: str, value: Any) -> str:
+    """`value`, if it is a string."""
+    if not isinstance(value, str):
+        raise ValueError(
+            f"Argument `{argument}` must be a string. "
+            f"Received: {argument}={value!r} ({type(value).__name__})"
+        )
+    return value
+
+
+def function(argument: str, value: Any) -> Any:
+    """`value`, if it can be called or is `None`."""
+    if value is not None and not callable(value):
+        raise ValueError(
+            f"Argument `{argument}` must be a function, or None. "
+            f"Received: {argument}={value!r} ({type(value).__name__})"
+        )
+    return value
+
+
 def float_dtype(inputs: Any) -> str:
     """Return the dtype of `inputs` if they are dense and floating-point."""
     dense("inputs", inputs)

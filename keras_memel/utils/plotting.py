@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Axes
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
@@ -17,8 +18,12 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
 def new(ax: Axes | None, height: float = 3.6, width: float = 6.0) -> Axes:
     """Return `ax` or, if it is `None`, new axes, without a box around them."""
-    import matplotlib.pyplot as plt
-
+    plt = need("matplotlib.pyplot", "plot", "a plot")
+    if ax is not None and not hasattr(ax, "spines"):
+        raise ValueError(
+            "Argument `ax` must be Axes of matplotlib, or None. "
+            f"Received: ax={ax!r} ({type(ax).__name__})"
+        )
     if ax is None:
         _, ax = plt.subplots(figsize=(width, height), layout="constrained")
     ax.spines[["top", "right"]].set_visible(False)

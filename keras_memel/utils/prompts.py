@@ -45,7 +45,14 @@ def checked(given: Any) -> Any:
     def convert(leaf: Any) -> Array:
         if isinstance(leaf, (np.ndarray, np.generic)):
             return np.asarray(leaf)
-        return np.asarray(keras.ops.convert_to_numpy(leaf))
+        try:
+            return np.asarray(keras.ops.convert_to_numpy(leaf))
+        except Exception:
+            raise ValueError(
+                "Argument `text_or_inputs` must be a text, or inputs of the "
+                "model with a batch of one, such as numbers of tokens, (1, "
+                f"tokens). Received: {leaf!r:.80} ({type(leaf).__name__})"
+            ) from None
 
     if isinstance(given, Mapping):
         inputs: Any = {key: convert(leaf) for key, leaf in given.items()}

@@ -151,7 +151,7 @@ def test_a_memel_that_acts_at_inference_changes_nothing_before_it(model):
         ("memel", {"tokenizer": str.split}, "one or more token ids"),
         ("", {"tokenizer": letters}, "which are integers"),
         (np.ones((2, 3), "int32"), {}, r"batch size 1.*\(2, 3\)"),
-        (np.ones(3, "int32"), {}, "batch of one"),
+        (np.ones(3, "int32"), {}, "batch size 1"),
         ("memel", {"tokenizer": letters, "generate": 2}, "causal language"),
         ("memel", {"tokenizer": letters, "generate": -1}, "`generate`"),
         ("memel", {"tokenizer": letters, "layers": "out"}, "per token"),
