@@ -1,4 +1,4 @@
-"""Write docs/cost.md: what a layer costs by count, and what was measured.
+"""Write docs/cost.md: the cost of a layer, computed and measured.
 
     python docs/generate/cost.py
 
@@ -12,15 +12,15 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[2]
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 
-# Bytes a value of float32: read for the moments, and for the score and the
+# Bytes per float32 value: read for the moments, and for the score and the
 # output; output and mask written; gradient and mask read, gradient written.
 FORWARD = 4 + 4 + 4 + 1
 BACKWARD = 4 + 1 + 4
 STEP = FORWARD + BACKWARD
 COPY = 4 + 4
 
-# A model of 1e9 parameters on 1,000 devices. The device's figures are those
-# of the data sheet of an NVIDIA A100 80GB; the share of its arithmetic that
+# A model of 1e9 parameters on 1,000 devices. The figures of a device come from
+# the data sheet of the NVIDIA A100 80GB. The share of its arithmetic that
 # training reaches is an assumption.
 WIDTH, BLOCKS, LENGTH, SAMPLES, LAYERS = 2048, 24, 2048, 4, 4
 DEVICES, BANDWIDTH, FLOPS, REACHED = 1000, 2.0e12, 312e12, 0.4
@@ -39,70 +39,70 @@ moves, for each MEmeL with a rate or a threshold:
 | memory, forward | {forward} V | values read for moments and for scores, \
 output and mask written |
 | memory, backward | {backward} V | gradient and mask read, gradient written |
-| memory, neurons | about 100 N | statistics and what is computed from them |
-| kept for backward | V | the mask, a byte a value |
+| memory, neurons | about 100 N | statistics, and numbers computed from them |
+| kept for backward | V | the mask, one byte per value |
 | sent by each replica | 8 (3 N + 1) | count, sum and sum of squares of each \
-neuron, and the number selected, float64; nothing if R = 1 |
+neuron, and the number selected, float64; 0 bytes if R = 1 |
 
-Arithmetic does not matter: some twenty operations a value, where a matrix
-product does thousands. So the time is at best that of {step} bytes a value,
-{copies:.2f} times that of a copy of the values ({copy} bytes); what was
-measured is at the end of this page. `TopK` reads the values once more, and for
-k > 1 sorts them. PyTorch, without a compiler, reads the values once more for
-the output, from the cache if the batch is small. None of this depends on the
-number of parameters.
+The cost of arithmetic is negligible: about twenty operations per value,
+compared with thousands in a matrix product. The minimum time is therefore that
+of {step} bytes per value, {copies:.2f} times that of a copy of the values
+({copy} bytes). The end of this page shows measurements. `TopK` reads the
+values once more, and sorts them if k > 1. PyTorch, without a compiler, reads
+the values once more for the output, from the cache if the batch is small. None
+of this depends on the number of parameters.
 
 ## 1e9 parameters on {devices:,} devices
 
 {blocks} blocks of width {width} ({parameters:.1e} parameters), {samples}
-samples of {length} tokens a device, `MEmeL("rate", axis=-1)` after {layers}
-blocks, counted in float32. Computed, not measured:
+samples of {length} tokens per device, `MEmeL("rate", axis=-1)` after {layers}
+blocks, counted in float32. These numbers are computed, not measured:
 
-| | a layer | all {layers} | against |
+| | one layer | all {layers} | compared with |
 |---|--:|--:|---|
 | memory moved, MB | {moved:.0f} | {moved_all:.0f} | |
-| time of it at {bandwidth:.1f} TB/s, ms | {time:.2f} | {time_all:.2f} | \
-{step_time:.0f} ms a step at {reached:.0%} of {tera:.0f} TFLOP/s: \
+| its time at {bandwidth:.1f} TB/s, ms | {time:.2f} | {time_all:.2f} | \
+{step_time:.0f} ms per step at {reached:.0%} of {tera:.0f} TFLOP/s: \
 **{percent:.2f} %** |
 | sent, kB | {sent:.0f} | {sent_all:.0f} | {gradients:.1f} GB of gradients in \
 bfloat16: {sent_percent:.3f} % |
 | sent with `axis=None`, MB | {none:.0f} | {none_all:.0f} | \
-{none_percent:.0f} % of the gradients: take `axis=-1` |
+{none_percent:.0f} % of the gradients: use `axis=-1` |
 
 The share falls as a model grows: parameters grow with the square of the
-width, values with the width itself. Sums over {devices:,} devices are so \
-small that
-they take one latency each, some 0.1 ms; {layers} of them do not show either.
+width, values with the width itself. Sums over {devices:,} devices are so
+small that each takes one latency, about 0.1 ms; {layers} of them are
+negligible.
 
-## Beside other layers
+## Compared with other layers
 
-`benchmarks/overhead.py` measures every layer in the same interleaved rounds;
-the tables hold medians. A number below zero means that the layer adds less
+`benchmarks/overhead.py` measures every layer in the same interleaved rounds.
+The tables show medians. A number below zero means that the layer adds less
 than a shared machine can resolve.
 {beside}
 
 {versions}
 
-## Against the limit
+## Compared with the limit
 {limits}
 ## By size
 
-`benchmarks/scaling.py` on two cores, float32; extra time over the same without
-a layer, medians of interleaved rounds. A copy, timed in the same rounds, tells
-how fast memory is; the count above says {copies:.2f} copies where the values
-fit no cache. Below 1e5 values a step has a fixed cost, which is all that counts
-there: some tenths of a millisecond, most on PyTorch, whose operations are
-called one by one. Above 1e7, arrays are taken from the operating system and
-given back in each step, by the copy and by what has no layer as well: on JAX
-the extra time is then a small difference of large and noisy numbers (seven
-rounds with 1e7 values, five with 1e8), and its two last rows say no more than
-that it is not large.
+`benchmarks/scaling.py` on two cores, float32. The tables show the extra time
+compared with the same step without a layer, as medians of interleaved rounds. A
+copy, timed in the same rounds, measures the speed of memory; the count above
+predicts {copies:.2f} copies if the values do not fit into the cache. Below 1e5
+values a fixed cost per step dominates: some tenths of a millisecond, the most
+on PyTorch, which calls its operations one by one. Above 1e7 values, each step
+allocates arrays from the operating system and frees them; so do the copy and
+the step without a layer. On JAX the extra time is then a small difference of
+large and noisy numbers (seven rounds with 1e7 values, five with 1e8). Its last
+two rows only show that it is not large.
 {measured}
 """
 
 
 def page(root=ROOT):
-    """The whole text."""
+    """Return the text of the page."""
     parameters = 12 * BLOCKS * WIDTH**2
     tokens = SAMPLES * LENGTH
     values = tokens * WIDTH
@@ -161,15 +161,15 @@ def beside(root):
             lambda r: f"{r['extra_ms']:.1f} ({r['ratio_to_batchnorm']:.2f})",
         ),
         table(
-            "Per cent that it adds to a training step of a small transformer "
-            f"on {shape(steps)}, inserted after both blocks",
+            "Time that it adds to a training step of a small transformer, in "
+            f"%, on {shape(steps)}, inserted after both blocks",
             "layer",
             steps,
             lambda r: f"{r['extra_percent']:.1f}",
         ),
         table(
             "Megabytes that a layer adds to the peak memory of a step with "
-            "(128, 128, 768), of which one tensor takes 48",
+            "(128, 128, 768), where one tensor has 48",
             "layer",
             memory,
             lambda r: f"{r['peak_mb']:.0f}",
@@ -189,7 +189,7 @@ RATIOS = (
 
 
 def limits(root):
-    """What benchmarks/peers.py measured."""
+    """Return the tables of benchmarks/peers.py."""
     rows = [
         row
         for backend in BACKENDS
@@ -234,7 +234,7 @@ def shape(rows):
 
 
 def versions(root):
-    """The versions of everything that overhead.py measured."""
+    """Return the versions in the measurements of overhead.py."""
     pairs = {
         pair
         for row in overhead(root)
@@ -257,8 +257,8 @@ def measured(root):
             (
                 "values",
                 "values",
-                "`MEmeL('rate', axis=-1)`, 768 neurons: nanoseconds a value, "
-                "and in copies",
+                "`MEmeL('rate', axis=-1)`, 768 neurons: nanoseconds per value, "
+                "and as a multiple of a copy",
                 lambda r: f"{r['ns_per_value']:.2f} ({r['copies']:.1f})",
             ),
             (
@@ -270,16 +270,17 @@ def measured(root):
             (
                 "k",
                 "selection",
-                "Selections, `axis=-1`, (32, 128, 768): milliseconds, and in "
-                "`Rate`s",
+                "Selections, `axis=-1`, (32, 128, 768): milliseconds, and the "
+                "ratio to `Rate`",
                 lambda r: f"{r['extra_ms']:.1f} ({r['ratio_to_rate']:.2f})",
             ),
             (
                 "bert",
                 "layer",
-                "A training step of BERT-base's shape (12 blocks of 768, 128 "
-                "tokens, batch 2, Adam), a layer after each of the middle four "
-                "blocks: per cent, with quartiles over the rounds",
+                "A training step of the size of BERT-base (12 blocks of 768, "
+                "128 tokens, batch 2, Adam), with a layer after each of the "
+                "middle four blocks: added time in %, with quartiles over the "
+                "rounds",
                 lambda r: (
                     f"{r['extra_percent']:+.1f} "
                     f"({r['quartiles'][0]:+.1f} to {r['quartiles'][1]:+.1f})"
@@ -288,8 +289,8 @@ def measured(root):
             (
                 "replicas",
                 "replicas, neurons",
-                "The message between processes on these two cores (gloo): "
-                "bytes, and milliseconds",
+                "The message between processes on these two cores (gloo), in "
+                "bytes and milliseconds",
                 lambda r: f"{r['bytes']:,}, {r['ms']:.2f}",
             ),
         )

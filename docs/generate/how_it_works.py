@@ -2,10 +2,10 @@
 
     python docs/generate/how_it_works.py
 
-A network learns scikit-learn's digits while a MEmeL in it only watches. What
-the pictures show are the values, statistics and gradients of one more step: a
-neuron and its history, the scales of a batch, and what inhibition makes of
-the values that stand out. Runs on JAX, whose `grad` draws the last one.
+A network learns scikit-learn's digits with an observing MEmeL. The figures
+show the values, statistics and gradients of one more step: a neuron and its
+history, the scales of a batch, and the values that are inhibited. The script
+runs on JAX, whose `grad` computes the gradients of the last figure.
 """
 
 import os
@@ -32,7 +32,7 @@ NEURONS, SAMPLES = 48, 24
 
 
 def observed(epochs=20):
-    """Values before the ReLU, labels, and a layer that knows their history."""
+    """Return values before the ReLU, labels, and a layer with their history."""
     keras.utils.set_random_seed(0)
     images, labels = sklearn.datasets.load_digits(return_X_y=True)
     images = (images / 16).astype("float32")
@@ -63,7 +63,7 @@ def scales(values, memel):
 
 
 def draw_neuron(values, labels, memel):
-    """All values of the neuron that tells a digit best, and its history."""
+    """Plot all values of the neuron that detects a digit best."""
     phi = scales(values, memel)
     by_digit = np.stack([phi[labels == d].mean(0) for d in range(10)])
     digit, neuron = np.unravel_index(by_digit.argmax(), by_digit.shape)
@@ -101,7 +101,7 @@ def draw_neuron(values, labels, memel):
 
 
 def draw_batch(values, memel):
-    """The scale of every value of a batch; what `TopK(1)` takes is marked."""
+    """Plot the scale of every value of a batch, and the `TopK(1)` values."""
     phi = scales(values[:SAMPLES], memel)
     rows, columns = np.nonzero(np.array(TopK(1)(phi)))
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
@@ -126,7 +126,7 @@ def draw_batch(values, memel):
 
 
 def draw_step(model, values, labels, memel):
-    """Values and gradients of one sample, before and behind the layer."""
+    """Plot values and gradients of one sample, before and after the layer."""
     acting = MEmeL(late_start=0)
     acting.build(values.shape)
     acting.set_weights(memel.get_weights())
@@ -142,10 +142,10 @@ def draw_step(model, values, labels, memel):
 
     outputs = np.array(inhibited(batch))
     leaving = np.array(jax.grad(lambda z: loss(inhibited(z)))(batch))
-    # The gradient that arrives at the layer from above.
+    # The gradient that the layer receives in the backward pass.
     arriving = np.array(jax.grad(loss)(outputs))
     phi = scales(batch, memel)
-    # Of the samples, one whose selected value matters to the loss.
+    # Choose the sample whose selected value has the largest gradient.
     taken = phi.argmax(1)
     each = np.arange(SAMPLES)
     sample = np.abs(arriving[each, taken]).argmax()

@@ -38,10 +38,10 @@ Points and verdict:
 ## How it is measured
 
 `python examples/quickstart.py` trains the 40 networks on your machine. Each
-seed fixes the split, the wrong labels, the first weights and the order of the
-batches for all arms. No arm is tuned: dropout has its customary rate of 50 %,
-MEmeL and its placebo inhibit 10 % of the values. The placebo is the same layer
-with values selected at random. Any effect they share is due to noise.
+seed fixes the split, the wrong labels, the initial weights and the order of the
+batches for all arms. No arm is tuned: dropout uses its customary rate of 50 %,
+and MEmeL and its placebo inhibit 10 % of the values. The placebo is the same
+layer with values selected at random. Any effect they share is due to noise.
 
 "Better" and "worse" need ten seeds and p < 0.05 in both a sign-flip test and a
 studentized bootstrap, with Holm's correction over the table; all else is "not
@@ -63,7 +63,7 @@ ANSWERED = {
 
 
 def load_script():
-    """The module examples/quickstart.py."""
+    """Return the module examples/quickstart.py."""
     spec = importlib.util.spec_from_file_location(
         "quickstart", ROOT / "examples" / "quickstart.py"
     )
@@ -73,7 +73,7 @@ def load_script():
 
 
 def page():
-    """The whole text."""
+    """Return the text of the page."""
     script = load_script()
     files = [RESULTS / "quickstart.jsonl"]
     files += sorted(RESULTS.glob("*/quickstart.jsonl"))
@@ -91,7 +91,7 @@ def page():
 
 
 def by_backend(script, found):
-    """A Markdown table: one row per backend, one column per comparison."""
+    """Return a Markdown table: a row per backend, a column per comparison."""
     lines = []
     for comparison in found:
         rows = [
@@ -118,7 +118,7 @@ def by_backend(script, found):
 
 
 def versions(rows):
-    """The versions of all runs, "jax 0.10.2, keras 3.15.1"."""
+    """Return the versions of all runs: "jax 0.10.2, keras 3.15.1"."""
     pairs = {pair for row in rows for pair in row["versions"].items()}
     return ", ".join(f"{name} {number}" for name, number in sorted(pairs))
 

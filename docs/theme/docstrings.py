@@ -10,7 +10,7 @@ from typing import Any
 
 import griffe
 
-HEADS = r"Call arguments|Output shape|References?|Weights|With labels"
+HEADS = r"Call arguments|Notes|Output shape|References?|Weights|With labels"
 SECTION = re.compile(
     rf"^(?P<head>(?:{HEADS})[^\n:]*):(?P<rest>[^\n]*)\n"
     r"(?P<body>(?:[ ]{4}[^\n]*\n|\n(?=[ ]{4}))*)",

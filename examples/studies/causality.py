@@ -154,14 +154,14 @@ def stored():
 
 
 def findings():
-    """What RESULTS.md takes from here."""
+    """Yield the tables of this study in RESULTS.md."""
     for share, found in stored().items():
         title = f"digits, {pages.percent(share)} wrong labels, planted units"
         yield pages.Finding(title, found, "accuracy")
 
 
 INHIBITED, OTHERS = CONTRASTS[0]
-# The verdicts that the text of the page claims.
+# The verdicts that the page claims.
 CLAIMS = {
     0.0: {
         "accuracy": {
@@ -189,48 +189,47 @@ CLAIMS = {
 
 
 ANSWER = (
-    "It is not shown that planted monosemantic units do harm. With wrong "
-    "labels, inhibiting them ends in a lower accuracy than inhibiting as "
-    "many other units."
+    "No harm of planted monosemantic units is shown. With wrong labels, "
+    "inhibiting them is worse than inhibiting the same number of other units."
 )
 
 
 def page(comparisons):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     for share, found in comparisons.items():
         pages.check(found, CLAIMS[share])
     first = next(iter(comparisons.values()))
     lines = [
-        "# Causality: planted monosemantic units, inhibited",
+        "# Do planted monosemantic units matter?",
         "",
         "<!-- Written by examples/studies/causality.py. -->",
         "",
-        f"Digits, a network of 2 x {training.WIDTH}. After {TRAINING} epochs "
-        "of "
-        f"plain training, {UNITS} units of the second layer, chosen by lot, "
-        f"are taught for {PLANTING} epochs to say {HIGH:.0f} on one class and "
-        f"0 on all others, by a squared loss beside the usual one. Then "
-        f"{AFTER} more epochs: plain; with Reverse Deactivation of the tenth "
-        "of their values that stands out most; with the same done to as "
-        "many other units, chosen by lot; or with dropout of half of the "
-        f"layer. {len(first.seeds)} seeds.",
+        f"Data: digits. The network has 2 x {training.WIDTH} units. After "
+        f"{TRAINING} epochs of plain training, {UNITS} randomly chosen units "
+        f"of the second layer are trained for {PLANTING} epochs to output "
+        f"{HIGH:.0f} on one class and 0 on all others, by an additional "
+        f"squared loss. {AFTER} more epochs follow: plain; with Reverse "
+        "Deactivation of the most deviant tenth of their values; with the same "
+        "inhibition of the same number of other, randomly chosen units; or "
+        f"with dropout of half of the layer. {len(first.seeds)} seeds.",
         "",
-        "Separation is the mean phi of a planted unit on its class over that "
-        "on all test images: 1 for a unit that knows no class, 9 for one that "
-        "fires on one class of ten alone. Silenced: tested with these units "
-        "held at their mean, whatever the arm did to them in training.",
+        "Separation is the mean monosemantic scale (phi) of a planted unit on "
+        "its class, divided by that on all test images: 1 for a unit that is "
+        "unrelated to the classes, 9 for one that fires on one class of ten "
+        "only. Silenced means that these units are fixed at their mean in the "
+        "test, for all arms.",
         "",
-        "Seen: with correct labels no effect is shown; the network hardly "
+        "Finding: with correct labels no effect is shown; the network hardly "
         "needs these units. With wrong labels, inhibiting the planted units "
-        "ends in a *lower* accuracy than inhibiting as many others; neither is "
-        "shown to "
-        "differ from inhibiting none. Inhibition takes away little of the "
-        "separation, and is not shown to take any with right labels. Dropout "
-        "of the same layer does help with wrong labels, and takes some of the "
-        "separation away as well. That monosemantic units as such do harm is "
-        "not shown here.",
+        "ends in a *lower* accuracy than inhibiting the same number of other "
+        "units; neither is shown to differ from no inhibition. Inhibition "
+        "lowers the separation slightly; with correct labels this is not "
+        "shown. Dropout of the same layer helps with wrong labels, and lowers "
+        "the separation as well. Harm of monosemantic units as such is not "
+        "shown here.",
         "",
-        "![Accuracy vs. that of planted and not inhibited](causality.png)",
+        "![Two panels, one per share of wrong labels: accuracy minus that of "
+        "planted units without inhibition, one dot per seed](causality.png)",
     ]
     lines = pages.answer_first(ANSWER, lines)
     for share, found in comparisons.items():
@@ -238,7 +237,7 @@ def page(comparisons):
             "",
             f"## {share:.0%} of the training labels wrong",
             "",
-            "Mean of the seeds:",
+            "Mean over the seeds:",
             "",
             "| arm | accuracy before planting, % | after planting, % | "
             "at the end, % | separation after planting | at the end | "
@@ -266,9 +265,9 @@ def page(comparisons):
         "",
         "## Limits",
         "",
-        "One small network; units that are monosemantic because they were "
-        "taught to be, in labels that the task itself is about, may be of "
-        "another kind than those that training makes. Nothing was tuned.",
+        "The study uses one small network. Units that are trained to be "
+        "monosemantic for the classes of the task may differ from units that "
+        "become monosemantic in ordinary training. No method was tuned.",
     ]
     return pages.closed(lines, "causality_*.jsonl", pages.runs_of(comparisons))
 
@@ -290,7 +289,7 @@ def figure(comparisons):
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     found = stored()
     pages.write("causality", page(found), figure(found))
 

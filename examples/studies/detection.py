@@ -1,11 +1,11 @@
-"""Does the monosemantic scale tell what a neuron stands for?
+"""Does the monosemantic scale detect the label of a neuron?
 
     python examples/studies/detection.py [--seeds 10]
 
 Open question 2 of the paper, by architecture: the scale phi of a neuron's
-values as a detector of a labelled feature, the digit that is seen. Its ROC
-curve in trained and in fresh networks, and after training with Reverse
-Deactivation (RD) or its placebo. Writes docs/studies/detection.md.
+values as a detector of a label, the digit in the image. The script computes
+ROC curves in trained and in untrained networks, and after training with
+Reverse Deactivation (RD) or its placebo. It writes docs/studies/detection.md.
 """
 
 import keras
@@ -24,14 +24,14 @@ from keras_memel import RunStore
 from keras_memel import compare
 
 EPOCHS, RATE, CHANNELS = 60, 0.1, 32
-# What stands behind the hidden layer in training; `None` is no training.
+# The layers after the hidden layer in training; `None` means no training.
 STATES = {
     "trained": lambda: [],
     "fresh": None,
     "RD": lambda: [MEmeL(Rate(RATE), axis=-1)],
     "placebo": lambda: [MEmeL(Random(RATE), axis=-1)],
 }
-# Shares of false alarms at which the ROC curves are kept.
+# False-alarm rates at which the ROC curves are stored.
 ALARMS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 STORE = training.store("detection")
 
@@ -49,16 +49,16 @@ def cnn(images):
 
 
 def convgru(images):
-    """The image comes in four frames, of two rows each."""
+    """Process the image as four frames of two rows."""
     frames = keras.layers.Reshape((4, 2, 8, 1))(images)
     # Unrolled: XLA's convolutions within a loop take ten times as long.
     return ConvGRU2D(CHANNELS, 3, padding="same", unroll=True)(frames)
 
 
 def transformer(images):
-    """The rows of the image are the tokens; two blocks."""
+    """Process the rows of the image as tokens, in two blocks."""
     rows = keras.layers.Reshape((8, 8))(images)
-    # Where a row stands: a first layer of its own for each.
+    # Each row has a separate first layer, which encodes its position.
     tokens = keras.layers.EinsumDense("btf,tfc->btc", (8, CHANNELS))(rows)
     for _ in range(2):
         seen = keras.layers.LayerNormalization()(tokens)
@@ -88,7 +88,7 @@ BEST = "area of the best tenth of the neurons"
 
 
 def build(arm, seed):
-    """The network, and the part of it that ends in the hidden layer."""
+    """Return the network; its attribute `hidden` ends in the hidden layer."""
     architecture, state = arm
     keras.utils.set_random_seed(seed)
     images = keras.Input((64,))
@@ -109,16 +109,16 @@ def build(arm, seed):
 
 
 def detection(values, other, labels, other_labels):
-    """How well phi tells the feature of each neuron, and the value itself.
+    """Return how well phi, and the value itself, detect a neuron's label.
 
-    The feature of a neuron, the digit with the largest mean phi (Wang et al.
-    2025, Eq. 3), is chosen on some images, and told on others: a feature that
-    is chosen where it is tested looks good by chance. For the value, likewise
-    the digit with the largest mean.
+    The label of a neuron is the digit with the largest mean phi (Wang et al.
+    2025, Eq. 3). It is chosen on some images and tested on others, because a
+    label that is tested on the images that chose it scores well by chance.
+    For the value, it is the digit with the largest mean value.
 
     Args:
-        values: Of the images that choose, `(images, neurons)`.
-        other: Of those that test.
+        values: Values on the images that choose, `(images, neurons)`.
+        other: Values on the images that test.
         labels, other_labels: Their digits.
     """
     known, tested = training.phi(values), training.phi(other)
@@ -147,7 +147,7 @@ def detection(values, other, labels, other_labels):
 
 
 def run(arm, seed):
-    """Train one network; ask its hidden layer."""
+    """Train one network and test its hidden layer as a detector."""
     digits = training.Digits(seed, epochs=EPOCHS)
     model = training.recycled(arm, lambda: build(arm, seed), digits)
     if STATES[arm[1]] is not None:
@@ -157,7 +157,7 @@ def run(arm, seed):
     def values(part):
         found = model.hidden(digits.images[part], training=False)
         found = keras.ops.convert_to_numpy(found)
-        # A neuron is a channel; its value of an image the mean of all places.
+        # A neuron is a channel. Its value is the mean over all positions.
         return found.reshape(len(part), -1, CHANNELS).mean(axis=1)
 
     return {"accuracy": training.accuracy(model, digits)} | detection(
@@ -173,7 +173,7 @@ def stored():
 
 
 def by_architecture(runs):
-    """Of each architecture: what training, RD and its placebo change."""
+    """Compare training, RD and its placebo within each architecture."""
     found = {}
     for architecture in ARCHITECTURES:
         chosen = [
@@ -188,7 +188,7 @@ def by_architecture(runs):
 
 
 def across(runs):
-    """The trained networks, against the MLP."""
+    """Compare the trained networks with the MLP."""
     chosen = [
         {**run, "arm": ARMS[run["arm"]][0]}
         for run in runs
@@ -198,7 +198,7 @@ def across(runs):
 
 
 def value_or_scale(runs):
-    """phi against the value itself as the detector, in trained networks."""
+    """Compare phi with the value itself as a detector, in trained networks."""
     found = {}
     for architecture in ARCHITECTURES:
         found[architecture] = Comparison(
@@ -217,7 +217,7 @@ def value_or_scale(runs):
 
 
 def findings():
-    """What RESULTS.md takes from here."""
+    """Yield the tables of this study in RESULTS.md."""
     runs = stored()
     more = "a larger area"
     for architecture, found in by_architecture(runs).items():
@@ -232,7 +232,7 @@ def findings():
         )
 
 
-# The verdicts that the text of the page claims.
+# The verdicts that the page claims.
 LESS = {
     ("fresh", "trained"): "worse",
     ("RD", "trained"): "worse",
@@ -245,25 +245,25 @@ CLAIMS = {
     "transformer": {AUC: LESS, "accuracy": {("RD", "trained"): "not shown"}},
 }
 SEEN = (
-    "Seen: in all four architectures training makes phi a better detector of "
-    "a digit, best in the transformer and poorest in the CNN; and Reverse "
-    "Deactivation makes it a poorer one than training without it or with its "
-    "placebo does: so far it does what it says, it makes neurons less "
-    "monosemantic. No accuracy comes of that; the CNN loses much of its own. "
-    "The value itself tells the digit better than phi everywhere: phi does not "
-    "know on which side of its mean a neuron deviates."
+    "Finding: in all four architectures, training makes phi a better detector "
+    "of a digit; the best is the transformer, the poorest the CNN. Reverse "
+    "Deactivation (RD) makes it a poorer detector than plain training or the "
+    "placebo does. RD therefore makes neurons less monosemantic, as intended. "
+    "This does not raise the accuracy, and the CNN loses much of its accuracy. "
+    "In all architectures the value itself detects the digit better than phi, "
+    "because phi does not distinguish the two sides of the mean."
 )
 
 
 ANSWER = (
-    "Training makes phi a better detector of one digit, and Reverse "
-    "Deactivation makes it a poorer one. The value itself detects the "
-    "digit better than phi."
+    "Yes, but the value itself detects a digit better than the monosemantic "
+    "scale (phi) does. Training makes phi a better detector, and Reverse "
+    "Deactivation makes it a poorer one."
 )
 
 
 def page(runs):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     found, wide = by_architecture(runs), across(runs)
     for architecture, claims in CLAIMS.items():
         pages.check(found[architecture], claims)
@@ -283,31 +283,34 @@ def page(runs):
             ]
         )
     lines = [
-        "# Detection: does phi tell what a neuron stands for?",
+        "# Does phi detect the label of a neuron?",
         "",
         "<!-- Written by examples/studies/detection.py. -->",
         "",
-        "Digits with right labels, 400 for training. Four small networks, "
-        f"each with a last hidden layer of {CHANNELS} channels before its "
-        "ReLU: two dense layers (MLP); two convolutions (CNN); a ConvGRU that "
-        "gets the image in four frames of two rows; and two transformer "
-        f"blocks with the rows as tokens. {EPOCHS} epochs, "
-        f"{len(wide.seeds)} paired seeds. A neuron is a channel, its value of "
-        "an image the mean over all places.",
+        "Data: digits with correct labels, 400 for training. Four small "
+        f"networks, each with a last hidden layer of {CHANNELS} channels "
+        "before its ReLU: two dense layers (MLP); two convolutions (CNN); a "
+        "ConvGRU that receives the image as four frames of two rows; and two "
+        f"transformer blocks with the rows as tokens. {EPOCHS} epochs, "
+        f"{len(wide.seeds)} paired seeds. A neuron is a channel, and its value "
+        "on an image is the mean over all positions.",
         "",
-        "The feature of a neuron is the digit with the largest mean phi (Wang "
-        "et al. 2025, Eq. 3), found on half of the test images. On the other "
-        "half phi has to tell this digit from all others: the area under its "
-        "ROC curve is 0.5 for a neuron that knows nothing. The value itself "
-        "is asked in the same way, with the digit of the largest mean value. "
-        f"RD and placebo: trained with {RATE:.0%} of the values of the hidden "
-        "layer inhibited.",
+        "The label of a neuron is the digit with the largest mean phi (Wang "
+        "et al. 2025, Eq. 3) on half of the test images. The other half "
+        "measures how well phi separates this digit from all others: the area "
+        "under the ROC curve is 0.5 for an unrelated neuron. The value itself "
+        "is tested in the same way, with the digit of the largest mean value. "
+        "RD and placebo are trained with "
+        f'{RATE:.0%} of the values of the hidden layer inhibited; "fresh" '
+        "networks are untrained.",
         "",
         SEEN,
         "",
-        "![ROC curves by architecture](detection.png)",
+        "![Four panels, one per architecture: the mean ROC curve of phi in "
+        "trained and fresh networks, with RD and with the placebo]"
+        "(detection.png)",
         "",
-        "Mean of the seeds:",
+        "Mean over the seeds:",
         "",
         *pages.table(rows),
     ]
@@ -325,7 +328,7 @@ def page(runs):
         "",
         "## phi or the value",
         "",
-        "In trained networks, each row a question of its own:",
+        "Trained networks; each row is a separate question:",
         "",
         *pages.table(
             [
@@ -341,10 +344,10 @@ def page(runs):
         "",
         "## Limits",
         "",
-        "Small networks, a single set, features that are the classes of the "
-        "task: a neuron may stand for a stroke, of which no label tells. The "
-        "architectures differ in more than their kind, such as in the number "
-        "of their weights and in how well they do.",
+        "The networks are small, there is one data set, and the labels are the "
+        "classes of the task: a neuron may respond to a stroke, for which no "
+        "label exists. The architectures also differ in their number of "
+        "weights and in their accuracy.",
     ]
     return pages.closed(lines, "detection.jsonl", runs)
 
@@ -378,7 +381,7 @@ def figure(runs):
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     runs = stored()
     pages.write("detection", page(runs), figure(runs))
 

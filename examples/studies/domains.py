@@ -1,10 +1,10 @@
-"""Wrong labels again, on clothing, cell nuclei, a smartwatch and sentences.
+"""Test wrong labels on clothing, cell nuclei, a smartwatch and sentences.
 
     python examples/studies/domains.py [--seeds 10] [--only fashion_mnist]
 
-The experiment of label_noise.py, the same methods with the same trials, on
-Fashion-MNIST, on a medical table, on time series and on what a pretrained BERT
-makes of sentences. Writes docs/studies/domains.md.
+The script repeats the experiment of label_noise.py, with the same methods, on
+Fashion-MNIST, on a medical table, on time series, and on sentences encoded by
+a pretrained BERT. It writes docs/studies/domains.md.
 """
 
 import functools
@@ -17,7 +17,7 @@ from examples.studies.common import training
 from keras_memel import RunStore
 from keras_memel import compare
 
-# Three trials a method, around what the five of label_noise.py chose.
+# Three trials per method, around the rates that label_noise.py selected.
 RATES = (0.1, 0.2, 0.4)
 DROPOUT_RATES = (0.2, 0.5, 0.65)
 ARMS = training.trials(RATES, DROPOUT_RATES)
@@ -39,7 +39,7 @@ def run(name, share, path, arm, seed):
 
 
 def stored():
-    """Sets and shares that have all runs, each with its comparison."""
+    """Return the comparison of each set and share that has all runs."""
     return {
         (name, share): label_noise.compared(
             RunStore(training.store(name, share)).read(), ARMS
@@ -51,7 +51,7 @@ def stored():
 
 
 def findings():
-    """What RESULTS.md takes from here."""
+    """Yield the tables of this study in RESULTS.md."""
     for (name, share), found in stored().items():
         yield pages.Finding(
             f"{sets.title(name, share)} labels, all methods tuned",
@@ -62,7 +62,7 @@ def findings():
         )
 
 
-# The verdicts that the text of the page claims.
+# The verdicts that the page claims.
 CLAIMS = {
     ("fashion_mnist", 0.2): {
         ("RD", "plain"): "better",
@@ -110,17 +110,16 @@ CLAIMS = {
 
 
 SEEN = (
-    "Seen: on Fashion-MNIST with wrong labels Reverse Deactivation (RD) "
-    "helps, by no more than is shown of its placebo, and by less than "
-    "dropout; with right labels it *harms*, which neither of the two is shown "
-    "to do. On cell nuclei with 20 % wrong labels both naive ways help; of RD "
-    "and of dropout it is not shown. On the "
-    "recordings of a smartwatch, where people in the test are others than "
-    "those in training, RD is not shown to help, nor to differ from its "
-    "placebo; the naive inhibitions harm, but for (a) with right labels, of "
-    "which it is not shown. On sentences as a "
-    "pretrained BERT sees them nothing is shown to help or to harm, dropout "
-    "included."
+    "Finding: on Fashion-MNIST with wrong labels, Reverse Deactivation (RD) "
+    "helps. It is not shown to differ from its placebo, and it is worse than "
+    "dropout. With correct labels RD *harms*; this is shown neither for the "
+    "placebo nor for dropout. On cell nuclei with 20 % wrong labels, both "
+    "naive inhibitions help; for RD and dropout this is not shown. The "
+    "smartwatch data use different people for training and test. There RD is "
+    "shown neither to help nor to differ from its placebo. The naive "
+    "inhibitions harm, except that for (a) with correct labels this is not "
+    "shown. On sentences encoded by a pretrained BERT, no method is shown to "
+    "help or to harm, dropout included."
 )
 ABOUT = {
     "fashion_mnist": [
@@ -133,47 +132,48 @@ ABOUT = {
         *("569", "200", "269", "2", "30"),
     ],
     "watch": [
-        "smartwatch: two seconds of six sensors, the windows of a person "
-        "never in two parts (Burns et al. 2018, in seglearn)",
+        "smartwatch: two seconds of six sensors; all windows of a person are "
+        "in the same part (Burns et al. 2018, in seglearn)",
         *("2,369", "600", "600", "7", "150"),
     ],
     "sentences": [
-        "film sentences (examples/data), as a pretrained BERT that is not "
-        "trained here (MiniLM) sees them, mean of its last outputs",
+        "film sentences (examples/data), encoded as the mean of the last "
+        "outputs of a pretrained, frozen BERT (MiniLM)",
         *("2,000", "600", "1,100", "2", "384"),
     ],
 }
 
 
 ANSWER = (
-    "Reverse Deactivation (RD) helps on Fashion-MNIST with wrong labels, "
-    "by no more than is shown of its placebo and by less than dropout. "
-    "With correct labels it harms there. On the other sets it is not "
-    "shown to help."
+    "Only on Fashion-MNIST with wrong labels, where Reverse Deactivation (RD) "
+    "is not shown to differ from its placebo and is worse than dropout. With "
+    "correct labels it harms there. On the other data sets it is not shown to "
+    "help."
 )
 
 
 def page(comparisons):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     for key, claims in CLAIMS.items():
         pages.check(comparisons[key], {"accuracy": claims})
     columns = {sets.title(*key): found for key, found in comparisons.items()}
     lines = [
-        "# Other data: the same experiment elsewhere",
+        "# Does it help on other data?",
         "",
         "<!-- Written by examples/studies/domains.py. -->",
         "",
-        "The experiment of [label_noise.md](label_noise.md) on other sets, "
-        "with the same network, a layer before both ReLUs, and the same "
-        "methods. Each method has three trials, of which the one with the "
-        "best *validation* accuracy counts, seed by seed: rates of 10, 20 and "
-        "40 % (dropout: 20, 50 and 65 %). Labels of training and validation "
-        "are wrong with the share that is named; those of the test are right. "
+        "This study repeats the experiment on [wrong labels](label_noise.md) "
+        "on other data sets, with the same network, a layer before both ReLUs, "
+        "and the same methods. Each method has three trials: rates of 10, 20 "
+        "and 40 % (dropout: 20, 50 and 65 %). For each seed, the trial with "
+        "the best *validation* accuracy counts. The stated share of the "
+        "training and validation labels is wrong; the test labels are "
+        "correct. "
         f"{len(next(iter(comparisons.values())).seeds)} paired seeds.",
         "",
         *pages.table(
             [
-                ["set", "examples", "of training", "test", "classes", "inputs"],
+                ["set", "examples", "training", "test", "classes", "inputs"],
                 *(
                     ABOUT[name]
                     for name in dict.fromkeys(name for name, _ in comparisons)
@@ -183,7 +183,8 @@ def page(comparisons):
         "",
         SEEN,
         "",
-        "![Accuracy vs. plain, by method](domains.png)",
+        "![One panel per data set and share of wrong labels: accuracy minus "
+        "that of plain training, by method](domains.png)",
         "",
         *pages.accuracies(columns),
     ]
@@ -199,9 +200,9 @@ def page(comparisons):
         "",
         *pages.edges(columns, training.METHODS, ARMS),
         "",
-        "Small parts of the sets, one network of 2 x 256 for all, labels that "
-        "are wrong at random. No medical images: a table of cell nuclei stands "
-        "for them.",
+        "The study uses small parts of the data sets, one network of 2 x 256 "
+        "units for all, and labels that are wrong at random. It has no medical "
+        "images, only a table of measurements of cell nuclei.",
     ]
     missing = [
         sets.title(name, share)
@@ -222,7 +223,7 @@ def figure(comparisons):
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     found = stored()
     pages.write("domains", page(found), figure(found))
 
@@ -236,7 +237,7 @@ def main():
     )
     options = parser.parse_args()
     if options.data is not None and options.only is None:
-        parser.error("--data needs --only: of which set is the file?")
+        parser.error("--data needs --only, the set that the file belongs to")
     chosen = [
         (name, share)
         for name, shares in SHARES.items()
@@ -245,8 +246,8 @@ def main():
     ]
     if not chosen:
         parser.error(
-            "no set that was asked for is studied with this share of wrong "
-            f"labels. Received: --share {options.share:g}"
+            "expected a share of wrong labels that the study has for the set. "
+            f"Received: --share {options.share:g}"
         )
     for name, share in chosen:
         train = functools.partial(run, name, share, options.data)

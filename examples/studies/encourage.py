@@ -2,11 +2,11 @@
 
     python examples/studies/encourage.py [--seeds 10]
 
-Wang et al. (2024) reverse the gradient of values that stand out; Yan et al.
-(2024, arXiv 2406.17969) hold that monosemanticity should be encouraged, by
-features that are less correlated. Here both, and their placebos, on the same
-tasks: Reverse Deactivation with a gradient of -delta (inhibit), of +delta
-(encourage), and a penalty on the correlation of units. Writes
+Wang et al. (2024) reverse the gradient of the most deviant values. Yan et al.
+(2024, arXiv 2406.17969) argue that monosemanticity should be encouraged, by
+less correlated features. This script compares both, and their placebos, on the
+same tasks: Reverse Deactivation with a gradient of -delta (inhibit), of +delta
+(encourage), and a penalty on the correlation of units. It writes
 docs/studies/encourage.md.
 """
 
@@ -32,13 +32,15 @@ TASKS = [
     ("fashion_mnist", 0.2),
     ("digits", 0.0),
 ]
-RATE = 0.1  # of all values, those that stand out most, or any
+RATE = 0.1  # share of all values that are inhibited
 
 
 @keras.saving.register_keras_serializable("studies")
 class Decorrelation(keras.layers.Layer):
-    """A loss: the mean squared correlation of two different units over a
-    batch, times `weight`. The values stay what they are."""
+    """Add a loss: the mean squared correlation of two units, times `weight`.
+
+    The correlation is that of a batch. The layer returns its input.
+    """
 
     def __init__(self, weight, **kwargs):
         super().__init__(**kwargs)
@@ -51,10 +53,10 @@ class Decorrelation(keras.layers.Layer):
 
 
 def squared_correlation(values):
-    """Mean over all pairs of different units, `(batch, units)` -> scalar."""
+    """Return the mean over pairs of units of `(batch, units)`, a scalar."""
     ops = keras.ops
     centred = values - ops.mean(values, axis=0)
-    # A unit that never changes correlates with none.
+    # A constant unit has a correlation of 0 with all others.
     scale = ops.sqrt(ops.sum(ops.square(centred), axis=0) + 1e-6)
     correlation = ops.matmul(ops.transpose(centred / scale), centred / scale)
     units = values.shape[-1]
@@ -71,7 +73,7 @@ def any_value(delta):
     return MEmeL(Random(RATE), ReverseDeactivation(delta))
 
 
-# What a method makes of its strength, and the strengths that it may try.
+# The layer of each method, a function of its strength, and its trials.
 METHODS = {
     "inhibit": (stands_out, (0.5, 1.0, 2.0)),
     # -1 is naive (b) of the paper.
@@ -95,7 +97,7 @@ CONTRASTS = [
     ("decorrelate", "dropout"),
 ]
 MEASURES = {
-    "phi": "phi that 2 % of the values reach",
+    "phi": "phi that 2 % of the values exceed",
     "fkr": "False Killing Rate",
     "correlation": "squared correlation of two units",
 }
@@ -114,8 +116,10 @@ def run(name, share, path, arm, seed):
 
 
 def measures(model, data):
-    """Of the second layer before its ReLU, on the test images; phi and the
-    False Killing Rate as in scale.py."""
+    """Measure the second layer before its ReLU, on the test images.
+
+    phi and the False Killing Rate are those of scale.py.
+    """
     values = training.second_layer(model, data.images[data.test])
     phi, labels = training.phi(values), data.labels[data.test]
     own = labels[:, None] == training.features(phi, labels, data.classes)
@@ -129,7 +133,7 @@ def store(name, share):
 
 
 def stored():
-    """The comparison of each task, of tuned methods."""
+    """Return the comparison of tuned methods for each task."""
     return {
         (name, share): Comparison(
             training.tuned(RunStore(store(name, share)).read(), ARMS),
@@ -142,7 +146,7 @@ def stored():
 
 
 def findings():
-    """What RESULTS.md takes from here."""
+    """Yield the tables of this study in RESULTS.md."""
     for (name, share), found in stored().items():
         yield pages.Finding(
             f"{sets.title(name, share)} labels, inhibit or encourage",
@@ -152,7 +156,7 @@ def findings():
         )
 
 
-# The verdicts that the text of the page claims.
+# The verdicts that the page claims.
 CLAIMS = {
     ("digits", 0.2): {
         "accuracy": {
@@ -191,30 +195,31 @@ CLAIMS = {
     },
 }
 SEEN = (
-    "Seen: on digits with 20 % wrong labels, to inhibit a tenth of the values "
-    "helps most of the three, and to decorrelate a little; to encourage is "
-    "not shown to help. Dropout is better than decorrelation, and the "
-    "advantage of inhibition over its placebo at this rate is gone at a "
-    "higher one (label_noise.md). On Fashion-MNIST inhibition helps by no "
-    "more than is shown of its placebo, and the other two are not shown to "
-    "help; with right labels to encourage harms, and the others change "
-    "nothing that is shown. Decorrelation does what it says, and raises "
-    "phi; but what is loud is then *less* often of the unit's class. To "
-    "encourage by gradient does the opposite: units that are more "
-    "correlated, and whose loud values are more often of their class. The two "
-    "that are called encouragement do not encourage the same thing."
+    "Finding: on digits with 20 % wrong labels, inhibiting a tenth of the "
+    "values helps the most of the three, decorrelating helps a little, and "
+    "encouraging is not shown to help. Dropout is better than decorrelation. "
+    "Inhibition is better than its placebo at this rate, but not at a higher "
+    "one ([wrong labels](label_noise.md)). On Fashion-MNIST inhibition helps, "
+    "but is not shown to differ from its placebo; the other two are not shown "
+    "to help. On digits with correct labels, encouraging harms, and no effect "
+    "of the others is shown. Decorrelation lowers the correlation, as "
+    "intended, and raises the monosemantic scale (phi); but the extreme values "
+    "then belong *less* often to the unit's class. Encouraging by gradient "
+    "does the opposite: the units are more correlated, and their extreme "
+    "values belong to their class more often. The two kinds of encouragement "
+    "therefore have different effects."
 )
 
 
 ANSWER = (
-    "On digits with wrong labels, inhibiting a tenth of the values helps "
-    "more than encouraging them or decorrelating units. On Fashion-MNIST "
-    "it helps by no more than is shown of its placebo."
+    "On digits with wrong labels, inhibiting a tenth of the values helps more "
+    "than encouraging them or decorrelating units. On Fashion-MNIST, "
+    "inhibiting is not shown to differ from encouraging or from its placebo."
 )
 
 
 def page(comparisons):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     for key, claims in CLAIMS.items():
         pages.check(comparisons[key], claims)
     columns = {sets.title(*key): found for key, found in comparisons.items()}
@@ -223,23 +228,25 @@ def page(comparisons):
         "",
         "<!-- Written by examples/studies/encourage.py. -->",
         "",
-        f"Networks of 2 x {training.WIDTH}, with wrong labels in training and "
-        "validation as the columns name them. Of the "
-        f"{pages.percent(RATE)} of the values before both ReLUs that stand "
-        "out most, the mean takes the place, and the gradient is multiplied "
-        "by -delta: reversed (inhibit; delta of 0.5, 1 or 2) or kept "
-        "(encourage; delta of -0.5, -1 or -2; -1 is the paper's naive (b)). "
-        "The placebos do the same to values chosen blindly. Decorrelate adds "
-        "the mean squared correlation of two units over a batch to the loss, "
-        "with a weight of 0.1, 1 or 10, after the proposal of Yan et al. "
-        "(2024, arXiv 2406.17969), who take decorrelation for encouragement. "
-        "naive (a) tries rates of 5, 10 and 20 %, dropout 20, 50 and 65 %. Of "
-        "each method the trial that is best on validation images counts, seed "
-        f"by seed; {len(next(iter(comparisons.values())).seeds)} paired seeds.",
+        f"The networks have 2 x {training.WIDTH} units. The columns state the "
+        "share of wrong labels in training and validation. Inhibiting and "
+        f"encouraging replace the most deviant {pages.percent(RATE)} of the "
+        "values before both ReLUs with the mean of their neuron, and multiply "
+        "the gradient by -delta. Inhibit reverses the gradient (delta of 0.5, "
+        "1 or 2); encourage keeps its sign (delta of -0.5, -1 or -2; -1 is the "
+        "paper's naive (b)). The placebos do the same to random values. "
+        "Decorrelate adds the mean squared correlation of two units over a "
+        "batch to the loss, with a weight of 0.1, 1 or 10. It follows Yan et "
+        "al. (2024, arXiv 2406.17969), who use decorrelation to encourage "
+        "monosemanticity. naive (a) tries rates of 5, 10 and 20 %, dropout 20, "
+        "50 and 65 %. For each method and seed, the trial that is best on "
+        "validation images counts. "
+        f"{len(next(iter(comparisons.values())).seeds)} paired seeds.",
         "",
         SEEN,
         "",
-        "![Accuracy vs. plain, by method](encourage.png)",
+        "![One panel per task: accuracy minus that of plain training, by "
+        "method](encourage.png)",
         "",
         *pages.accuracies(columns),
     ]
@@ -250,7 +257,7 @@ def page(comparisons):
         lines += [
             "",
             f"{pages.capital(text)}{unit} (second layer before its "
-            "ReLU, test images), mean of the seeds:",
+            "ReLU, test images), mean over the seeds:",
             "",
             *pages.means(columns, metric, scale, 2 if metric == "phi" else 1),
         ]
@@ -264,6 +271,8 @@ def page(comparisons):
             lines += ["", f'{pages.capital(text)} ("better" is higher):']
             lines += ["", table]
         lines += pages.notes(found)
+    missing = [sets.title(*task) for task in TASKS if task not in comparisons]
+    incomplete = f"Incomplete: {'; '.join(missing)}. " if missing else ""
     lines += [
         "",
         "## Limits",
@@ -272,16 +281,12 @@ def page(comparisons):
         "",
         *pages.edges(columns, METHODS, ARMS),
         "",
-        "Not run to the end: "
-        + (
-            "; ".join(sets.title(*t) for t in TASKS if t not in comparisons)
-            or "nothing"
-        )
-        + ". Small networks for images, whereas Yan et al. speak of the "
-        "alignment of language models, and of correlation between inputs; the "
-        "penalty here is our own, of the same idea. phi, as such, calls a unit "
-        "monosemantic that is loud for whatever reason; the False Killing "
-        "Rate says how often what is loud is not of the unit's class.",
+        f"{incomplete}The networks are small and classify images, whereas Yan "
+        "et al. study the alignment of language models and the correlation "
+        "between inputs; the penalty here implements the same idea "
+        "differently. phi is high for any unit with extreme values, whatever "
+        "their cause. The False Killing Rate is the share of the extreme "
+        "values that do not belong to the unit's class.",
     ]
     return pages.closed(lines, "encourage_*.jsonl", pages.runs_of(comparisons))
 
@@ -292,14 +297,16 @@ def figure(comparisons):
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     found = stored()
     pages.write("encourage", page(found), figure(found))
 
 
 def main():
     parser = training.parser(__doc__)
-    parser.add_argument("--data", type=pathlib.Path, help="of Fashion-MNIST")
+    parser.add_argument(
+        "--data", type=pathlib.Path, help="file of Fashion-MNIST"
+    )
     options = parser.parse_args()
     for name, share in TASKS:
         train = functools.partial(run, name, share, options.data)

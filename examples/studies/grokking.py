@@ -200,15 +200,17 @@ def stored():
 
 
 def tuned(runs):
-    """Of each method and seed, the trial that knows the validation sums
-    first; of those that never do, or tie, the one with the lowest rate."""
+    """Return the fastest trial on validation sums, per method and seed.
+
+    If trials never reach the accuracy, or tie, the lowest rate is chosen.
+    """
     return training.tuned(
         runs, ARMS, lambda scores, rate: (scores[CHOICE], rate)
     )
 
 
 def compared(runs):
-    """Tuned methods against plain, RD against its controls."""
+    """Compare tuned methods with plain training, and RD with its controls."""
     runs = [
         {**run, "scores": {name: run["scores"][name] for name in KEPT}}
         for run in tuned(runs)
@@ -222,7 +224,7 @@ def compared(runs):
 
 
 def findings():
-    """What RESULTS.md takes from here."""
+    """Yield the tables of this study in RESULTS.md."""
     yield pages.Finding(
         f"sums modulo {PRIME}, all methods tuned",
         compared(stored()),
@@ -233,7 +235,7 @@ def findings():
     )
 
 
-# The verdicts that the text of the page claims.
+# The verdicts that the page claims.
 CLAIMS = {
     ("RD", "plain"): "worse",
     ("naive (a)", "plain"): "worse",
@@ -244,32 +246,33 @@ CLAIMS = {
     ("RD", "dropout"): "worse",
 }
 SEEN = (
-    "Seen: with Reverse Deactivation the jump comes *later* than without, and "
-    "so it does with both naive ways; with its placebo and with dropout it "
-    "comes earlier. With a tenth of the values inhibited all three are far "
-    "behind, and their placebo is not. In the plain network phi rises while "
-    "the rule is found, and falls once it is; with 2 % inhibited it stays low, "
-    "with 10 % it is high early and stays there."
+    "Finding: with Reverse Deactivation (RD) the jump comes *later* than in "
+    "plain training, as with both naive inhibitions. With its placebo and with "
+    "dropout it comes earlier. At a rate of 10 %, RD and the naive inhibitions "
+    "are much slower, and the placebo is not. In the plain network the "
+    "monosemantic scale (phi) rises while the network learns the rule, and "
+    "then falls. With 2 % inhibited it stays low; with 10 % it is high early "
+    "and stays high."
 )
 
 
 ANSWER = (
-    "No. With Reverse Deactivation the jump comes later than without; "
-    "with its placebo and with dropout it comes earlier."
+    "No. With Reverse Deactivation the jump in test accuracy comes later than "
+    "in plain training. With its placebo and with dropout it comes earlier."
 )
 
 
 def page(runs):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     found = compared(runs)
     pages.check(found, {TIME: CLAIMS})
     number = len(found.seeds)
     ends = [
         [
             "",
-            "steps to 90 % of what is taught",
-            "steps to 90 % of the test",
-            "runs that got there",
+            "steps to 90 % training accuracy",
+            "steps to 90 % test accuracy",
+            "runs that reach it",
             "test accuracy at the end, %",
         ]
     ]
@@ -287,7 +290,7 @@ def page(runs):
             ]
         )
     scales = [["step", *map(str, MOMENTS)]]
-    accuracies = [[*scales[0], f"not there by {STEPS}"]]
+    accuracies = [[*scales[0], f"90 % not reached by {STEPS}"]]
     for arm in ARMS:
         reached = [r["scores"][IN_TIME] for r in runs if r["arm"] == arm]
         phi = mean_along(runs, arm, "phi")
@@ -301,31 +304,34 @@ def page(runs):
             ]
         )
     lines = [
-        "# Time: does the jump come earlier?",
+        "# Does the jump of grokking come earlier?",
         "",
         "<!-- Written by examples/studies/grokking.py. -->",
         "",
-        f"Addition modulo {PRIME}: {TAUGHT:.0%} of all {PRIME**2:,} sums are "
-        "taught, all at once in each step; half of the others choose among "
-        f"trials, half test. Two tables of {WIDTH} numbers for each summand, "
-        "their sum squared, a layer of answers (after Gromov 2023); AdamW "
-        f"with a rate of {LEARNING_RATE} and a weight decay of {DECAY:g}. "
-        "Such a network knows by heart what it is taught long before it knows "
-        "the rest: the jump that Power et al. (2022) call grokking. The layer "
-        "stands before the square. Looked at every "
-        f"{LOOK} steps: when are {KNOWN:.0%} of the test sums known? Each "
-        "method has two trials (2 and 10 % of the values; dropout 5 and 20 "
-        "%), of which the one counts that knows 90 % of the *validation* sums "
-        f"first, seed by seed; {len(found.seeds)} paired seeds.",
+        f"The task is addition modulo {PRIME}. {TAUGHT:.0%} of all "
+        f"{PRIME**2:,} sums are the training set, all of them in each step. "
+        "Half of the others select among trials, the other half test. The "
+        f"network (after Gromov 2023) embeds each summand in {WIDTH} "
+        "dimensions, squares the sum of both, and ends in a dense layer. The "
+        f"optimizer is AdamW with a learning rate of {LEARNING_RATE} and a "
+        f"weight decay of {DECAY:g}. Such a network memorizes its training "
+        "sums long before it generalizes: Power et al. (2022) call this jump "
+        "grokking. The layer under test precedes the square. Every "
+        f"{LOOK} steps the study checks whether {KNOWN:.0%} of the test sums "
+        "are correct. Each method has two trials (2 and 10 % of the values; "
+        "dropout 5 and 20 %). For each seed, the trial that first reaches "
+        f"90 % on the *validation* sums counts. {len(found.seeds)} paired "
+        "seeds.",
         "",
-        f"Training ends after {STEPS} steps. A run that does not get there "
-        f"counts as {STEPS} steps, less than it would need: what is compared "
-        "is the mean time up to that limit, and a method that never gets "
-        "there is worse than its number says.",
+        f"Training ends after {STEPS} steps. A run that does not reach the "
+        f"accuracy counts as {STEPS} steps, fewer than it would need. The "
+        "tables therefore compare mean times up to that limit, and favor a "
+        "method that does not reach it.",
         "",
         SEEN,
         "",
-        "![Test accuracy and phi along training](grokking.png)",
+        "![Two panels: test accuracy and the phi that 2 % of the values "
+        "exceed, by training step and trial](grokking.png)",
         "",
         *pages.table(ends),
         "",
@@ -334,8 +340,8 @@ def page(runs):
         found.to_markdown(TIME),
         *pages.notes(found, TIME),
         "",
-        "phi that 2 % of the hidden values of all sums reach, mean of the "
-        "seeds (a Gaussian unit: 5.41), each trial by itself:",
+        "phi that 2 % of the hidden values of all sums exceed, per trial, mean "
+        "over the seeds (Gaussian values: 5.41):",
         "",
         *pages.table(scales),
         "",
@@ -345,17 +351,18 @@ def page(runs):
         "",
         "## Limits",
         "",
-        "One task whose jump is made by weight decay, one small network with "
-        "squares, whose units are waves and not detectors: their values are "
-        "spread more evenly than a Gaussian's, and few stand out. Two trials "
-        "a method. Nothing follows for the jumps of large language models.",
+        "The study has one task, in which weight decay causes the jump, and "
+        "one small network with squares. Its units compute waves and are no "
+        "detectors: their values are spread more evenly than Gaussian ones, "
+        "and few deviate strongly. Each method has two trials. The result does "
+        "not apply to jumps of large language models.",
     ]
     lines = pages.answer_first(ANSWER, lines)
     return pages.closed(lines, "grokking.jsonl", runs)
 
 
 def mean_along(runs, arm, name):
-    """Mean of the seeds at each of `MOMENTS`."""
+    """Return the mean over the seeds at each of `MOMENTS`."""
     chosen = [run["scores"] for run in runs if run["arm"] == arm]
     return [
         np.mean([scores[f"{name} {step}"] for scores in chosen])
@@ -382,7 +389,7 @@ def figure(runs):
             )
     panels[0].set_title("test accuracy, %", loc="left", fontsize=10)
     panels[1].set_title(
-        "phi that 2 % of the values reach", loc="left", fontsize=10
+        "phi that 2 % of the values exceed", loc="left", fontsize=10
     )
     panels[1].legend(
         frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
@@ -394,7 +401,7 @@ def figure(runs):
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     runs = stored()
     pages.write("grokking", page(runs), figure(runs))
 

@@ -2,17 +2,17 @@
 
     python examples/studies/measures.py --minilm FOLDER
 
-Four measures of the same neurons by `analyze`: phi (its 99 % quantile, its mean
-on the label and its ROC-AUC), class selectivity, MonoScore and FMS@1; on
-neurons that are planted, and on those of networks that were trained: digits,
-the languages of examples/data/declarations.tsv, and MiniLM on film sentences.
-And the ROC-AUC of labels that are noise.
+The script computes four measures of the same neurons with `analyze`: phi (its
+99 % quantile, its mean on the label and its ROC-AUC), class selectivity,
+MonoScore and FMS@1. It uses planted neurons, and those of trained networks:
+digits, the languages of examples/data/declarations.tsv, and MiniLM on film
+sentences. It also computes the ROC-AUC of random labels.
 
 Fixed before the run: all sizes below; 10 seeds of planted neurons, noise and
 digits, 3 of the others; Spearman's correlation over neurons; the tenth of the
 neurons that is highest by a measure. Each run is one line of
-results/measures.jsonl, and one that is there is not repeated. Writes
-docs/studies/measures.md. FOLDER holds all-MiniLM-L6-v2 of
+results/measures.jsonl; stored runs are not repeated. The script writes
+docs/studies/measures.md. FOLDER contains all-MiniLM-L6-v2 of
 sentence-transformers.
 """
 
@@ -34,7 +34,7 @@ from keras_memel import analyze
 
 FILE = training.RESULTS / "measures.jsonl"
 SEEDS = {"planted": 10, "noise": 10, "digits": 10, "languages": 3, "MiniLM": 3}
-# Columns of the table of a report, and what the page calls them.
+# Columns of the table of a report, and their names on the page.
 MEASURES = {
     "ms_99": "phi, 99 % quantile",
     "ms_on_label": "phi on the label",
@@ -50,14 +50,14 @@ DIMENSIONS = 20
 # Noise: inputs and neurons, for each number of labels.
 LABELS, NOISE_INPUTS, NOISE_NEURONS = (10, 100, 200), 4000, 64
 TOLERANCE = 0.03
-# Languages: a character model, smaller than that of the notebook.
+# Languages: a character model, smaller than the one in the notebook.
 LENGTH, WIDTH, BLOCKS, EPOCHS, PIECES = 48, 64, 2, 10, 600
-# MiniLM: sentences, tokens of each, and blocks of its six.
+# MiniLM: sentences, tokens per sentence, and the blocks used of six.
 SENTENCES, TOKENS, LAYERS = 800, 32, (1, 4)
 
 
 def planted(labels, rng):
-    """Neurons of known kinds, after a ReLU.
+    """Create neurons of known kinds, after a ReLU.
 
     Returns:
         Values `(inputs, neurons)`, and the kind of each neuron.
@@ -92,11 +92,11 @@ def identity(columns):
 
 
 def of_planted(seed, options=None):
-    """The mean of each measure, by kind."""
+    """Return the mean of each measure, by kind."""
     rng = np.random.default_rng([1, seed])
     labels = rng.choice(len(SHARES), INPUTS, p=SHARES / SHARES.sum())
     values, kinds = planted(labels, rng)
-    # An embedding that knows the labels: a direction for each, and noise.
+    # An embedding that depends on the label: a direction per label, and noise.
     vectors = np.eye(DIMENSIONS)[labels]
     vectors = vectors + 0.1 * rng.normal(size=vectors.shape)
     model = identity(values.shape[1])
@@ -111,7 +111,7 @@ def of_planted(seed, options=None):
 
 
 def of_noise(seed, options=None):
-    """The mean ROC-AUC of labels that are noise, by their number."""
+    """Return the mean ROC-AUC of random labels, by their number."""
     found = {}
     for number_of in LABELS:
         rng = np.random.default_rng([2, seed, number_of])
@@ -125,7 +125,7 @@ def of_noise(seed, options=None):
 
 
 def of_digits(seed, options=None):
-    """An MLP on 400 digits, looked at with all others."""
+    """Train an MLP on 400 digits, and analyze it on the test images."""
     digits = training.Digits(seed)
     model = training.build(list, seed)
     training.fit(model, digits)
@@ -152,7 +152,7 @@ def paragraphs():
 
 
 def pieces(first, last, step=LENGTH):
-    """Pieces of LENGTH + 1 characters, and the number of their language."""
+    """Return pieces of LENGTH + 1 characters, and their language."""
     texts, labels = [], []
     for label, (_, all_of_it) in enumerate(sorted(paragraphs().items())):
         part = slice(*(int(len(all_of_it) * x) for x in (first, last)))
@@ -164,7 +164,7 @@ def pieces(first, last, step=LENGTH):
 
 
 class Positions(keras.layers.Layer):
-    """Adds a learned vector for each position."""
+    """Add a learned vector for each position."""
 
     def build(self, shape):
         self.table = self.add_weight(shape=shape[1:], name="table")
@@ -188,8 +188,10 @@ def transformer(characters):
 
 
 def bigrams(texts):
-    """How often a text has each pair of letters, in 256 sums of pairs: an
-    embedding that no network has a part in."""
+    """Count pairs of letters per text, hashed into 256 sums of pairs.
+
+    This embedding is independent of any network.
+    """
     from sklearn.feature_extraction.text import HashingVectorizer
 
     made = HashingVectorizer(
@@ -199,7 +201,7 @@ def bigrams(texts):
 
 
 def of_languages(seed, options=None):
-    """A character model that is never told the language."""
+    """Train a character model without language labels, and analyze it."""
     texts, _ = pieces(0, 2 / 3)
     characters = sorted(set("".join(texts)))
     numbers = {character: i + 1 for i, character in enumerate(characters)}
@@ -237,7 +239,7 @@ def of_languages(seed, options=None):
 
 
 def of_minilm(seed, options):
-    """A BERT that was pretrained by others, on other sentences per seed."""
+    """Analyze a pretrained BERT, on different sentences for each seed."""
     import transformers
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -259,7 +261,7 @@ def of_minilm(seed, options):
     )
     words = TfidfVectorizer(min_df=2, stop_words="english").fit_transform(texts)
     reduced = TruncatedSVD(64, random_state=0).fit_transform(words)
-    # A text without any of the words has no direction of its own.
+    # A constant gives a direction to a text without any of the words.
     reduced = np.column_stack([reduced, np.full(len(texts), 0.01)])
     report = analyze(
         model,
@@ -285,12 +287,12 @@ TRAINED = ("digits", "languages", "MiniLM")
 
 
 def number(value):
-    """Rounded for the store; `None` where it is not defined."""
+    """Round a number for the store; return `None` if it is not defined."""
     return round(float(value), 5) if np.isfinite(value) else None
 
 
 def relations(table):
-    """How the measures of the neurons of a network go together."""
+    """Return how the measures of the neurons of a network agree."""
     alive = table[~table["dead"]]
     names = [name for name in MEASURES if alive[name].notna().sum() > 9]
     spearman = {}
@@ -314,7 +316,7 @@ def relations(table):
             name: number(len(top["ms_99"] & own) / few)
             for name, own in top.items()
         },
-        # Neurons whose label may be chance: of all, and of the highest tenth.
+        # Share of neurons whose label may be due to chance.
         "chance": number(chance.mean()),
         "chance_top": {
             name: number(chance[list(own)].mean()) for name, own in top.items()
@@ -328,7 +330,7 @@ def stored():
 
 
 def mean(runs, *path):
-    """The mean over runs of a number that is some keys down, or NaN."""
+    """Return the mean over runs of the number at a path of keys, or NaN."""
     found = []
     for run in runs:
         value = run["found"]
@@ -351,39 +353,41 @@ def by_set(runs):
 
 
 ANSWER = (
-    "phi and class selectivity rank the neurons of trained networks alike, "
-    "more or less; but a high phi alone does not tell a neuron with a label "
-    "from noise. Filter by `p_corrected`."
+    "In trained networks, class selectivity ranks neurons similarly to the "
+    "monosemantic scale (phi). But a high phi alone does not distinguish a "
+    "neuron with a label from noise: filter by `p_corrected`."
 )
 
 
 def page(runs):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     sets = by_set(runs)
     check(sets)
     kinds = list(sets["planted"][0]["found"])
     lines = [
-        "# Measures: where do they agree, and where does phi mislead?",
+        "# Which measures agree with phi, and where does phi mislead?",
         "",
         "<!-- Written by examples/studies/measures.py. -->",
         "",
-        "Four measures of the same neurons, all computed by `analyze`: phi, "
-        "class selectivity, MonoScore and FMS@1 ([what they "
-        "are](../monitor.md#two-other-measures-of-monosemanticity)). Sizes and "
-        "seeds were fixed before the runs.",
+        "`analyze` computes four measures of the same neurons: phi, class "
+        "selectivity, MonoScore and FMS@1 "
+        "([definitions](../monitor.md#two-other-measures-of-monosemanticity)). "
+        "Sizes and seeds were fixed before the runs.",
         "",
         *SEEN,
         "",
-        "![Planted kinds and noise labels](measures.png)",
+        "![Left: the rank of each kind of planted neuron by five measures. "
+        "Right: the ROC-AUC of phi for random labels](measures.png)",
         "",
         "## Planted neurons",
         "",
-        f"{INPUTS:,} inputs with one of {len(SHARES)} labels; neurons whose "
-        "values are 3 on their labels and 0 elsewhere, blurred by a deviation "
-        f"of {BLUR}, after a ReLU; and {MANY} of each kind without a label. "
-        "The embedding of an input is a direction of its label, blurred. Mean "
-        f"of {len(sets['planted'])} seeds; FMS exists for the neuron that "
-        "detects a label best, and is empty elsewhere.",
+        f"There are {INPUTS:,} inputs with one of {len(SHARES)} labels. The "
+        "values of a planted neuron are 3 on its labels and 0 elsewhere, plus "
+        f"noise with a standard deviation of {BLUR}, after a ReLU. In addition "
+        f"there are {MANY} neurons of each kind without a label. The embedding "
+        "of an input is a direction per label, plus noise. The table shows "
+        f"means over {len(sets['planted'])} seeds. FMS exists only for the "
+        "neuron that detects a label best.",
         "",
         *pages.table(
             [
@@ -404,7 +408,7 @@ def page(runs):
         "## Trained networks",
         "",
         f"Digits: both hidden layers of an MLP (2 x {training.WIDTH}, ReLU), "
-        f"trained on {training.TRAIN} images and looked at with the test "
+        f"trained on {training.TRAIN} images and analyzed on the test "
         "images; the embedding is the image minus the mean image. Languages: "
         f"{BLOCKS * 4 * WIDTH} feed-forward neurons (ReLU) of a character "
         f"model, on {PIECES} pieces of text in {len(paragraphs())} languages "
@@ -414,7 +418,7 @@ def page(runs):
         "or negative; the embedding is latent semantic analysis of the words. "
         "Class selectivity is not defined for GELU.",
         "",
-        "Spearman's correlation over the neurons, mean of the seeds:",
+        "Spearman's correlation over the neurons, mean over the seeds:",
         "",
     ]
     pairs = [
@@ -428,10 +432,10 @@ def page(runs):
     lines += [
         *pages.table(rows),
         "",
-        "The tenth of the neurons that is highest by a measure: how many of "
-        "them are also in the highest tenth by phi (10 % by chance), and how "
-        "many have a label that may be chance (`p_corrected` of 0.05 or more), "
-        "in %:",
+        "The next table describes the tenth of the neurons that is highest by "
+        "a measure: which share of them is also in the highest tenth by phi "
+        "(10 % by chance), and for which share the label may be due to chance "
+        "(`p_corrected` of 0.05 or more), in %:",
         "",
     ]
     rows = [
@@ -450,11 +454,11 @@ def page(runs):
     lines += [
         *pages.table(rows),
         "",
-        "## Labels that are noise",
+        "## Random labels",
         "",
-        f"{NOISE_NEURONS} Gaussian neurons, {NOISE_INPUTS:,} inputs, labels "
-        "drawn at random. Mean ROC-AUC of phi for the label that one half of "
-        "the inputs chose, on the other half:",
+        f"For {NOISE_NEURONS} Gaussian neurons, {NOISE_INPUTS:,} inputs and "
+        "random labels, the table shows the mean ROC-AUC of phi. One half of "
+        "the inputs chooses the label, the other half scores it:",
         "",
         *pages.table(
             [
@@ -468,12 +472,11 @@ def page(runs):
         "",
         "## Limits",
         "",
-        "Small networks, and labels that we have: a neuron may respond to "
-        "something that no label names. MonoScore depends on the embedding; "
-        "another one gives other scores. FMS has one neuron per label, so its "
-        "correlations rest on few neurons, and here it is fitted on one half "
-        "of the inputs and scored on the other, unlike in the scripts of its "
-        "authors.",
+        "The networks are small, and a neuron may respond to something for "
+        "which no label exists. MonoScore depends on the embedding. FMS has "
+        "one neuron per label, so its correlations are based on few neurons. "
+        "Unlike in the scripts of its authors, it is fitted on one half of the "
+        "inputs and scored on the other.",
         "",
         *older(runs),
         "",
@@ -486,16 +489,16 @@ def page(runs):
 
 
 def older(runs):
-    """Which runs were made before the sums of MonoScore were of float64."""
+    """Return a note on the runs that summed MonoScore in float32."""
     found = [run for run in runs if run.get("monoscore_sums") == "float32"]
     if not found:
         return []
     numbers = collections.Counter(run["set"] for run in found)
     which = ", ".join(f"{n} of {name}" for name, n in numbers.items())
     return [
-        f"{len(found)} runs ({which}) were made while the sums of MonoScore "
-        "were still of float32; all other runs have them in float64. The "
-        "scores of neurons that respond to a single input may be wrong there."
+        f"{len(found)} runs ({which}) computed the sums of MonoScore in "
+        "float32; all other runs use float64. In these runs, the MonoScore of "
+        "neurons that respond to a single input may be wrong."
     ]
 
 
@@ -504,34 +507,34 @@ def spread(sets, count):
     return np.mean(found), min(found), max(found)
 
 
-# What the page says in words; `check` raises if the runs say otherwise.
+# The findings of the page; `check` raises if the runs contradict them.
 SEEN = [
-    "Seen: on planted neurons:",
+    "Finding: on planted neurons:",
     "",
-    "- phi alone does not say whether there is a label. Its 99 % quantile is "
-    "about as high for Gaussian noise after a ReLU as for heavy tails, and "
-    "three times as high as for a neuron that fires for one label alone, if "
-    "that label is frequent. The mean of phi on the label and its ROC-AUC on "
-    "held-out inputs tell these apart: look at `p_corrected` before you "
-    "believe a label.",
-    "- phi does not say how many labels a neuron has, nor whether others know "
-    "the same. Class selectivity falls with a second label; FMS falls if "
-    "other neurons detect the label as well, and does not see a second label.",
+    "- phi alone does not show whether a neuron has a label. Its 99 % quantile "
+    "is about as high for Gaussian noise after a ReLU as for heavy tails, and "
+    "three times as high as for a neuron that fires for one frequent label "
+    "only. The mean of phi on the label and its ROC-AUC on held-out inputs "
+    "distinguish these: check `p_corrected` before you trust a label.",
+    "- phi shows neither how many labels a neuron has, nor whether other "
+    "neurons detect them too. Class selectivity falls with a second label. "
+    "FMS falls if other neurons detect the label as well, and ignores a "
+    "second label.",
     "- Class selectivity misses a neuron that is silent on one label, which "
-    "phi and FMS find.",
+    "phi and FMS detect.",
     "- MonoScore misses rare labels: the many small values on all other "
-    "inputs outweigh the few large ones, so that it is as low as for noise.",
+    "inputs outweigh the few large ones, and the score is as low as for noise.",
     "",
-    "On trained networks phi and class selectivity rank neurons alike, more or "
-    "less, and MonoScore follows phi weakly on digits and not at all on "
-    "languages. On all three sets the highest tenth by phi and the highest "
-    "tenth by another measure are mostly different neurons once that measure "
-    "is MonoScore or, on languages, the ROC-AUC.",
+    "On trained networks, phi and class selectivity rank neurons similarly. "
+    "MonoScore correlates weakly with phi on digits and not at all on "
+    "languages. On all three sets, the highest tenth by phi and the highest "
+    "tenth by MonoScore are mostly different neurons; on languages, so is the "
+    "highest tenth by ROC-AUC.",
 ]
 
 
 def check(sets):
-    """Raise unless the runs bear out what the page says."""
+    """Raise unless the runs support the findings of the page."""
 
     def of(kind, name):
         return mean(sets["planted"], kind, name)
@@ -545,11 +548,11 @@ def check(sets):
             2.5 * of(frequent, "ms_99") < of(noise, "ms_99") < of(two, "ms_99")
             for noise in noises
         ),
-        "the ROC-AUC tells": all(
+        "the ROC-AUC distinguishes": all(
             of(noise, "roc_auc") < 0.55 < 0.95 < of(frequent, "roc_auc")
             for noise in noises
         ),
-        "phi on the label tells": all(
+        "phi on the label distinguishes": all(
             of(noise, "ms_on_label") < 0.6 * of(frequent, "ms_on_label")
             for noise in noises
         ),
@@ -576,7 +579,7 @@ def check(sets):
     }
     wrong = [claim for claim, holds in said.items() if not holds]
     if wrong:
-        raise AssertionError(f"The runs do not bear out: {wrong}")
+        raise AssertionError(f"The runs do not support: {wrong}")
 
 
 def figure(runs):
@@ -611,14 +614,14 @@ def figure(runs):
     right.set_xticks(range(len(LABELS)), LABELS)
     right.set_xlim(-0.5, len(LABELS) - 0.5)
     right.set_ylim(0.4, 0.6)
-    right.set_xlabel("noise labels")
+    right.set_xlabel("number of random labels")
     right.set_title("mean ROC-AUC of phi", loc="left", fontsize=10)
     pages.bare(right)
     return plot
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     runs = stored()
     pages.write("measures", page(runs), figure(runs))
 
@@ -637,7 +640,7 @@ def main():
         if options.only not in (None, name):
             continue
         if name == "MiniLM" and options.minilm is None:
-            print("No --minilm FOLDER: what is stored of MiniLM is kept.")
+            print("No --minilm FOLDER: the stored runs of MiniLM are kept.")
             continue
         for seed in range(SEEDS[name]):
             if (name, seed) in done:

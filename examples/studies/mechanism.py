@@ -1,13 +1,13 @@
-"""Which inhibition makes monosemantic values less so, and when?
+"""Which inhibition lowers the monosemantic scale, and when?
 
     python examples/studies/mechanism.py [--seeds 10]
 
-Takes a network at three moments of its training, makes one step of gradient
-descent with each inhibition, and looks at the value of each image that stood
-out most: how much of its monosemantic scale phi is gone after the step? That
-is the decrease ratio of [Wang et al. 2024], Table 4, 1 - phi after / phi
-before. It also asks what Lemma 3.3 assumes: that the loss is lower with the
-value than with the mean in its place. Writes docs/studies/mechanism.md.
+The script makes one step of gradient descent with each inhibition, at three
+stages of the training of a network. For the most deviant value of each image,
+it measures how much the monosemantic scale phi falls: the decrease ratio of
+[Wang et al. 2024], Table 4, 1 - phi after / phi before. It also tests the
+assumption of Lemma 3.3, that replacing the value with the mean raises the
+loss. It writes docs/studies/mechanism.md.
 """
 
 import keras
@@ -26,7 +26,7 @@ from keras_memel import monosemantic_scale
 
 WRONG_SHARE = 0.2
 STEP = 0.01  # learning rate of the one step
-# After how many epochs.
+# Number of epochs before each stage.
 STAGES = {
     "fresh": 0,
     "half trained": training.EPOCHS // 2,
@@ -37,7 +37,7 @@ ARMS = {
     "RD": lambda: MEmeL(TopK(1)),
     "naive (a)": lambda: MEmeL(TopK(1), "naive_a"),
     "naive (b)": lambda: MEmeL(TopK(1), "naive_b"),
-    # As many values, chosen blindly; looked at is what stood out all the same.
+    # The same number of random values. The most deviant ones are measured.
     "placebo": lambda: MEmeL(Random(1 / training.WIDTH)),
     "penalty": lambda: MEmeL(TopK(1), LogPenalty()),
 }
@@ -57,7 +57,7 @@ def copy(source, target):
 
 
 def scale(model, images, layer):
-    """phi of what enters the MEmeL of `model`, by the history of `layer`."""
+    """Return phi of the inputs of the MEmeL, by the history of `layer`."""
     phi = monosemantic_scale(
         training.second_layer(model, images),
         layer.moving_mean,
@@ -77,7 +77,7 @@ def losses(model, images, labels):
 
 
 def run(arm, seed):
-    """Decrease ratios of one arm at each stage."""
+    """Return the decrease ratios of one arm at each stage."""
     digits = training.Digits(seed, WRONG_SHARE)
     batches = digits.batches()
     source = training.build_with(ARMS["plain"](), seed)
@@ -92,7 +92,7 @@ def run(arm, seed):
             source.train_on_batch(digits.images[batch], digits.given[batch])
         trained = until
         if not until:
-            # A history for the fresh network, which training must not touch.
+            # Build a history for the fresh network without training it.
             for batch in batches[:12]:
                 source(digits.images[batch], training=True)
         copy(source, replaced)
@@ -128,7 +128,7 @@ def stored():
 
 
 def findings():
-    """What RESULTS.md takes from here."""
+    """Yield the tables of this study in RESULTS.md."""
     found = stored()
     for stage in STAGES:
         yield pages.Finding(
@@ -142,7 +142,7 @@ def findings():
 
 
 WORDS = {"better": "larger", "worse": "smaller", "not shown": "not shown"}
-# What the page says in words.
+# The verdicts that the page claims.
 CLAIMS = {
     "decrease, fresh": {
         ("RD", "plain"): "not shown",
@@ -158,42 +158,44 @@ CLAIMS = {
 
 
 ANSWER = (
-    "A training step with Reverse Deactivation (RD) lowers phi by more "
-    "than a plain step, its placebo and the naive inhibitions, in a half "
-    "trained and in a trained network. In a fresh network this is not "
-    "shown."
+    "Reverse Deactivation (RD): one training step with it lowers the "
+    "monosemantic scale (phi) by more than a plain step, its placebo and the "
+    "naive inhibitions, in a half trained and in a trained network. In an "
+    "untrained network this is not shown."
 )
 
 
 def page(found):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     pages.check(found, CLAIMS)
     lines = [
-        "# The mechanism: which inhibition lowers the monosemantic scale?",
+        "# Which inhibition lowers the monosemantic scale?",
         "",
         "<!-- Written by examples/studies/mechanism.py. -->",
         "",
-        "Digits with 20 % wrong labels, 2 x 256, the layer before the second "
-        f"ReLU; {len(found.seeds)} seeds. A plainly trained network is taken "
-        "at three moments; from there each arm makes one step of gradient "
-        f"descent (learning rate {STEP}) on each of four batches. Looked at "
-        "is, of each image, the value with the largest phi before the step, "
-        "the same for all arms, at inference and by the same statistics.",
+        "Data: digits with 20 % wrong labels. The network has 2 x 256 units, "
+        f"with the layer before the second ReLU; {len(found.seeds)} seeds. "
+        "From each of three stages of a plainly trained network, each arm "
+        f"makes one step of gradient descent (learning rate {STEP}) on each of "
+        "four batches. For each image, the study measures the value with the "
+        "largest phi before the step. This value is the same for all arms. It "
+        "is measured at inference, with the same statistics.",
         "",
-        "Seen: in the half trained and the trained network a step with "
+        "Finding: in the half trained and the trained network, a step with "
         "Reverse Deactivation (RD) lowers phi by more than a plain step, "
-        "either naive inhibition and the placebo do; the means have the order "
-        "of the paper's Table 4, RD, naive (a), naive (b), but for the plain "
-        "step, which is below naive (a) here and above it there. In the fresh "
-        "network none of this is shown; and there the assumption of Lemma 3.3 "
-        "fails for most images: the loss is *lower* with the mean in place of "
-        "the value. The effect is small beside what any step does: the plain "
-        "one lowers phi, too.",
+        "either naive inhibition, or the placebo. The means have the order of "
+        "the paper's Table 4, RD, naive (a), naive (b), except for the plain "
+        "step, which is below naive (a) here and above it in the paper. In the "
+        "fresh (untrained) network, none of this is shown. There, the "
+        "assumption of Lemma 3.3 fails for most images: the loss is *lower* "
+        "with the mean than with the value. The effect of RD is small compared "
+        "with that of any step: the plain step lowers phi, too.",
         "",
-        "![Decrease ratio vs. that of other arms, by stage](mechanism.png)",
+        "![Three panels, one per stage: differences in decrease ratio between "
+        "arms, one dot per seed](mechanism.png)",
         "",
-        "Decrease ratio, 1 - phi after / phi before, in hundredths of a per "
-        "cent; mean of the seeds, and difference from the plain step:",
+        "Decrease ratio, 1 - phi after / phi before, in hundredths of a "
+        "percent; mean over the seeds, and difference from the plain step:",
         "",
         "| arm | " + " | ".join(STAGES) + " |",
         "|---" + "|---" * len(STAGES) + "|",
@@ -211,7 +213,7 @@ def page(found):
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Share of the values whose phi fell, %:",
+        "Share of the values whose phi falls, %:",
         "",
         "| arm | " + " | ".join(STAGES) + " |",
         "|---" + "|--:" * len(STAGES) + "|",
@@ -225,9 +227,9 @@ def page(found):
         lines.append(f"| {arm} | {cells} |")
     lines += [
         "",
-        "Lemma 3.3 assumes that the loss rises when the mean takes the place "
-        "of the value. Share of the images for which it did, %, mean of the "
-        "seeds (lowest to highest):",
+        "Lemma 3.3 assumes that the loss rises when the mean replaces the "
+        "value. Share of the images for which it rises, %, mean over the seeds "
+        "(lowest to highest):",
         "",
         "| " + " | ".join(STAGES) + " |",
         "|---" * len(STAGES) + "|",
@@ -245,14 +247,15 @@ def page(found):
     lines += [
         "",
         'In these tables "better" means a larger decrease, not a better '
-        "network. Holm's correction is over the rows of a table, not over "
-        "the three tables.",
+        "network. Holm's correction covers the rows of a table, not the three "
+        "tables.",
         "",
         "## Limits",
         "",
-        "One small network; one step with one learning rate, of plain gradient "
-        "descent and not of Adam; one value an image. The penalty has its "
-        "default weight. Says how phi moves, not whether that helps.",
+        "The study uses one small network, one step with one learning rate, "
+        "plain gradient descent instead of Adam, and one value per image. The "
+        "penalty has its default weight. The study shows how phi changes, not "
+        "whether that helps.",
     ]
     return pages.closed(lines, "mechanism.jsonl", found.runs)
 
@@ -267,7 +270,7 @@ def figure(found):
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     found = stored()
     pages.write("mechanism", page(found), figure(found))
 

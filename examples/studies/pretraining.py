@@ -1,12 +1,12 @@
-"""Inhibit while a network is pretrained, fine-tuned, both or neither?
+"""Inhibit in pretraining, in fine-tuning, in both or in neither?
 
     python examples/studies/pretraining.py [--seeds 10]
 
-Table 5 of Wang et al. (2024) in small: an encoder-forecaster of ConvGRUs is
-trained in two stages on hourly rain, with MEmeL on its candidate states in the
-first, the second, both or neither; and with a placebo in the first. The same
-with a small BERT: masked words first, then whether a sentence is kind. Writes
-docs/studies/pretraining.md.
+The script repeats Table 5 of Wang et al. (2024) at a small size. It trains an
+encoder-forecaster of ConvGRUs in two stages on hourly rain, with MEmeL on its
+candidate states in the first stage, the second, both or neither; and with a
+placebo in the first. It does the same with a small BERT: masked words first,
+then the sentiment of sentences. It writes docs/studies/pretraining.md.
 """
 
 import collections
@@ -31,8 +31,8 @@ from keras_memel import insert
 from keras_memel import paper
 from keras_memel import strip
 
-# Settings of MEmeL in either stage. Of the hundreds or thousands of values
-# that a layer has for a sample, the paper's takes one.
+# Settings of MEmeL in either stage. The paper's selection inhibits one of the
+# hundreds or thousands of values that a layer has per sample.
 PLACEBO = {**paper.kdd2024, "selection": Random(1e-3)}
 ARMS = {
     "neither": (None, None),
@@ -50,7 +50,7 @@ EPOCHS = {"pretraining": 2, "fine-tuning": 1}
 ERROR, MIDDLE = "B-MSE", "B-MSE after pretraining"
 PERSISTENCE = "B-MSE of persistence"
 
-# Of the small BERT: what it reads, its size, and how it is trained.
+# The small BERT: its inputs, its size, and its training.
 WORDS, LENGTH = 1000, 24
 PADDING, MASK, UNKNOWN, FIRST = range(4)
 WIDTH, BLOCKS, HEADS = 48, 4, 4
@@ -62,19 +62,19 @@ ACCURACY, LOSS = "accuracy", "loss on masked words after pretraining"
 
 @functools.cache
 def rain():
-    """Options of the small network, and the windows of rain."""
+    """Return the options of the small network, and the windows of rain."""
     options = nowcasting.parse(["--small"])
     return options, nowcasting.sources(options)
 
 
 def run_convgru(arm, seed):
-    """One network through both stages; its errors on held-out hours."""
+    """Train a network in both stages; return its errors on held-out hours."""
     keras.backend.clear_session()
     options, parts = rain()
     model, done, scores = None, 0, []
     for number, (memel, epochs) in enumerate(zip(arm, EPOCHS.values())):
         before, model = model, nowcasting.build(memel, seed, options)
-        # Weights begin alike, with a MEmeL or without.
+        # The initial weights are the same with and without a MEmeL.
         nowcasting.copy_weights(
             before or nowcasting.build(None, seed, options), model
         )
@@ -97,7 +97,7 @@ def run_convgru(arm, seed):
 
 @functools.cache
 def sentences():
-    """The most frequent words as numbers, `(n, LENGTH)`, and labels."""
+    """Return the most frequent words as integers, `(n, LENGTH)`, and labels."""
     file = training.EXAMPLES / "data" / "movie_sentences.tsv"
     rows = glue_tasks.read_sentences(file)
     texts = [text.lower().split()[:LENGTH] for (text,) in rows.texts]
@@ -111,15 +111,15 @@ def sentences():
 
 
 def mask(tokens, rng):
-    """Sentences with words left out, the whole ones, and what to tell."""
+    """Return masked sentences, complete ones, and the weights of the loss."""
     left_out = (tokens >= FIRST) & (rng.random(tokens.shape) < MASKED)
-    # So that the loss is that of a word, however many are left out.
+    # Normalized, so that the loss is per word for any number of masked ones.
     weights = left_out / left_out.mean()
     return np.where(left_out, MASK, tokens), tokens, weights
 
 
 def bert():
-    """What tells masked words, and what tells kind sentences, of one body."""
+    """Return two models with a shared body: masked words, and sentiment."""
     import keras_hub
 
     inputs = keras.Input((LENGTH,), dtype="int32")
@@ -140,7 +140,7 @@ def bert():
 
 
 def run_bert(arm, seed):
-    """One small BERT through both stages; what it knows of held-out ones."""
+    """Train a small BERT in both stages; return its held-out scores."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     tokens, labels = sentences()
@@ -157,7 +157,7 @@ def run_bert(arm, seed):
         )
         for _ in range(BERT_EPOCHS[stage]):
             model.fit(**batches(), batch_size=BATCH, shuffle=False, verbose=0)
-        # What is tested, and trained further, is the plain model.
+        # The plain model is tested and trained further.
         strip(model)
 
     first, second = arm
@@ -182,15 +182,15 @@ def run_bert(arm, seed):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A network and its data.
+    """Describe a network and its data.
 
     Attributes:
-        title: What it is.
-        run: Trains the network of an arm and seed in both stages.
-        metric: What counts at the end.
-        middle: What is seen after pretraining, where less is better.
-        scale: 100 makes points of shares.
-        up: Whether more of the metric is better.
+        title: Its title on the page.
+        run: Function that trains the network of an arm and seed.
+        metric: The metric at the end.
+        middle: The metric after pretraining; lower is better.
+        scale: Factor of the metric; 100 converts shares to points.
+        up: Whether a higher metric is better.
     """
 
     title: str
@@ -201,7 +201,7 @@ class Task:
     up: bool
 
     def compared(self, runs):
-        """All arms against neither, and what the questions are."""
+        """Compare all arms with "neither", and the pairs of `CONTRASTS`."""
         up = {self.metric: self.up, self.middle: False}
         runs = [
             {**run, "scores": {name: run["scores"][name] for name in up}}
@@ -229,7 +229,7 @@ def store(name):
 
 
 def stored():
-    """The comparison of each task that has all runs."""
+    """Return the comparison of each task that has all runs."""
     return {
         name: task.compared(RunStore(store(name)).read())
         for name, task in TASKS.items()
@@ -238,10 +238,10 @@ def stored():
 
 
 def findings():
-    """What RESULTS.md takes from here."""
+    """Yield the tables of this study in RESULTS.md."""
     found = stored()
     yield pages.Finding(
-        "rain, ConvGRU, two stages, nothing tuned",
+        "rain, ConvGRU, two stages, untuned",
         found["convgru"],
         ERROR,
         1,
@@ -249,38 +249,38 @@ def findings():
         "a smaller error",
     )
     yield pages.Finding(
-        "film sentences, a small BERT, two stages, nothing tuned",
+        "film sentences, a small BERT, two stages, untuned",
         found["bert"],
         ACCURACY,
     )
 
 
-# What the page says in words.
+# The verdicts that the page claims.
 NOTHING = dict.fromkeys(
     [*((arm, "neither") for arm in ARMS if arm != "neither"), *CONTRASTS],
     "not shown",
 )
 CLAIMS = {"convgru": NOTHING, "bert": NOTHING}
 SEEN = (
-    "Seen: at the end no difference is shown, in whichever stage MEmeL is "
-    "used. In the paper it lowers the B-MSE of the pretrained ConvGRU from "
-    "311.54 to 306.67, by 1.6 %, "
-    "which would be 1.9 here; all intervals of MEmeL vs. neither lie within "
-    "0.2 of no difference. The BERT's lie within two points, so that the few "
-    "tenths of a point that the paper reports would not be seen. About one "
-    "value in a thousand is inhibited, and a short training of a small network "
-    "may be too little to show what that does."
+    "Finding: at the end of training, no difference is shown for any stage. In "
+    "the paper, MEmeL lowers the balanced squared error (B-MSE) of the "
+    "pretrained ConvGRU from 311.54 to 306.67, by 1.6 %, which would be 1.9 "
+    "here. All intervals of MEmeL vs. neither are within 0.2 of no difference. "
+    "For the BERT they are within two points, too wide to detect the few "
+    "tenths of a point that the paper reports. About one value in a thousand "
+    "is inhibited, and the short training of a small network may be too short "
+    "to show its effect."
 )
 
 
 ANSWER = (
-    "No difference is shown at the end of training, in whichever stage "
-    "MEmeL is used."
+    "It makes no difference that is shown: at the end of training, no effect "
+    "of MEmeL is shown in any stage."
 )
 
 
 def page(comparisons):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     for name, claims in CLAIMS.items():
         metric = TASKS[name].metric
         pages.check(comparisons[name], {metric: claims})
@@ -293,38 +293,39 @@ def page(comparisons):
         "",
         "<!-- Written by examples/studies/pretraining.py. -->",
         "",
-        "In Table 5 of Wang et al. (2024) MEmeL stands in a network while it "
-        "is pretrained, and is taken out for the fine-tuning. Here it stands, "
-        "with the paper's settings, in the first stage, the second, both or "
-        "neither; and its placebo, which inhibits about as many values chosen "
-        f"blindly, in the first. {len(comparisons['convgru'].seeds)} paired "
-        "seeds, nothing tuned.",
+        "In Table 5 of Wang et al. (2024), MEmeL is part of a network during "
+        "pretraining, and is removed for fine-tuning. Here it is part of the "
+        "network, with the paper's settings, in the first stage, the second, "
+        "both or neither. The placebo inhibits about the same number of random "
+        "values, in the first stage. "
+        f"{len(comparisons['convgru'].seeds)} paired seeds; no method is "
+        "tuned.",
         "",
-        "Rain: on the candidate states of the small ConvGRU network of "
-        "examples/paper/nowcasting, on 23 hours under a hurricane "
-        "(Stage IV); {} "
-        "epochs, then {}, on the balanced loss; the error is B-MSE on "
-        "held-out hours. Persistence, the last frame for ever, has {}.".format(
+        "Rain: MEmeL acts on the candidate states of the small ConvGRU network "
+        "of examples/paper/nowcasting. The data are 23 hours under a hurricane "
+        "(Stage IV). The network is trained for {} epochs, then {}, with the "
+        "balanced loss; the error is the B-MSE on held-out hours. Persistence, "
+        "which repeats the last frame, has {}.".format(
             *EPOCHS.values(), persistence
         ),
         "",
-        f"Sentences: after the two middle blocks of a BERT of {BLOCKS} blocks "
-        f"of {WIDTH} channels with {WORDS:,} words, from random weights. "
-        f"{MASKED:.0%} of the words of {UNLABELLED:,} sentences on films are "
-        "masked and told, {} epochs; then whether a sentence is kind is "
-        f"learned from {LABELLED:,} of them, {{}} epochs, and tested on "
-        f"{TEST:,} others.".format(*BERT_EPOCHS.values()),
+        f"Sentences: MEmeL follows the two middle blocks of a BERT of {BLOCKS} "
+        f"blocks of {WIDTH} channels with {WORDS:,} words, from random "
+        f"weights. The network first predicts {MASKED:.0%} masked words of "
+        f"{UNLABELLED:,} sentences on films, for {{}} epochs. It then learns "
+        f"the sentiment of {LABELLED:,} of them, for {{}} epochs, and is "
+        f"tested on {TEST:,} others.".format(*BERT_EPOCHS.values()),
         "",
         SEEN,
         "",
-        "![The end of both stages, vs. training without MEmeL]"
-        "(pretraining.png)",
+        "![Two panels, rain and sentences: the metric at the end minus that of "
+        "training without MEmeL, one dot per seed](pretraining.png)",
     ]
     lines = pages.answer_first(ANSWER, lines)
     for name, found in comparisons.items():
         task = TASKS[name]
         end = found.scores(task.metric)
-        lines += ["", f"## {task.title}", "", "Mean of the seeds:", ""]
+        lines += ["", f"## {task.title}", "", "Mean over the seeds:", ""]
         lines += pages.table(
             [
                 ["MEmeL in", task.middle, f"{task.metric} at the end"],
@@ -348,10 +349,10 @@ def page(comparisons):
         "",
         "## Limits",
         "",
-        "One storm and one small network; one small BERT that has read a few "
-        "thousand sentences; minutes of training, nothing tuned. The paper "
-        "has a year of radar and 20,000 steps, and fine-tunes a BERT that "
-        "others have pretrained.",
+        "The study uses one storm and one small network, and one small BERT "
+        "that was trained on a few thousand sentences. Training takes minutes, "
+        "and no method is tuned. The paper uses a year of radar data and "
+        "20,000 steps, and fine-tunes a published pretrained BERT.",
     ]
     return pages.closed(
         lines, "pretraining_*.jsonl", pages.runs_of(comparisons)
@@ -372,7 +373,7 @@ def figure(comparisons):
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     found = stored()
     pages.write("pretraining", page(found), figure(found))
 

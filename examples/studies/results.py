@@ -1,9 +1,10 @@
-"""The verdicts of all studies on what each asked first: RESULTS.md.
+"""Write RESULTS.md: the verdicts of all studies on their main metrics.
 
     python examples/studies/results.py
 
-Read the stored runs, run nothing, and write the page of every study, the table
-of all verdicts, docs/when_to_use.md, and the table of evidence in README.md.
+The script reads the stored runs and trains no network. It writes the page of
+every study, the table of all verdicts, docs/when_to_use.md, and the table of
+evidence in README.md.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from examples.studies.common import training
 from keras_memel import RunStore
 
 ROOT = training.EXAMPLES.parent
-# In the order of the questions: what, and the page of it.
+# Study by name, in the order of RESULTS.md, and its heading there.
 STUDIES = {
     "quickstart": "The first example",
     "label_noise": "Wrong labels",
@@ -34,7 +35,7 @@ OTHER_PAGES = ("measures", "validity")
 
 
 def findings(name):
-    """The tables of one study."""
+    """Yield the findings of one study."""
     if name != "quickstart":
         yield from importlib.import_module(
             f"examples.studies.{name}"
@@ -47,12 +48,12 @@ def findings(name):
         ("PyTorch", folder / "torch" / "quickstart.jsonl"),
     ):
         found = quickstart.compared(RunStore(file).read())
-        title = f"digits, 20 % wrong labels, nothing tuned, {backend}"
+        title = f"digits, 20 % wrong labels, untuned, {backend}"
         yield pages.Finding(title, found, "accuracy", wrong=0.2)
 
 
 def everything():
-    """All findings, by the name of their study."""
+    """Return all findings, by the name of their study."""
     return {
         name: [
             dataclasses.replace(
@@ -72,7 +73,7 @@ def contrasts(finding):
 
 
 def rows(finding):
-    """A row a contrast: what, effect, interval, p, seeds, verdict."""
+    """Yield a row per contrast: name, effect, interval, p, seeds, verdict."""
     found = contrasts(finding)
     decimals = pages.decimals(found, finding.scale)
 
@@ -93,7 +94,7 @@ def rows(finding):
 
 
 def page(found):
-    """RESULTS.md."""
+    """Return the text of RESULTS.md."""
     every = [c for f in itertools.chain(*found.values()) for c in contrasts(f)]
     counts = {
         verdict: sum(c.verdict == verdict for c in every)
@@ -104,26 +105,27 @@ def page(found):
         "",
         "<!-- Written by examples/studies/results.py. -->",
         "",
-        f"{len(every)} verdicts of all studies, on the measure that each asked "
-        "first, from the stored runs (those on other measures are on the pages "
-        "of the studies): "
+        f"This page lists {len(every)} verdicts: those of all studies on "
+        "their main metric, computed from the stored runs ("
         + ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-        + '. "Better" and "worse" need ten paired seeds and p < 0.05 in both a '
+        + "). The pages of the studies have the verdicts on other metrics. "
+        '"Better" and "worse" need ten paired seeds and p < 0.05 in both a '
         "sign-flip test and a studentized bootstrap of the mean difference, "
-        "with Holm's correction over the rows of a table; all "
-        'else is "not shown". There is no correction over tables. '
+        "with Holm's correction over the rows of a table. All other results "
+        'are "not shown". There is no correction over tables. '
         "[How often such verdicts are wrong](docs/studies/validity.md), "
         "[when to use it](docs/when_to_use.md).",
         "",
         "RD is Reverse Deactivation, the inhibition of the paper, on a share "
-        "of all values (`Rate`); the paper's own selection, one value of each "
-        "sample, is that of mechanism and pretraining. The placebo is the "
-        "same on values chosen blindly. Any effect they share is due to noise.",
+        "of all values (`Rate`). The studies of mechanism and pretraining use "
+        "the paper's own selection, one value of each sample. The placebo "
+        "applies the same inhibition to randomly selected values. Any effect "
+        "they share is due to noise.",
         "",
         "## In one table",
         "",
-        "Each line a task, RD vs. what the column names, in points of "
-        "accuracy:",
+        "Each row is a task. Each cell compares RD with the method of its "
+        "column, in points of accuracy:",
         "",
         *overview(found),
     ]
@@ -152,7 +154,7 @@ def page(found):
     return pages.tidy(lines)
 
 
-# What the arms of the studies call the same thing.
+# Common names of arms that are named differently in the studies.
 CALLED = {
     "MEmeL 10 %": "RD",
     "inhibit": "RD",
@@ -168,7 +170,7 @@ def called(arm):
 
 
 def overview(found):
-    """RD vs. each of the others, a row a task of accuracy."""
+    """Compare RD with each other method, a row per task of accuracy."""
     table = [["", *AGAINST]]
     for finding in itertools.chain(*found.values()):
         cells = {
@@ -189,7 +191,7 @@ def overview(found):
 
 
 def cases(found, other, choose=lambda finding: True):
-    """RD vs. another arm, of all tasks of accuracy that are chosen."""
+    """Yield RD vs. another arm, for all chosen tasks of accuracy."""
     for finding in itertools.chain(*found.values()):
         if finding.wrong is None or not choose(finding):
             continue
@@ -199,7 +201,7 @@ def cases(found, other, choose=lambda finding: True):
 
 
 def tally(found, other, choose=lambda finding: True):
-    """How many of each verdict, in words."""
+    """Return the number of each verdict, in words."""
     verdicts = [c.verdict for _, c in cases(found, other, choose)]
     return (
         f"better in {verdicts.count('better')}, worse in "
@@ -221,7 +223,7 @@ def right(finding):
 
 
 def evidence(found):
-    """The table of the README: how often the method was better or worse."""
+    """Return the table of the README: how often RD was better or worse."""
 
     def count(other, choose, verdict):
         points = [
@@ -261,7 +263,7 @@ def evidence(found):
 
 
 def with_evidence(readme, found):
-    """The text of README.md with its table of evidence made anew."""
+    """Return the text of README.md with an updated table of evidence."""
     begin, end = "<!-- evidence: begin -->", "<!-- evidence: end -->"
     if readme.count(begin) != 1 or readme.count(end) != 1:
         raise ValueError(f"Expected one {begin} and one {end} in README.md.")
@@ -271,8 +273,7 @@ def with_evidence(readme, found):
 
 
 def advice(found):
-    """docs/when_to_use.md, whose sentences raise if the runs take them
-    back."""
+    """Return docs/when_to_use.md; raise if the runs contradict a sentence."""
 
     def narrow(finding):
         return finding in found["scale"][:2]
@@ -292,18 +293,19 @@ def advice(found):
         "",
         "<!-- Written by examples/studies/results.py. -->",
         "",
-        "From the stored runs of the studies alone, whose verdicts are all in "
-        "RESULTS.md: small networks on small sets. For yours, "
-        "`keras_memel.compare` gives the answer.",
+        "This page summarizes the stored runs of the studies: small networks "
+        "on small data sets. [RESULTS.md](../RESULTS.md) lists all verdicts. "
+        "For your own network, [run `compare`](evidence.md).",
         "",
         "## For accuracy",
         "",
-        "RD vs. each of the others, over all tasks in which every method was "
-        "tuned with as many trials:",
+        'The table compares Reverse Deactivation (RD), `MEmeL("rate")`, with '
+        "each other method, over all tasks in which every method was tuned "
+        "with the same number of trials:",
         "",
         *pages.table(
             [
-                ["RD vs.", "wrong labels", "right labels"],
+                ["RD vs.", "wrong labels", "correct labels"],
                 *(
                     [other, tally(found, other, wrong)]
                     + [tally(found, other, right)]
@@ -312,60 +314,64 @@ def advice(found):
             ]
         ),
         "",
-        "- **Labels are right: leave it out.** No task with right labels "
-        "shows a gain.",
-        "- **Labels are wrong: try dropout first.** In no task is RD, tuned, "
-        "shown to be better than dropout, tuned.",
-        "- **If you use it, run the placebo too** (`Random` in place of "
-        "`Rate`). Where RD helps, values chosen blindly often help as much: "
-        "then it is the noise that helps, and there is cheaper noise.",
-        "- **Not in narrow networks.** With 16 and 32 units a layer, a rate "
-        "of 10 % makes it worse than plain training "
+        "- **With correct labels, do not use it.** No task with correct "
+        "labels shows a gain.",
+        "- **With wrong labels, try dropout first.** In no task is tuned RD "
+        "shown to be better than tuned dropout.",
+        "- **If you use it, run the placebo too** (`Random` instead of "
+        "`Rate`). Where RD helps, inhibiting random values often helps as "
+        "much. The gain is then due to noise, and simpler methods add noise.",
+        "- **Do not use it in narrow networks.** With 16 and 32 units per "
+        "layer, a rate of 10 % is worse than plain training "
         "([scale](studies/scale.md)).",
         *SEEN,
         "",
-        "## To look at a network",
+        "## For inspecting a network",
         "",
         *LOOKING,
         "",
-        "## What no study here can say",
+        "## Questions that these studies leave open",
         "",
-        "- Anything on large models, or on GLUE, ImageNet and HKO-7, where the "
-        "papers report gains of tenths of a point.",
-        "- Whether it helps to fine-tune what others have pretrained on a "
-        "large scale: here pretraining, too, takes [a minute]"
-        "(studies/pretraining.md).",
-        "- Labels that are wrong as people are wrong, and not at random.",
+        "- Large models, and GLUE, ImageNet and HKO-7, where the papers report "
+        "gains of tenths of a point.",
+        "- Fine-tuning of models that were pretrained at large scale: here, "
+        "pretraining also takes [a minute](studies/pretraining.md).",
+        "- Labels with systematic human errors. The labels here are wrong at "
+        "random.",
     ]
     return pages.tidy(lines)
 
 
 SEEN = [
-    "- **Not to rid a network of monosemantic units as such.** Units that "
-    "were made monosemantic on purpose, and then inhibited, ended in no "
-    "better accuracy than others treated alike, with wrong labels in a lower "
-    "one ([causality](studies/causality.md)).",
-    "- **Nor the opposite.** On digits with wrong labels, inhibiting was "
-    "better than encouraging and than decorrelating, which was worse than "
-    "dropout ([inhibit or encourage](studies/encourage.md)).",
+    "- **Do not expect a gain from removing monosemantic units as such.** "
+    "Inhibiting units that were made monosemantic on purpose was not shown to "
+    "be better than inhibiting other units, and was worse with wrong labels "
+    "([causality](studies/causality.md)).",
+    "- **Do not encourage them instead.** On digits with wrong labels, "
+    "inhibiting was better than encouraging and than decorrelating, which was "
+    "worse than dropout ([inhibit or encourage](studies/encourage.md)).",
 ]
 LOOKING = [
-    "- A step with RD lowers the scale of what it inhibits by more than its "
-    "placebo does, in a half trained and in a trained network; in a fresh one "
-    "this is not shown, so that a late start loses nothing that was seen "
-    "([mechanism](studies/mechanism.md)).",
-    "- phi says that a value is far from its history, not what for. Units that "
-    "are decorrelated have a higher phi, and their loud values are *less* "
-    "often of their class ([inhibit or encourage](studies/encourage.md)). "
-    "Take labels along: `analyze(model, x, labels=labels)`.",
-    "- In wider networks the extreme values are slightly more extreme and "
-    "tell the classes less apart ([scale](studies/scale.md)).",
+    "- A step with RD lowers the monosemantic scale (phi) of the inhibited "
+    "values by more than its placebo does, in a half trained and in a trained "
+    "network. In an untrained network this is not shown, so a late start "
+    "loses no effect that was measured ([mechanism](studies/mechanism.md)).",
+    "- phi measures how far a value is from its history, and not for which "
+    "input. Decorrelated units have a higher phi, and their extreme values "
+    "belong *less* often to their class ([inhibit or "
+    "encourage](studies/encourage.md)). Pass labels as well: "
+    "`analyze(model, x, labels=labels)`.",
+    "- In wider networks, the extreme values are slightly more extreme and "
+    "separate the classes less well ([scale](studies/scale.md)).",
 ]
 
 
 def check_sentences(found):
-    """Raise unless the verdicts bear out `SEEN` and `LOOKING`; what they say
-    of phi and of the False Killing Rate the pages of the studies check."""
+    """Raise unless the verdicts support `SEEN` and `LOOKING`.
+
+    The pages of the studies check their sentences on phi and on the False
+    Killing Rate.
+    """
     planted = [f.comparison for f in found["causality"]]
     pair = ("planted, inhibited", "planted, others inhibited")
     for comparison, verdict in zip(planted, ("not shown", "worse")):
@@ -388,9 +394,9 @@ def check_sentences(found):
 
 
 def expect(true, what):
-    """Raise if a sentence of the page is not so."""
+    """Raise if the runs contradict a sentence of the page."""
     if not true:
-        raise AssertionError(f"The runs take back what the page says: {what}")
+        raise AssertionError(f"The runs contradict the page: {what}")
 
 
 def write():

@@ -1,10 +1,10 @@
-"""Are larger networks more monosemantic, and does inhibition do more there?
+"""Are wider networks more monosemantic, and does inhibition help them more?
 
     python examples/studies/scale.py [--seeds 10]
 
 Open question 1 of the paper, on digits: networks of two hidden layers of 16
-to 512 units, 20 % of the training labels wrong, trained plainly, with Reverse
-Deactivation (RD), with its placebo, and with dropout, tuned. Writes
+to 512 units, with 20 % wrong training labels, trained plainly, with Reverse
+Deactivation (RD), with its placebo, and with tuned dropout. The script writes
 docs/studies/scale.md.
 """
 
@@ -25,7 +25,7 @@ TRIALS = {
     "RD": ("RD", RATE),
     "placebo": ("placebo", RATE),
 } | {f"dropout {rate:.0%}": ("dropout", rate) for rate in (0.2, 0.5, 0.65)}
-# As they are compared: of the rates of dropout the best on validation images.
+# The compared methods; dropout uses its best rate on validation images.
 COMPARED = ["plain", "RD", "placebo", "dropout"]
 CONTRASTS = [("RD", "placebo"), ("RD", "dropout")]
 ARMS = {
@@ -33,7 +33,7 @@ ARMS = {
 }
 STORE = training.store("scale")
 MEASURES = {
-    "phi": "phi that 2 % of the values reach",
+    "phi": "phi that 2 % of the values exceed",
     "ks": "Kolmogorov-Smirnov statistic",
     "fkr": "False Killing Rate",
 }
@@ -53,12 +53,12 @@ def run(arm, seed):
 
 
 def monosemanticity(model, digits):
-    """Of the second layer before its ReLU, on the test images.
+    """Measure the second layer before its ReLU, on the test images.
 
-    As [Wang et al. 2025] measure it: phi of the extreme values, the share of
-    them whose image is not of the unit's feature (False Killing Rate), and the
-    Kolmogorov-Smirnov statistic, which tells phi on the feature from phi on
-    all images, mean over the units.
+    The measures follow [Wang et al. 2025]: phi of the extreme values, the
+    share of them whose image does not have the unit's label (False Killing
+    Rate), and the Kolmogorov-Smirnov statistic between phi on the label and
+    phi on all images, mean over the units.
     """
     phi = training.phi(training.second_layer(model, digits.images[digits.test]))
     labels = digits.labels[digits.test]
@@ -72,13 +72,13 @@ def monosemanticity(model, digits):
 
 
 def at(runs, width):
-    """The methods at one width, dropout with its best rate."""
+    """Compare the methods at one width, dropout with its best rate."""
     here = {
         name: TRIALS[trial] for name, (trial, w) in ARMS.items() if w == width
     }
 
     def order(scores, rate):
-        # Methods that have but one trial may lack it.
+        # Methods with a single trial may lack it.
         return -scores.get("validation", 0.0), rate
 
     chosen = training.tuned(runs, here, order)
@@ -92,8 +92,10 @@ def at(runs, width):
 
 
 def trends(runs):
-    """The change with each doubling of the width, by least squares, seed by
-    seed: a comparison of the slopes with 0."""
+    """Compare the change per doubling of the width with 0.
+
+    The slope is computed by least squares for each seed.
+    """
     doublings = np.log2(WIDTHS)
     tables = {width: at(runs, width) for width in WIDTHS}
     seeds = tables[WIDTHS[0]].seeds
@@ -127,7 +129,7 @@ def stored():
 
 
 def findings():
-    """What RESULTS.md takes from here."""
+    """Yield the tables of this study in RESULTS.md."""
     runs = stored()
     for width in WIDTHS:
         title = f"digits, 20 % wrong labels, {width} units, a rate of 10 %"
@@ -136,14 +138,14 @@ def findings():
 
 
 SIGNS = {"better": "rises", "worse": "falls", "not shown": "not shown"}
-# What the page says in words.
+# The verdicts that the page claims.
 CLAIMS = {
     width: {
         ("RD", "plain"): verdict,
         ("RD", "placebo"): verdict,
-        ("RD", "dropout"): beside,
+        ("RD", "dropout"): vs_dropout,
     }
-    for width, verdict, beside in (
+    for width, verdict, vs_dropout in (
         (16, "worse", "worse"),
         (32, "worse", "worse"),
         (256, "better", "worse"),
@@ -161,14 +163,14 @@ SLOPES = {
 
 
 ANSWER = (
-    "Reverse Deactivation (RD) harms narrow networks and helps wide ones. "
-    "Tuned dropout is better than RD, except in the widest networks, "
-    "where no difference is shown."
+    "Yes: Reverse Deactivation (RD) harms narrow networks and helps wide ones. "
+    "Tuned dropout is better than RD, except in the widest networks, where no "
+    "difference is shown."
 )
 
 
 def page(runs):
-    """What was seen, in Markdown."""
+    """Return the page in Markdown."""
     tables = {width: at(runs, width) for width in WIDTHS}
     for width, claims in CLAIMS.items():
         pages.check(tables[width], {"accuracy": claims})
@@ -177,32 +179,34 @@ def page(runs):
     )
     seeds = tables[WIDTHS[0]].seeds
     lines = [
-        "# Scale: monosemanticity and inhibition against width",
+        "# Does the effect depend on the width?",
         "",
         "<!-- Written by examples/studies/scale.py. -->",
         "",
-        f"Digits with {WRONG_SHARE:.0%} wrong training labels, two hidden "
-        f"layers, {training.EPOCHS} epochs, {len(seeds)} seeds. RD and placebo "
-        f"inhibit {RATE:.0%} of the values before both ReLUs; neither was "
-        "tuned to the width. Dropout was, seed by seed: of 20, 50 and 65 % "
-        "the best on validation images, whose labels are wrong as often. "
-        "phi, the Kolmogorov-Smirnov statistic and the False Killing Rate are "
-        "of the second layer of the plain network, on test images; 2 % of the "
-        "values of a Gaussian unit reach a phi of "
+        f"Data: digits with {WRONG_SHARE:.0%} wrong training labels. The "
+        f"networks have two hidden layers; {training.EPOCHS} epochs, "
+        f"{len(seeds)} seeds. RD and placebo inhibit {RATE:.0%} of the values "
+        "before both ReLUs; neither is tuned to the width. Dropout is tuned: "
+        "for each seed, the best of 20, 50 and 65 % on validation images "
+        "counts, whose labels have the same share of errors. The monosemantic "
+        "scale (phi), the Kolmogorov-Smirnov statistic (KS) and the False "
+        "Killing Rate (FKR) are measured in the second layer of the plain "
+        "network, on test images. For Gaussian values, 2 % exceed a phi of "
         f"{scipy.stats.chi2.isf(training.EXTREME, 1):.2f}.",
         "",
-        "Seen: Reverse Deactivation (RD) harms the narrowest networks and "
-        "helps the wide ones, against plain training and against its placebo; "
-        "the effect grows with the width, against plain training up to 256 "
-        "units. So does what there is to gain: the accuracy of plain training "
-        "falls from 32 to 256 units. As networks get wider, their extreme "
-        "values become slightly more extreme but tell the classes *less* "
-        "apart: the Kolmogorov-Smirnov statistic falls, the False Killing "
-        "Rate rises. "
-        "Dropout, which was tuned, is better than RD, which was not, but for "
-        "the widest networks, where no difference is shown.",
+        "Finding: Reverse Deactivation (RD) harms the narrowest networks and "
+        "helps the wide ones, compared with plain training and with its "
+        "placebo. The effect grows with the width; compared with plain "
+        "training it grows up to 256 units. The possible gain grows as well: "
+        "the accuracy of plain training falls from 32 to 256 units. In wider "
+        "networks the extreme values are slightly more extreme, but separate "
+        "the classes *less* well: the Kolmogorov-Smirnov statistic falls, the "
+        "False Killing Rate rises. Dropout, which is tuned, is better than RD, "
+        "which is not, except in the widest networks, where no difference is "
+        "shown.",
         "",
-        "![Accuracy, phi and KS by width](scale.png)",
+        "![Three panels by width: accuracy of each method, phi of the extreme "
+        "values, and the Kolmogorov-Smirnov statistic](scale.png)",
         "",
         "| width | plain, % | RD vs. plain | placebo vs. plain | "
         "RD vs. placebo | dropout vs. plain | RD vs. dropout | phi | KS "
@@ -231,8 +235,8 @@ def page(runs):
         lines.append(f"| {width} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Change with each doubling of the width (least squares, seed by seed; "
-        "each row a question of its own, without correction over rows):",
+        "Change per doubling of the width (least squares for each seed; each "
+        "row is a separate question, without correction over rows):",
         "",
         "| | slope | 95 % interval | p | verdict |",
         "|---|--:|--:|--:|---|",
@@ -244,12 +248,13 @@ def page(runs):
         "",
         "## Limits",
         "",
-        "RD and its placebo at one rate: at a higher one the placebo is not "
-        "shown to be worse with 256 units (label_noise.md). "
-        "Widths of one kind of network on one small set, far from where "
-        "emergence is spoken of; a straight line through six widths, which "
-        "says nothing beyond them. The number of epochs is the same for all "
-        "widths, so that wide networks learn more of the wrong labels.",
+        "RD and its placebo have one rate. At a higher rate, the placebo is "
+        "not shown to be worse with 256 units ([wrong "
+        "labels](label_noise.md)). The study uses one kind of network and one "
+        "small data set, far from the scales at which emergence is discussed. "
+        "A straight line through six widths does not extrapolate. The number "
+        "of epochs is the same for all widths, so wide networks learn more of "
+        "the wrong labels.",
     ]
     return pages.closed(lines, "scale.jsonl", runs)
 
@@ -280,7 +285,7 @@ def figure(runs):
 
 
 def write():
-    """The page and its figure, from what is stored."""
+    """Write the page and its figure from the stored runs."""
     runs = stored()
     pages.write("scale", page(runs), figure(runs))
 

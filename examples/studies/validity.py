@@ -1,15 +1,15 @@
-"""How often is `compare` wrong, and how often does it find what is there?
+"""How often is `compare` wrong, and how often does it detect an effect?
 
     python examples/studies/validity.py
 
-Simulates deltas whose true mean is known, and applies the tests of
+The script simulates deltas with a known mean, and applies the tests of
 `Comparison`. Fixed before the run: 2,000 families of 9 contrasts per noise,
 of which the first 1, 3, 5 and 9 are tested; 20 seeds, of which the first 10,
-15 and 20 are tested; eight noises; the seed of each family. Three things
-changed after a first run on these seeds, which is not kept: the far seed falls
-10 deviations and not 5, draws are mirrored, and resamples without a deviation
-are left out. Writes results/validity.jsonl and docs/studies/validity.md.
-Families that are in the file are not simulated again.
+15 and 20 are tested; eight noises; the seed of each family. Three settings
+changed after a first run on these seeds, which was discarded: the outlier seed
+falls 10 deviations instead of 5, samples are mirrored, and resamples without a
+deviation are left out. The script writes results/validity.jsonl and
+docs/studies/validity.md. It does not repeat stored families.
 """
 
 import json
@@ -31,7 +31,7 @@ LEVEL = paired_tests.ALPHA
 PLANS = {(10, 20): (0.01, 0.045), (10, 15, 20): (0.01, 0.02, 0.038)}
 LOOK_FAMILIES = (1, 5)
 LOOK_EFFECT = 0.7
-# Scores that are rounded to half a deviation have a little more of it.
+# Rounding scores to half a deviation increases their deviation slightly.
 STEP = 0.5
 ROUNDED = np.sqrt(1 + STEP**2 / 12)
 # The delta of a seed without effect: mean 0, deviation 1.
@@ -60,7 +60,7 @@ FILE = training.RESULTS / "validity.jsonl"
 
 
 def deltas(noise, repetitions, effect=0.0):
-    """Deltas of 9 contrasts, `(repetitions, 9, 20)`, with a true mean."""
+    """Return deltas of 9 contrasts, `(repetitions, 9, 20)`, with this mean."""
     size = (max(FAMILIES), max(SEEDS))
     drawn = np.stack(
         [
@@ -80,14 +80,14 @@ def deltas(noise, repetitions, effect=0.0):
 
 
 def p_values(values):
-    """The p of `paired_test` for many contrasts at once.
+    """Return the p of `paired_test` for many contrasts at once.
 
     Args:
         values: Deltas, `(contrasts, n)`.
 
     Returns:
-        `(contrasts,)`. Where the faster test alone gives at least 0.05, its p:
-        that of the slower one would not change what is counted.
+        `(contrasts,)`. If the faster test has a p of at least 0.05, that p is
+        returned, since the slower test would not change the counts.
     """
     values = np.sort(values, axis=1)
     tests = [_sign_flip, _bootstrap_t]
@@ -101,7 +101,7 @@ def p_values(values):
     return p
 
 
-# Of sums whose terms are about 1: what rounding makes of 0.
+# Tolerance of rounding errors in sums whose terms are about 1.
 TIES = 1e-9
 
 
@@ -124,13 +124,16 @@ def _bootstrap_t(values):
     variances -= shifts**2
     errors = np.sqrt(np.maximum(variances, TIES**2))
     points = means - shifts / errors * np.std(values, axis=1)
-    # Without deviation there is none.
+    # A resample without deviation has no statistic.
     points[variances < TIES] = np.nan
     return _p(points)
 
 
 def _p(points):
-    """Of reference values `(values, contrasts)`, as `paired_tests.p_value`."""
+    """Return p from reference values `(values, contrasts)`.
+
+    See `paired_tests.p_value`.
+    """
     below, above = (points <= TIES).sum(0), (points >= -TIES).sum(0)
     count = 1 + np.minimum(below, above)
     number = len(points) - np.isnan(points).sum(0)
@@ -138,19 +141,19 @@ def _p(points):
 
 
 def holm_of_first(p):
-    """The p of the first of each family, `(families, m)`, after Holm."""
+    """Return Holm's p of the first contrast of each family, `(families, m)`."""
     order = np.sort(p, axis=1)
     steps = order * np.arange(p.shape[1], 0, -1)
     return np.max(np.where(order <= p[:, :1], steps, 0.0), axis=1)
 
 
 def simulate(noise, repetitions):
-    """The lines of a noise: what each family showed, a digit per family.
+    """Return the lines of a noise, with one digit per family.
 
-    `wrong`: 1 if a contrast without effect got a verdict, by size of the
-    family. `covered`: how many of the 9 intervals hold the true mean. `found`:
-    1 if the contrast with an effect got the right verdict. With looks,
-    `found` is the number of the look, 0 for none.
+    `wrong`: 1 if a contrast without effect has a verdict, by size of the
+    family. `covered`: how many of the 9 intervals contain the true mean.
+    `found`: 1 if the contrast with an effect has the correct verdict. With
+    looks, `found` is the number of the look, 0 for none.
     """
     repetitions = list(repetitions)
 
@@ -183,7 +186,7 @@ def simulate(noise, repetitions):
                     for m in FAMILIES
                 },
                 "found": {key: digits(seen) for key, seen in found.items()},
-                # By duality: the interval leaves out 0 exactly if p < 0.05.
+                # By duality: the interval excludes 0 exactly if p < 0.05.
                 "covered": digits((p >= LEVEL).sum(1)),
             }
         )
@@ -223,7 +226,7 @@ def digits(counts):
 
 
 def joined(line, more):
-    """A line with the families of another appended."""
+    """Append the families of another line to a line."""
     if isinstance(line, str) and line[:1].isdigit():
         return line + more
     if isinstance(line, dict):
@@ -232,18 +235,18 @@ def joined(line, more):
 
 
 def stored():
-    """The lines of the store."""
+    """Return the lines of the store."""
     text = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
     return [json.loads(line) for line in text.splitlines()]
 
 
 def share(shown):
-    """Share of the families with at least one."""
+    """Return the share of the families with at least one."""
     return np.mean([digit > "0" for digit in shown])
 
 
 def coverage(line):
-    """Share of the intervals that hold the true mean."""
+    """Return the share of the intervals that contain the true mean."""
     held = list(map(int, line["covered"]))
     return np.mean(held) / max(FAMILIES)
 
@@ -253,13 +256,13 @@ def percents(shares):
 
 
 def between(shares):
-    """The range of shares, in words."""
+    """Return the range of shares, in words."""
     low, high = percents([min(shares), max(shares)])
     return f"{low} to {high} %"
 
 
 def page(lines):
-    """The page, from what is stored."""
+    """Return the page of the stored lines."""
     fixed = {(x["noise"], x["seeds"]): x for x in lines if "seeds" in x}
     looked = [x for x in lines if "looks" in x]
     number = len(lines[0]["wrong"]["1"])
@@ -268,24 +271,24 @@ def page(lines):
         "",
         "<!-- Written by examples/studies/validity.py. -->",
         "",
-        "The tests of `Comparison`, on simulated deltas whose true mean is "
-        f"known: {number:,} families of 9 contrasts per noise, each of "
-        f"{max(SEEDS)} seeds, of which the first contrasts and seeds are "
-        "tested, so that rows share their samples. Numbers of families and "
+        "This study applies the tests of `Comparison` to simulated deltas "
+        f"with a known mean: {number:,} families of 9 contrasts per noise, "
+        f"each of {max(SEEDS)} seeds. Only the first contrasts and seeds are "
+        "tested, so rows share their samples. Numbers of families and "
         "seeds, noises and the seed of each family were fixed before the run. "
-        "Three things changed after a first run on the same seeds, which is "
-        "not kept: the seed that falls far does so by 10 deviations in place "
-        "of 5; the draws are mirrored; resamples without a deviation are left "
-        "out. "
-        "A deviation is that of the delta between two arms over the seeds.",
+        "Three settings changed after a first run on the same seeds, which was "
+        "discarded: the outlier seed falls by 10 deviations instead of 5; the "
+        "samples are mirrored; resamples without a deviation are left out. A "
+        "deviation is the standard deviation, over the seeds, of the delta "
+        "between two arms.",
         "",
-        "Wrong: families without any effect in which at least one contrast got "
+        "Wrong: families without any effect in which at least one contrast has "
         "a verdict; 5 % are allowed. Found: contrasts with an effect of 1 or "
-        "-1 deviation, alone in their family, that got the right verdict; and "
-        "those with an effect of `detectable`, alone and in a family of 9. "
-        "Covered: 95 % intervals that hold the true mean. The standard error "
-        f"of a share of 5 % is {100 * np.sqrt(0.05 * 0.95 / number):.1f} "
-        "points.",
+        "-1 deviation, alone in their family, that have the correct verdict; "
+        "and those with an effect of `detectable`, alone and in a family of 9. "
+        "Covered: 95 % intervals that contain the true mean. The standard "
+        f"error of a share of 5 % is "
+        f"{100 * np.sqrt(0.05 * 0.95 / number):.1f} points.",
     ]
     for seeds in SEEDS:
         text += ["", f"## {seeds} seeds", ""]
@@ -305,10 +308,11 @@ def page(lines):
         "",
         "## Looks",
         "",
-        "The same tests, made as soon as so many seeds are there, until there "
-        "is a verdict. Levels that spend 5 % over all looks keep wrong "
-        "verdicts about as rare; p < 0.05 at each look does not. Found: a "
-        f"contrast with an effect of {LOOK_EFFECT} deviations, alone.",
+        "Here the tests are repeated at each of the listed numbers of seeds, "
+        "until they reach a verdict. Levels that spend 5 % over all looks keep "
+        "wrong verdicts about as rare as a single look; p < 0.05 at each look "
+        f"does not. Found: a contrast with an effect of {LOOK_EFFECT} "
+        "deviations, alone.",
         "",
     ]
     rows = [
@@ -318,7 +322,7 @@ def page(lines):
     ]
     for line in looked:
         found = line["found"][f"{LOOK_EFFECT:+}"]
-        # Without a verdict, all.
+        # Without a verdict, all seeds are used.
         used = [line["looks"][int(digit) - 1] for digit in found]
         rows.append(
             [line["noise"], ", ".join(map(str, line["looks"]))]
@@ -353,34 +357,34 @@ def page(lines):
     )
     text[4:4] = [
         f"**With {SEEDS[0]} seeds and symmetric noise, "
-        f"{between(wrong(SYMMETRIC))} of the families of 5 contrasts get a "
-        f"wrong verdict. With skewed noise it is more: {found}.**",
+        f"{between(wrong(SYMMETRIC))} of the families of 5 contrasts have a "
+        f"wrong verdict. With skewed noise there are more: {found}.**",
         "",
     ]
     text += [
         "",
         "## How to read it",
         "",
-        "- If the arm does nothing at all (the sharp null hypothesis), arm and "
-        "baseline are exchangeable on each seed, and the sign flip is exact "
-        "for any noise. A verdict also needs it: hence at most 5 % of the "
+        "- If the arm has no effect at all (the sharp null hypothesis), arm "
+        "and baseline are exchangeable on each seed, and the sign flip is "
+        "exact for any noise. Every verdict requires it, so at most 5 % of the "
         "families are wrong.",
         "- If the arm changes the noise but not the mean, the level depends on "
         "the shape of the deltas. With symmetric noise, "
         f"{between(wrong(SYMMETRIC))} of the families of 5 are wrong with "
-        f"{SEEDS[0]} seeds. With skewed noise it is more: {found}.",
-        "- No test of a mean holds with 10 seeds where one seed in ten falls "
-        f"far: {pages.percent(0.9 ** SEEDS[0])} of such samples hold none that "
-        "fell. Look at the dots of `Comparison.plot`.",
-        "- With symmetric noise, the 95 % intervals hold the true mean in "
+        f"{SEEDS[0]} seeds. With skewed noise there are more: {found}.",
+        "- No test of a mean is reliable with 10 seeds if one seed in ten "
+        f"falls far: {pages.percent(0.9 ** SEEDS[0])} of such samples contain "
+        "no such seed. Check the dots of `Comparison.plot`.",
+        "- With symmetric noise, the 95 % intervals contain the true mean in "
         f"{between(covered)} of all cases.",
         f"- An effect of one deviation is found with {SEEDS[0]} seeds in "
-        f"{between(power)} of all cases with symmetric noise; that of "
+        f"{between(power)} of all cases with symmetric noise; an effect of "
         f"`detectable`, with any number of seeds, in {between(detected)}. "
-        "`detectable` goes by the power of Student's test, 80 %; the rest is "
-        "what the bootstrap costs.",
-        "- Whoever adds seeds until there is a verdict is wrong more often: in "
-        f"{between(naive)} of the pairs with symmetric noise, with "
+        "`detectable` assumes the power of Student's test, 80 %; the bootstrap "
+        "loses the rest.",
+        "- Adding seeds until the tests reach a verdict is wrong more often: "
+        f"in {between(naive)} of the pairs with symmetric noise, with "
         f"{len(SEEDS)} looks. Plan the looks.",
         "",
         "Run file: examples/studies/results/validity.jsonl.",
@@ -389,7 +393,7 @@ def page(lines):
 
 
 def write():
-    """The page, from what is stored."""
+    """Write the page from the stored runs."""
     pages.write("validity", page(stored()))
 
 

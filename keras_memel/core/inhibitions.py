@@ -16,6 +16,7 @@ References:
 
 from collections.abc import Callable
 from typing import Any
+from typing import TypeAlias
 
 import keras
 from keras import ops
@@ -92,8 +93,13 @@ class Inhibition:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Inhibition":
-        """The inverse of `get_config`."""
+        """Make an inhibition from the result of `get_config`."""
         return cls(**config)
+
+
+# Every form in which an inhibition can be passed: a name, an object, a class
+# without required arguments, or a config as `serialize` returns it.
+InhibitionLike: TypeAlias = str | Inhibition | type[Inhibition] | dict[str, Any]
 
 
 @keras.saving.register_keras_serializable("keras_memel")
@@ -206,7 +212,7 @@ _NAMES: dict[str, Callable[[], Inhibition]] = {
 }
 
 
-def get(identifier: Any) -> Inhibition:
+def get(identifier: InhibitionLike) -> Inhibition:
     """An inhibition from its name, its config, its class or itself.
 
     Args:

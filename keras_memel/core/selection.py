@@ -4,6 +4,7 @@ The selections themselves are in `selections.py`.
 """
 
 from typing import Any
+from typing import TypeAlias
 
 from keras_memel.utils import serialization
 from keras_memel.utils.types import Tensor
@@ -109,5 +110,10 @@ class Selection:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Selection":
-        """The inverse of `get_config`."""
+        """Make a selection from the result of `get_config`."""
         return cls(**config)
+
+
+# Every form in which a selection can be passed: a name, an object, a class
+# without required arguments, or a config as `serialize` returns it.
+SelectionLike: TypeAlias = str | Selection | type[Selection] | dict[str, Any]

@@ -27,6 +27,7 @@ from keras import ops
 
 from keras_memel import kernels
 from keras_memel.core.selection import Selection
+from keras_memel.core.selection import SelectionLike
 from keras_memel.utils import arguments
 from keras_memel.utils import serialization
 from keras_memel.utils.types import Tensor
@@ -294,7 +295,7 @@ _NAMES: dict[str, Callable[[], Selection]] = {
 }
 
 
-def get(identifier: Any) -> Selection:
+def get(identifier: SelectionLike) -> Selection:
     """A selection from its name, its config, its class or itself.
 
     Args:

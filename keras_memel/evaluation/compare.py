@@ -1,4 +1,4 @@
-"""Does it help *my* model? Arms of a study, run on paired seeds.
+"""Run the arms of a study on paired seeds: does it help *your* model?
 
 train + arms + seeds --executor--> runs --store--> Comparison
 """
@@ -34,7 +34,7 @@ from keras_memel.evaluation.run_store import RunStore
 from keras_memel.utils import arguments
 from keras_memel.utils.optional_imports import need
 
-# What a line of the store takes, generously; the environment is most of it.
+# Upper estimate of a line in the store. The environment is most of it.
 BYTES_PER_RUN = 1024
 
 
@@ -51,69 +51,68 @@ def compare(
     progress: bool = True,
     looks: Sequence[int] | None = None,
 ) -> Comparison:
-    """Train every arm with every seed, and compare arms seed by seed.
+    """Train every arm with every seed and compare the arms seed by seed.
 
-    A seed is a repetition of the whole experiment: `train` must derive from
-    it the split of the data, the first weights, the order of the batches and
-    whatever else is random, the same for *every* arm, so that the difference
-    of two arms on a seed is the effect of the arm and not of luck. What the
-    deltas then show, and by which tests, see `Comparison`.
+    A seed is one repetition of the whole experiment. `train` must derive from
+    it the data split, the initial weights, the batch order and every other
+    random choice, identically for *all* arms. The difference between two arms
+    on one seed then measures the effect of the arm. `Comparison` describes
+    the tests of these differences.
+
+    A run that raises or calls `sys.exit` is stored with its traceback, and
+    the study continues. If a worker of a process pool dies, a new pool with
+    the same settings replaces the pool. The runs that were in it are repeated
+    one by one, and a run that dies again, alone, is stored with an error.
+    Each run is stored with the versions, backend and device of its process
+    and, if the folder of `train` has one, the git revision.
 
     Args:
-        train: `train(arm, seed)` trains and tests one network. It returns its
-            score, or a dictionary of scores by the name of their metric; in
-            that, `"correct"` may hold a vector of booleans, one a test
-            example (was the answer right?), for `Comparison.mcnemar`.
-        arms: What to compare: names, which `train` gets as they are, or a
-            dictionary from names to what `train` gets in their place.
-        seeds: Number of seeds, 0, 1, ...; or the seeds themselves. A verdict
+        train: `train(arm, seed)` trains and tests one network. It returns a
+            score, or a dictionary of scores by metric. The dictionary may
+            also hold `"correct"`, a boolean vector with one entry per test
+            example (true if the answer was correct), for
+            `Comparison.mcnemar`.
+        arms: Arms to compare: names, which `train` receives unchanged, or a
+            dictionary from names to the objects that `train` receives.
+        seeds: Number of seeds (0, 1, ...), or the seeds themselves. A verdict
             needs 10.
-        baseline: The arm that each other one is compared with; the first of
-            `arms` by default.
-        contrasts: Further pairs `(arm, other)` to compare, `("MEmeL",
-            "placebo")`. Holm's correction is over all pairs, so that pairs
-            must be chosen before anything was seen.
-        store: File that takes each run as soon as it is finished. A run that
-            is there already is not run again: to go on after a stop, to add
-            arms or seeds, call again. The store knows a run by its arm and
-            seed; when `train` changes, so must the store. `None` keeps
-            nothing.
-        executor: `None` runs one after the other in this process; any
-            `concurrent.futures.Executor` (a process pool, loky's, Dask's,
-            mpi4py's) runs many at once, on many machines if it can. To a
-            process pool, `train` must be a function of a module; most
-            backends need it to start processes by `"spawn"`.
-        higher_is_better: Or a dictionary of this by metric; a metric that is
-            not in it counts as `True`. A name that is no metric stops the
-            study once every arm has a score.
-        retry_failed: Run again what failed and is stored with its error.
-        progress: Show a bar with the time that is left.
-        looks: Numbers of seeds at which you look at the verdicts, `(10, 20)`:
-            call with 10 seeds, and again with 20 if you want to go on. Each
-            look gets a part of the 5 % of wrong verdicts: p < 0.01 at the
-            first of these, p < 0.045 at the second. Looks are declared by the
-            first call and kept in the store; later calls may leave them out.
-            By default one look is planned, at `seeds`.
+        baseline: Arm to compare every other arm with. Defaults to the first.
+        contrasts: Additional pairs `(arm, other)`, such as
+            `("MEmeL", "placebo")`. Choose them before you see any result:
+            Holm's correction covers all pairs.
+        store: File to append each finished run to. A stored run is not
+            repeated, so call `compare` again to resume, or to add arms or
+            seeds. Runs are identified by arm and seed: use a new file when
+            `train` changes. `None` disables the store.
+        executor: Any `concurrent.futures.Executor` (a process pool, loky,
+            Dask, mpi4py) to run in parallel, on several machines if the
+            executor supports them. `None` runs sequentially in this process.
+            A process pool needs a `train` defined in a module and, for most
+            backends, the start method `"spawn"`.
+        higher_is_better: Boolean, or a dictionary of booleans by metric.
+            Metrics that it omits count as `True`. An unknown metric raises
+            as soon as every arm has a score.
+        retry_failed: Whether to repeat stored runs that failed.
+        progress: Whether to show a progress bar.
+        looks: Numbers of seeds at which you inspect the verdicts. With
+            `(10, 20)`, call with 10 seeds, then with 20 to continue. Each
+            look uses a part of the 5 % of wrong verdicts: p < 0.01 at the
+            first of these two, p < 0.045 at the second. The first call
+            declares the looks and stores them; later calls may omit them. By
+            default one look is planned, at `seeds`.
 
     Returns:
-        A `Comparison` of the runs of these arms and seeds. Its `notes` say if
-        there are more seeds than were declared.
-
-    A run that raises, or calls `sys.exit`, is stored with its traceback, and
-    the study goes on. If a worker of a process pool dies, the pool is replaced
-    by a new one of the same settings; the runs that were in it are repeated
-    one by one, and a run that dies again, alone, is stored with an error. Each
-    run is stored with the versions, backend and device of the process that
-    made it, and the git revision of the folder of `train`, if there is one.
+        A `Comparison` of the runs of these arms and seeds. Its `notes`
+        report if there are more seeds than were declared.
 
     Raises:
-        ValueError: If an argument is not what is said above, or the store has
-            runs of an arm of this name that `train` got something else for,
-            or runs that were begun with other looks.
-        TypeError: If `train` returns what is neither a number nor a
-            dictionary of numbers by different names. The study stops, as
-            every run would.
-        OSError: If the store cannot be written, before the first run.
+        ValueError: If an argument is invalid, or the store holds runs of an
+            arm that `train` received another object for, or runs that were
+            started with other looks.
+        TypeError: If `train` returns neither a number nor a dictionary of
+            numbers by different names. The study stops, because every run
+            would fail.
+        OSError: If the store is not writable; raised before the first run.
         ImportError: If SciPy, statsmodels or tqdm is missing.
 
     Warns:
@@ -123,7 +122,7 @@ def compare(
 
     >>> def train(arm, seed):
     ...     rng = np.random.default_rng(seed)
-    ...     noise = rng.normal(size=2)  # of the split, and of the training
+    ...     noise = rng.normal(size=2)  # one for the split, one for training
     ...     return 80 + 3 * noise[0] + (2 + noise[1] if arm == "ours" else 0)
     >>> comparison = compare(train, ["plain", "ours"], progress=False)
     >>> comparison.contrasts[0].verdict
@@ -137,12 +136,12 @@ def compare(
     seeds = _check_seeds(seeds)
     if looks is not None:
         looks = check_looks(looks, len(seeds))
-    # Wrong names are found here, not after the last run.
+    # Wrong names raise here, not after the last run.
     make = functools.partial(
         Comparison,
         arms=list(given),
         baseline=baseline,
-        # Twice, which an iterator would not be.
+        # The pairs are read twice, and an iterator only once.
         contrasts=contrasts if isinstance(contrasts, str) else list(contrasts),
         higher_is_better=higher_is_better,
     )
@@ -183,7 +182,8 @@ def compare(
             if "scores" in run and run["arm"] in unscored:
                 unscored.remove(run["arm"])
                 if not unscored:
-                    # So is a wrong name of a metric: each arm has its own.
+                    # A wrong metric raises here. Each arm has its own
+                    # metrics, so all must have a score first.
                     make(list(runs.values()))
             if "error" in run and progress:
                 last = run["error"].strip().splitlines()[-1]
@@ -192,9 +192,9 @@ def compare(
     failed = [run for run in runs.values() if "error" in run]
     if failed:
         warnings.warn(
-            f"{len(failed)} of {len(wanted)} runs failed; the comparison says "
-            f"which. The first, {failed[0]['arm']} with seed "
-            f"{failed[0]['seed']}:\n{failed[0]['error']}",
+            f"{len(failed)} of {len(wanted)} runs failed; `notes()` of the "
+            f"comparison lists them. The first is {failed[0]['arm']} with "
+            f"seed {failed[0]['seed']}:\n{failed[0]['error']}",
             stacklevel=2,
         )
     return make([runs[key] for key in wanted])
@@ -203,7 +203,7 @@ def compare(
 def _results(
     executor: concurrent.futures.Executor | None, tasks: list[Any]
 ) -> Generator[Run, None, None]:
-    """Each run as soon as it is finished, or given up."""
+    """Yield each run when it is finished or given up."""
     if executor is None:
         finished = ((task, _run(*task), "") for task in tasks)
     else:
@@ -223,20 +223,20 @@ def _run(
     argument: Any,
     folder: str,
 ) -> Run:
-    """One run, in the process that the executor chose."""
+    """Execute one run in the process that the executor chose."""
     run: Run = {"arm": arm, "seed": seed}
     start = time.perf_counter()
     try:
         returned = train(argument, seed)
     except (KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException:  # `sys.exit` too
+    except BaseException:  # `sys.exit` raises one too.
         run["error"] = traceback.format_exc()
     else:
         try:
             run.update(_scores(returned))
         except TypeError as error:
-            # Not raised here: to an executor it would be a death.
+            # Raised by the caller: an executor would count it as a death.
             return {"refused": str(error)}
     run["seconds"] = round(time.perf_counter() - start, 3)
     run["environment"] = environment_of(folder)
@@ -244,7 +244,7 @@ def _run(
 
 
 def _scores(returned: Any) -> Run:
-    """What `train` returned, as it is stored."""
+    """Convert the return value of `train` to the stored form."""
     found = returned if isinstance(returned, Mapping) else {"score": returned}
     scores = dict(found)
     correct = scores.pop("correct", None)
@@ -252,7 +252,7 @@ def _scores(returned: Any) -> Run:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise TypeError(
-            "`train(arm, seed)` must return scores by different names; they "
+            "`train(arm, seed)` must return scores by different names; names "
             f"are compared as text. Received: {returned!r}, with more than "
             f"one {twice[0]!r}"
         )
@@ -270,8 +270,8 @@ def _scores(returned: Any) -> Run:
         correct = np.asarray(correct)
         if correct.ndim != 1 or correct.dtype != bool:
             raise TypeError(
-                "'correct' in what `train` returns must be a vector of "
-                "booleans, one a test example. Received: an array of shape "
+                "`train(arm, seed)` must return 'correct' as a vector of "
+                "booleans, one per test example. Received: an array of shape "
                 f"{correct.shape} and dtype {correct.dtype}"
             )
         run["correct"] = "".join("01"[int(right)] for right in correct)
@@ -284,10 +284,10 @@ def _first_of_each(
     described: Mapping[str, str],
     retry_failed: bool,
 ) -> dict[tuple[str, int], Run]:
-    """The stored run of each arm and seed.
+    """Return the stored run of each arm and seed.
 
-    Of several (two processes may have made the same) the first that did not
-    fail, so that a result once seen does not change.
+    If two processes made the same run, the first that did not fail counts:
+    a result that was seen once does not change.
     """
     runs: dict[tuple[str, int], Run] = {}
     keys = set(wanted)
@@ -299,8 +299,8 @@ def _first_of_each(
         if now is not None and run.get("argument", now) != now:
             raise ValueError(
                 f"The store holds runs of the arm {run['arm']!r} that were "
-                f"made with {run['argument']}. Rename the arm, or pass "
-                f"another `store`. Received: {now}"
+                f"made with {run['argument']}. Received: {now}. Rename the "
+                "arm, or pass another `store`"
             )
         if key not in runs or "error" in runs[key]:
             runs[key] = run
@@ -316,14 +316,14 @@ def _check_arms(arms: Any) -> dict[str, Any]:
         good = False
     if not good or not all(isinstance(name, str) for name in names):
         raise ValueError(
-            "Argument `arms` must be at least two different names, or a "
+            "Argument `arms` must hold at least two different names, or be a "
             f"dictionary by name. Received: arms={arms!r}"
         )
     return dict(arms) if isinstance(arms, Mapping) else {n: n for n in names}
 
 
 def _describe(arms: Any) -> dict[str, str]:
-    """What the user passed for each arm, as text of its content."""
+    """Describe the content of the object of each arm as text."""
     if not isinstance(arms, Mapping):
         return {}
     described = {}
@@ -332,10 +332,10 @@ def _describe(arms: Any) -> dict[str, str]:
             described[name] = identify(argument)
         except TypeError as error:
             raise ValueError(
-                f"Argument `arms`: a store cannot recognise {name!r}, since "
-                f"it is or holds {error}. Pass a config (numbers, text, "
+                f"Argument `arms`: a store cannot identify {name!r}, because "
+                f"it is or contains {error}. Pass a config (numbers, text, "
                 "arrays, Keras objects, functions of a module) and build the "
-                "rest in `train`, or pass names alone"
+                "rest in `train`, or pass only names"
             ) from error
     return described
 
@@ -371,7 +371,7 @@ def _check_seeds(seeds: Any) -> list[int]:
     whole = all(isinstance(seed, numbers.Integral) for seed in found)
     if not found or not whole or len(set(found)) != len(found):
         raise ValueError(
-            "Argument `seeds` must be a number of seeds, or different whole "
-            f"numbers. Received: seeds={seeds!r}"
+            "Argument `seeds` must be a number of seeds, or different "
+            f"integers. Received: seeds={seeds!r}"
         )
     return [int(seed) for seed in found]

@@ -1,4 +1,4 @@
-"""What the runs of a study show: paired deltas, tests, interval, verdict.
+"""Compare the runs of a study: paired deltas, tests, interval, verdict.
 
 runs --by metric, pair of arms--> Contrast --> tables, plot
 """
@@ -25,58 +25,60 @@ from keras_memel.utils.types import Axes
 
 
 class Comparison:
-    """Arms of a study, compared seed by seed.
+    """Comparison of the arms of a study, seed by seed.
 
-    For each metric and pair of arms, with `d` the deltas of the n seeds:
+    For each metric and pair of arms, `d` denotes the deltas of the n seeds:
 
     - The sign flip: p is the share of all `2^n` choices of signs for which
-      the mean is at least as far from 0 (Fisher 1935). Exact up to n = 16;
-      beyond, from 65,535 random choices (fixed seed).
-    - The studentized bootstrap: with `t = mean / se` and `t*` that of the
-      deltas minus their mean in 9,999 resamples (fixed seed), p is twice the
-      smaller share of `t*` on either side of `t` (Efron and Tibshirani 1993,
-      section 12.5).
-    - `p` is the larger one of both. The interval of the mean is what is not
-      rejected by both at 0.05: the hull of the bootstrap-t interval and of
-      the interval from means of subsets that inverts the sign flip (Hartigan
-      1969). Hence p < 0.05 exactly if the interval excludes 0.
-    - Holm's correction of `p` (`statsmodels`) is over all pairs of a metric.
-      There is none over metrics: name yours before you look.
-    - The verdict is "better" or "worse" if the corrected p is below 0.05; else
-      it is "not shown", which is no proof of no effect: see `detectable`.
+      the mean is at least as far from 0 (Fisher 1935). It is exact up to
+      n = 16; beyond, it uses 65,535 random choices (fixed seed).
+    - The studentized bootstrap: `t = mean / se`, and `t*` is the same for
+      the deltas minus their mean in 9,999 resamples (fixed seed). p is twice
+      the smaller share of `t*` on either side of `t` (Efron and Tibshirani
+      1993, section 12.5).
+    - `p` is the larger of the two. The interval of the mean contains the
+      means that the tests do not both reject at 0.05: the hull of the
+      bootstrap-t interval and of the interval from means of subsets that
+      inverts the sign flip (Hartigan 1969). Hence p < 0.05 exactly if the
+      interval excludes 0.
+    - Holm's correction of `p` (`statsmodels`) covers all pairs of a metric,
+      but not several metrics: choose your metric before you see any result.
+    - The verdict is "better" or "worse" if the corrected p is below 0.05, and
+      "not shown" otherwise. "Not shown" does not prove that there is no
+      effect: see `detectable`.
 
-    Sums that differ by rounding to float32 alone count as equal.
+    Sums that differ only by rounding to float32 count as equal.
 
-    There is no verdict with fewer than 10 seeds; nor if a run is missing,
-    failed or scored NaN, since the seeds that an arm survives say nothing of
-    the others; nor if the deltas of all seeds are equal, as they are when
+    A verdict needs at least 10 seeds. A missing run, a failed run or a NaN
+    score also prevents it, because the seeds that an arm survives do not
+    represent the others. So do equal deltas for all seeds, which occur when
     `train` ignores its seed.
 
-    If the arm does nothing at all, it can be exchanged with the baseline on
-    each seed, and the sign flip is exact, with any noise and any n. If the
-    arm changes the noise but not the mean, verdicts are about as rare for
-    symmetric deltas, and too frequent for skewed ones. No test of a mean holds
-    with 10 seeds if one seed in ten falls far. docs/studies/validity.md
-    simulates how often verdicts are wrong, effects found and intervals right.
+    If the arm has no effect at all, it can be exchanged with the baseline on
+    each seed, and the sign flip is exact for any noise and any n. If the arm
+    changes the noise but not the mean, wrong verdicts are about as rare for
+    symmetric deltas, and too frequent for skewed deltas. No test of a mean is
+    valid with 10 seeds if one seed in ten is an extreme outlier.
+    docs/studies/validity.md simulates how often verdicts are wrong, effects
+    are found and intervals are right.
+
+    The looks are those that `compare` stored in the first of `runs`.
 
     Args:
         runs: Dictionaries with `arm`, `seed` and `scores` or `error`, as
-            `compare` makes and `RunStore.read` reads them.
-        arms: Names of the arms and their order; by default all, in the order
-            of the runs.
-        baseline: The arm that each other one is compared with; the first by
-            default.
-        contrasts: Further pairs `(arm, other)`.
-        higher_is_better: Or a dictionary of this by metric; a metric that is
-            not in it counts as `True`.
-
-    The looks are those that `compare` wrote into the first of `runs`.
+            `compare` creates and `RunStore.read` returns them.
+        arms: Names of the arms in the order to use. Defaults to all arms in
+            the order of the runs.
+        baseline: Arm to compare every other arm with. Defaults to the first.
+        contrasts: Additional pairs `(arm, other)`.
+        higher_is_better: Boolean, or a dictionary of booleans by metric.
+            Metrics that it omits count as `True`.
 
     Raises:
-        ValueError: If there are fewer than two arms, one is named that is not
-            among them, a pair is named twice, there are two runs of an arm
-            with the same seed, or `higher_is_better` names a metric that no
-            run has (if any run has scores).
+        ValueError: If there are fewer than two arms, an argument names an
+            unknown arm, a pair occurs twice, an arm has two runs with the
+            same seed, or `higher_is_better` names a metric that no run has
+            (if any run has scores).
         ImportError: If SciPy, statsmodels, or for some methods pandas, is
             missing: `pip install 'keras-memel[evidence]'`; for `plot`,
             `[plot]`.
@@ -122,12 +124,13 @@ class Comparison:
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
             raise ValueError(
-                "Argument `runs` must hold one run of each arm and seed. "
-                f"Received: more than one of {twice}"
+                "Argument `runs` must hold one run per arm and seed. "
+                f"Received: several runs of {twice}"
             )
         if len(self.arms) < 2:
             raise ValueError(
-                f"A comparison needs two arms. Received: arms={self.arms}"
+                "Argument `arms` must hold at least two arms. Received: "
+                f"arms={self.arms}"
             )
         self.baseline = self.arms[0] if baseline is None else baseline
         self._check("baseline", self.baseline)
@@ -140,8 +143,8 @@ class Comparison:
             if pair[0] == pair[1] or self.pairs.count(pair) > 1:
                 raise ValueError(
                     "Argument `contrasts` must hold pairs of different arms, "
-                    "none twice, and none that the baseline makes. "
-                    f"Received: {pair!r}"
+                    "each once, without the pairs with the baseline, which "
+                    f"are always compared. Received: {pair!r}"
                 )
         self.higher_is_better = higher_is_better
         self.seeds = tuple(dict.fromkeys(run["seed"] for run in self.runs))
@@ -152,7 +155,8 @@ class Comparison:
         self.metrics: tuple[str, ...] = tuple(
             dict.fromkeys(m for run in self.runs for m in run.get("scores", ()))
         )
-        # With no scores at all nothing can be said of names, nor be wrong.
+        # Without any scores the names of metrics are unknown, and no verdict
+        # can be wrong.
         if isinstance(higher_is_better, Mapping) and self.metrics:
             unknown = [m for m in higher_is_better if m not in self.metrics]
             if unknown:
@@ -170,7 +174,7 @@ class Comparison:
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
-        """Every pair on every metric, metric by metric."""
+        """Contrasts of all pairs on all metrics, grouped by metric."""
         return tuple(
             contrast
             for metric in self.metrics
@@ -200,18 +204,22 @@ class Comparison:
         }
 
     def notes(self, metric: str | None = None) -> list[str]:
-        """What a reader of the numbers must know beside them.
+        """Return remarks that a reader of the numbers must know.
 
         Args:
-            metric: Leave out what concerns other metrics only.
+            metric: Metric to report on; remarks on other metrics alone are
+                omitted. `None` reports on all metrics.
         """
         return notes_of(self, metric)
 
     def scores(self, metric: str | None = None) -> Any:
-        """The scores: a `pandas.DataFrame`, a row a seed, a column an arm.
+        """Return the scores as a table with rows for seeds, columns for arms.
 
         Args:
-            metric: Name of the metric; the first by default.
+            metric: Name of the metric. Defaults to the first.
+
+        Returns:
+            `pandas.DataFrame`, NaN where a run has no finite score.
         """
         pandas = need("pandas", "evidence", "`Comparison.scores`")
         metric = self._metric(metric)
@@ -220,9 +228,11 @@ class Comparison:
         return frame.rename_axis("seed")
 
     def to_dataframe(self) -> Any:
-        """One row a contrast: a `pandas.DataFrame` of the fields of `Contrast`.
+        """Return the fields of all contrasts, with one row per contrast.
 
-        `deltas` and `seeds` stay whole, as an array and a tuple in each row.
+        Returns:
+            `pandas.DataFrame`. Each row holds `deltas` as one array and
+            `seeds` as one tuple.
         """
         pandas = need("pandas", "evidence", "`Comparison.to_dataframe`")
         names = [field.name for field in dataclasses.fields(Contrast)]
@@ -240,9 +250,9 @@ class Comparison:
         Characters that Markdown would interpret are escaped.
 
         Args:
-            metric: Name of the metric; the first by default.
+            metric: Name of the metric. Defaults to the first.
             scale: Factor of the numbers: 100 turns shares into points.
-            labels: Names of arms to show in place of those in the runs.
+            labels: Names to show for arms, by their name in the runs.
 
         Raises:
             ValueError: If `metric` is not a metric of the runs, or `labels`
@@ -265,11 +275,11 @@ class Comparison:
     def summary(
         self, scale: float = 1.0, labels: Mapping[str, str] | None = None
     ) -> str:
-        """Return the same for a terminal, every metric, with `notes` below.
+        """Return a table per metric for a terminal, with `notes` below.
 
         Args:
             scale: Factor of the numbers.
-            labels: Names of arms to show in place of those in the runs.
+            labels: Names to show for arms, by their name in the runs.
         """
         tables.check_labels(labels, self.arms)
         parts = []
@@ -287,9 +297,9 @@ class Comparison:
     def _metric(self, metric: str | None) -> str:
         if not self.metrics:
             raise ValueError(
-                "A comparison has metrics once a run has scores. Received: "
-                f"{len(self.runs)} runs, {len(self.failed)} of them failed; "
-                "`notes()` says with which errors"
+                "A comparison has metrics when at least one run has scores. "
+                f"Received: {len(self.runs)} runs, {len(self.failed)} of them "
+                "failed; `notes()` lists their errors"
             )
         if metric is None:
             return self.metrics[0]
@@ -309,15 +319,15 @@ class Comparison:
     ) -> Axes:
         """Draw one dot per seed, and the mean with its interval, per contrast.
 
-        Blue is better, orange is worse, grey is not shown. Fonts and sizes are
-        those of `matplotlib.rcParams`; for a paper, for example
+        Blue is better, orange is worse, grey is not shown. Fonts and sizes
+        follow `matplotlib.rcParams`. For a paper, set for example
         `{"pdf.fonttype": 42, "font.family": "serif"}`.
 
         Args:
-            metric: Name of the metric; the first by default.
+            metric: Name of the metric. Defaults to the first.
             scale: Factor of the numbers.
-            ax: `matplotlib.axes.Axes` to draw into; new ones by default.
-            labels: Names of arms to show in place of those in the runs.
+            ax: `matplotlib.axes.Axes` to draw into. Defaults to new axes.
+            labels: Names to show for arms, by their name in the runs.
 
         Returns:
             The axes.
@@ -331,17 +341,18 @@ class Comparison:
         return tables.plot(self._of(self._metric(metric)), scale, ax, labels)
 
     def mcnemar(self) -> Any:
-        """McNemar's exact test of each pair of networks, where it can be made.
+        """Apply McNemar's exact test to each pair of networks.
 
-        For runs that hold `correct`. It asks whether *these two networks*
-        differ on the population of the test examples, not whether their
-        recipes do: seeds, not examples, tell about those (Dietterich 1998).
-        Hence one row a seed, no pooling, and no verdict.
+        The test needs runs that hold `correct`; other runs are omitted. It
+        tests whether *these two networks* differ on the population of the
+        test examples. Whether their recipes differ depends on seeds, not on
+        examples (Dietterich 1998). The table therefore has one row per seed,
+        no pooling and no verdict.
 
         Returns:
             `pandas.DataFrame` with `arm`, `other`, `seed`, `only_arm` and
-            `only_other` (how many examples only one of them gets right), and
-            `p` (`statsmodels`, binomial, two-sided).
+            `only_other` (numbers of examples on which only one of the two is
+            correct), and `p` (`statsmodels`, binomial, two-sided).
 
         Raises:
             ValueError: If two runs of a seed were tested on different numbers
@@ -371,7 +382,7 @@ class Comparison:
 
 
 def _pairs(contrasts: Any) -> tuple[tuple[str, str], ...]:
-    # A text of two letters is one of two names, if nobody looks.
+    # Without this check a string of two letters would pass as two names.
     found: list[Any] = (
         [contrasts] if isinstance(contrasts, str) else list(contrasts)
     )

@@ -1,6 +1,6 @@
-"""Two arms on paired seeds: deltas -> tests, interval, verdict.
+"""Compare two arms on paired seeds: deltas -> tests, interval, verdict.
 
-No statistics are written here that SciPy or statsmodels have.
+SciPy and statsmodels compute all statistics that they offer.
 """
 
 import dataclasses
@@ -17,42 +17,41 @@ from keras_memel.evaluation.paired_tests import paired_test
 from keras_memel.evaluation.paired_tests import rounding
 from keras_memel.utils.optional_imports import need
 
-# With fewer, luck passes for effect, and a bootstrap interval for more than
-# it is.
+# With fewer seeds, chance is mistaken for an effect, and a bootstrap interval
+# is too narrow.
 ENOUGH_SEEDS = 10
-# Of the minimum detectable effect.
+# Power at which the minimum detectable effect is defined.
 POWER = 0.8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Contrast:
-    """One arm vs. another, seed by seed, on one metric.
+    """Comparison of two arms, seed by seed, on one metric.
 
     Attributes:
         metric: Name of the score.
-        arm: The arm, from whose score that of `other` is subtracted.
-        other: The arm that it is compared with.
-        seeds: The seeds that both arms finished with a finite score.
-        deltas: Score of `arm` minus score of `other`, one per seed of `seeds`.
-        mean: Mean of the deltas, NaN without any.
+        arm: First arm. The score of `other` is subtracted from its score.
+        other: Second arm.
+        seeds: Seeds that both arms finished with a finite score.
+        deltas: Score of `arm` minus score of `other`, one per seed in `seeds`.
+        mean: Mean of the deltas, NaN without deltas.
         low: Lower end of the interval of the mean, NaN below 10 deltas or if
             all are equal.
-        high: Upper end.
-        level: The p below which there is a verdict; the interval is one of
+        high: Upper end of the interval.
+        level: The p below which there is a verdict. The interval covers
             `1 - level`: 95 %, unless looks were planned.
         p_sign_flip: Two-sided p of the sign flip, NaN below 2 deltas.
         p_bootstrap: Two-sided p of the studentized bootstrap, NaN below 2
             deltas, 1 if all are equal.
-        p: The larger of both. It is below `level` exactly if the interval
+        p: Larger of the two. It is below `level` exactly if the interval
             excludes 0.
-        p_holm: The same with Holm's correction over the contrasts of the
-            metric.
-        detectable: The minimum detectable effect: the mean delta that so many
-            seeds show in about three cases of four, given the deviation of
-            these deltas. Infinite where no effect, however large, can be
-            shown.
+        p_holm: `p` with Holm's correction over the contrasts of the metric.
+        detectable: Minimum detectable effect: the mean delta that this number
+            of seeds shows in about three cases of four, given the deviation
+            of these deltas. Infinite where the seeds cannot show any effect,
+            however large.
         verdict: `"better"`, `"worse"` or `"not shown"`.
-        why: Why there can be no verdict, `""` if there can.
+        why: Reason why there can be no verdict, `""` if there can.
 
     Example:
 
@@ -63,7 +62,7 @@ class Contrast:
     ... ]
     >>> contrast = Comparison(runs, higher_is_better=False).contrasts[0]
     >>> round(contrast.mean, 3), contrast.verdict, contrast.why
-    (-0.15, 'not shown', 'a verdict takes 10 seeds')
+    (-0.15, 'not shown', 'a verdict needs 10 seeds')
     """
 
     metric: str
@@ -92,32 +91,32 @@ def contrast_all(
     higher_is_better: bool,
     level: float = ALPHA,
 ) -> list[Contrast]:
-    """Every pair of arms on one metric, with Holm's correction over them.
+    """Compare pairs of arms on one metric, with Holm's correction over them.
 
     Args:
         metric: Name of the metric.
-        pairs: Which arm is compared with which.
-        scores: The finite scores, by arm and seed.
-        seeds: The seeds that should be there.
-        higher_is_better: What "better" means.
-        level: The corrected p below which there is a verdict.
+        pairs: Pairs `(arm, other)` to compare.
+        scores: Finite scores, by arm and seed.
+        seeds: All seeds of the study, which both arms should have.
+        higher_is_better: Whether a higher score is better.
+        level: Corrected p below which there is a verdict.
 
     Returns:
-        A `Contrast` a pair, in their order.
+        One `Contrast` per pair, in the order of `pairs`.
 
     Example:
 
     >>> scores = {"a": dict.fromkeys(range(10), 1.0), "b": {}}
     >>> found = contrast_all("loss", [("a", "b")], scores, range(10), False)
     >>> found[0].why
-    '10 of 10 seeds lack a finite score of both arms'
+    '10 of 10 seeds have no finite score for at least one arm'
     """
     multitest = need("statsmodels.stats.multitest", "evidence", "`Comparison`")
     found = [
         _contrast(metric, arm, other, scores[arm], scores[other], seeds, level)
         for arm, other in pairs
     ]
-    # A pair without a p is still one that was looked at.
+    # A pair without a p was still inspected, so it counts with p = 1.
     p = np.nan_to_num([contrast.p for contrast in found], nan=1.0)
     holm = multitest.multipletests(p, ALPHA, method="holm")[1]
     done = []
@@ -138,15 +137,15 @@ def contrast_all(
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test of two networks on the same test examples.
+    """Apply McNemar's exact test to two networks on the same test examples.
 
     Args:
-        ours: Booleans, one an example: did the first network answer right?
-        theirs: The same of the second.
+        ours: Booleans, one per example: whether the first network is correct.
+        theirs: Booleans of the second network.
 
     Returns:
-        How many examples only the first gets right, how many only the second,
-        and the two-sided binomial p.
+        Number of examples on which only the first network is correct, number
+        on which only the second is, and the two-sided binomial p.
 
     Example:
 
@@ -173,22 +172,22 @@ def _contrast(
     wanted: Sequence[int],
     level: float,
 ) -> Contrast:
-    """One pair, before what depends on how many there are."""
+    """Compare one pair, without what depends on the number of pairs."""
     seeds = tuple(seed for seed in wanted if seed in ours and seed in theirs)
     paired = [np.array([arm[seed] for seed in seeds]) for arm in (ours, theirs)]
     deltas, noise = paired[0] - paired[1], rounding(*paired)
     number = len(deltas)
-    # Differences that rounding alone explains are equal.
+    # Differences that rounding alone can explain count as equal.
     enough = number >= ENOUGH_SEEDS
     equal = enough and bool(equal_but_for(noise, deltas))
     test = paired_test(deltas, noise, level)
     shown = enough and not equal
     why = ""
     if number < len(wanted):
-        why = f"{len(wanted) - number} of {len(wanted)} seeds lack a finite "
-        why += "score of both arms"
+        why = f"{len(wanted) - number} of {len(wanted)} seeds have no finite "
+        why += "score for at least one arm"
     elif not enough:
-        why = f"a verdict takes {ENOUGH_SEEDS} seeds"
+        why = f"a verdict needs {ENOUGH_SEEDS} seeds"
     elif equal:
         why = "the deltas of all seeds are equal"
     return Contrast(
@@ -219,21 +218,22 @@ def _detectable(deltas: np.ndarray, pairs: int, level: float) -> float:
 
 
 def detectable_effect(seeds: int, pairs: int, level: float = ALPHA) -> float:
-    """The mean delta that so many seeds show with the probability `POWER`.
+    """Return the mean delta that the seeds show with probability `POWER`.
 
-    That of the paired t-test, at the highest level that the sign-flip test can
-    reach below that of the first step of Holm's procedure: its p goes in steps
-    of `2 / 2^n`. That the bootstrap must agree takes a few points of
-    probability away (docs/studies/validity.md).
+    The value is the one of the paired t-test. Its level is the highest that
+    the sign-flip test, whose p changes in steps of `2 / 2^n`, can reach below
+    the level of the first step of Holm's procedure. A verdict also needs the
+    bootstrap to agree, which lowers the probability by a few points
+    (docs/studies/validity.md).
 
     Args:
         seeds: Number of seeds.
         pairs: Number of pairs that are tested.
-        level: The corrected p below which there is a verdict.
+        level: Corrected p below which there is a verdict.
 
     Returns:
-        In deviations of the deltas; infinite where no delta, however large,
-        would do.
+        Mean delta in deviations of the deltas; infinite if no delta, however
+        large, is sufficient.
     """
     power = need("statsmodels.stats.power", "evidence", "`Comparison`")
     level /= pairs

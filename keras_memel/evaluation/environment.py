@@ -1,4 +1,4 @@
-"""What a result may depend on beside arm and seed: code, versions, device."""
+"""Record the code, versions and device that a result may depend on."""
 
 import contextlib
 import functools
@@ -17,10 +17,10 @@ from keras_memel.utils.version import __version__
 
 
 def folder_of(train: Callable[..., Any]) -> str:
-    """Where the code of `train` lies, for its git revision."""
+    """Return the folder of the code of `train`, for its git revision."""
     while isinstance(train, functools.partial):
         train = train.func
-    # Of a function, or of the class of a callable object.
+    # A callable object has no `__module__` of its own, but its class has one.
     module = getattr(train, "__module__", type(train).__module__)
     file = getattr(sys.modules.get(module), "__file__", None)
     folder = pathlib.Path(file).parent if file else pathlib.Path()
@@ -29,12 +29,12 @@ def folder_of(train: Callable[..., Any]) -> str:
 
 @functools.cache
 def environment_of(folder: str) -> dict[str, Any]:
-    """What a result may depend on beside arm and seed."""
+    """Describe the environment of a run: backend, device, versions, code."""
     backend = keras.backend.backend()
     modules = (keras, importlib.import_module(backend), np)
     environment: dict[str, Any] = {
         "backend": backend,
-        # Where the backend puts an array if nobody says otherwise.
+        # The default device, on which the backend creates an array.
         "device": str(keras.ops.zeros(()).device),
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": {

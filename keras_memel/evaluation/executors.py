@@ -10,7 +10,7 @@ from collections.abc import Callable
 from collections.abc import Generator
 from typing import Any
 
-# A task is given up after so many deaths of a worker that had it.
+# Number of workers that may die with a task before the task is given up.
 MAX_DEATHS = 2
 
 
@@ -19,23 +19,24 @@ def results(
     function: Callable[..., Any],
     tasks: list[Any],
 ) -> Generator[tuple[Any, Any, str], None, None]:
-    """Yield each task with its result as soon as it is finished.
+    """Yield each task with its result when the task finishes.
 
-    At most as many tasks are in the executor as it has workers, if it says
-    how many: when it breaks, any of them may have killed it, and no other.
-    They are then repeated one by one in a new executor.
+    The executor holds at most one task per worker, if its number of workers
+    is known. When it breaks, only these tasks can be the cause. They are then
+    repeated one by one in a new executor.
 
     Args:
-        executor: The executor. It is not shut down; one that replaces it is.
-        function: Called with the parts of each task.
+        executor: Executor to use. It is not shut down, but an executor that
+            replaces it is.
+        function: Function to call with the parts of each task.
         tasks: Tuples of arguments.
 
     Yields:
-        The task; its result, or `None`; how it died, or `""`.
+        The task; its result, or `None`; the cause of its death, or `""`.
 
     Raises:
         concurrent.futures.BrokenExecutor: If the executor breaks and cannot
-            be made anew.
+            be replaced.
     """
     waiting = collections.deque(enumerate(tasks))
     suspects: collections.deque[tuple[int, Any]] = collections.deque()
@@ -46,7 +47,7 @@ def results(
         while waiting or suspects or running:
             broken: BaseException | None = None
             workers = getattr(executor, "_max_workers", None) or len(tasks)
-            # One by one while there are suspects.
+            # While suspects remain, they run one by one.
             queue, room = (suspects, 1) if suspects else (waiting, workers)
             alone = any(deaths[number] for number, _ in running.values())
             while queue and len(running) < room and not alone:
@@ -72,14 +73,14 @@ def results(
                     broken = error
                     running[future] = number, task
                 except Exception:
-                    # The worker, or the way to it, failed: not the function,
-                    # which returns its errors.
+                    # The worker or the connection to it failed. It was not
+                    # the function, which returns its errors.
                     yield task, None, traceback.format_exc()
                 else:
                     yield task, result, ""
             if broken is None:
                 continue
-            # Results that arrived before the break.
+            # Some results may have arrived before the executor broke.
             concurrent.futures.wait(running)
             for future, (number, task) in list(running.items()):
                 if not future.cancelled() and future.exception() is None:
@@ -94,7 +95,7 @@ def results(
                         None,
                         (
                             f"Given up after {MAX_DEATHS} deaths of the "
-                            f"worker. The last: {broken!r}"
+                            f"worker. The last error: {broken!r}"
                         ),
                     )
             running.clear()
@@ -114,7 +115,7 @@ def results(
 def _renew(
     executor: concurrent.futures.Executor,
 ) -> concurrent.futures.Executor | None:
-    """A new executor with the settings of a broken one, if that can be."""
+    """Return a copy of a broken process pool, or `None` for other types."""
     if type(executor) is not concurrent.futures.ProcessPoolExecutor:
         return None
     settings = vars(executor)

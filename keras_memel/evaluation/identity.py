@@ -1,7 +1,7 @@
-"""The identity of an arm: text that depends on content alone.
+"""Identify an arm by a text that depends on its content alone.
 
-The same content has the same text in any process and under any hash seed;
-different content has a different one. A store compares these texts.
+Equal content has the same text in any process and under any hash seed.
+Different content has a different text. A store compares these texts.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-# Longer texts are cut, and end with the hash of the whole.
+# A longer text is cut and ends with the hash of the whole text.
 LONGEST = 200
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice)
 
@@ -25,21 +25,21 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice)
 def identify(argument: Any) -> str:
     """Describe an argument by its content.
 
-    Numbers, text and containers are written out, sets and dictionaries in a
-    fixed order; arrays are hashed; Keras objects are their serialized config
-    and the hash of their weights, without automatic names; functions and
-    classes are their module and name; other objects are their class and
-    state, as for `pickle`.
+    Numbers, text and containers are written out, with sets and dictionaries
+    in a fixed order. Arrays are hashed. A Keras object is described by its
+    serialized config and the hash of its weights, without automatic names; a
+    function or a class by its module and name; any other object by its class
+    and state, as for `pickle`.
 
     Args:
-        argument: Anything.
+        argument: Any object.
 
     Returns:
-        The text, of at most about 300 characters.
+        Text of at most about 300 characters.
 
     Raises:
-        TypeError: If the content cannot be told: a lambda or a local
-            function or class, an object without state, an object that
+        TypeError: If the content cannot be described: a lambda or a local
+            function or class, an object without state, or an object that
             contains itself.
 
     Example:
@@ -114,13 +114,13 @@ def _array(value: Any, inner: Any) -> str:
 
 
 def _keras(value: Any, inner: Any) -> str:
-    """Serialized config, automatic names replaced by their order."""
+    """Serialize the config, with automatic names replaced by their order."""
     config = keras.saving.serialize_keras_object(value)
     automatic: dict[str, str] = {}
     _collect_names(config, automatic)
     text = inner(_rename(config, automatic))
-    # Not all variables: the state of a random generator without a seed
-    # differs in each process.
+    # Only the weights are hashed: `variables` also holds the state of random
+    # generators, which without a seed differs in each process.
     weights = getattr(value, "weights", ())
     parts = [text, *(_array(weight, inner) for weight in weights)]
     return f"{type(value).__name__}({', '.join(parts)})"
@@ -131,7 +131,7 @@ def _collect_names(config: Any, found: dict[str, str]) -> None:
         inside = config.get("config")
         if isinstance(inside, Mapping) and isinstance(inside.get("name"), str):
             name, kind = inside["name"], str(config.get("class_name"))
-            # "conv2d_transpose_3" of a Conv2DTranspose.
+            # A Conv2DTranspose may be called "conv2d_transpose_3".
             plain = re.sub(r"_\d+$", "", name).replace("_", "")
             if plain == kind.lower():
                 found.setdefault(name, f"<{kind} {len(found)}>")
@@ -157,7 +157,7 @@ def _state(value: Any, inner: Any) -> str:
         reduced = value.__reduce_ex__(2)
     except Exception as error:
         raise TypeError(
-            f"{type(value).__name__}, which has no state"
+            f"{type(value).__name__}, an object without state"
         ) from error
     if isinstance(reduced, str):
         return f"{type(value).__module__}.{reduced}"

@@ -1,4 +1,4 @@
-"""Planned looks: after which numbers of seeds a study may be judged.
+"""Plan looks: the numbers of seeds after which a study may be judged.
 
 looks --spending function--> level of each look
 """
@@ -17,7 +17,7 @@ from keras_memel.evaluation.paired_tests import ALPHA
 from keras_memel.evaluation.run_store import Run
 from keras_memel.utils.optional_imports import need
 
-# Of the spending function: a fifth of ALPHA is spent at half the seeds.
+# Power of the spending function: it spends a fifth of ALPHA at half the seeds.
 POWER = math.log2(5)
 MOST_LOOKS = 5
 
@@ -26,19 +26,19 @@ MOST_LOOKS = 5
 def look_levels(looks: tuple[int, ...]) -> tuple[float, ...]:
     """Compute the p below which there is a verdict at each look.
 
-    By the look at n of N seeds, `0.05 (n / N)^log2(5)` is spent: that much is
-    the probability of a false verdict so far (Kim and DeMets 1987, whose
-    power is free). The sums of the first n seeds are taken as normal, and
-    those that no look rejects are followed from look to look by numerical
-    integration (Armitage, McPherson and Rowe 1969). Levels are rounded down to
+    The looks up to n of N seeds spend `0.05 (n / N)^log2(5)`: this is the
+    probability of a false verdict at any of them (Kim and DeMets 1987, who
+    leave the power free). The sums of the first n seeds are assumed to be
+    normal. Numerical integration follows those that no look rejects from look
+    to look (Armitage, McPherson and Rowe 1969). Levels are rounded down to
     two digits. docs/studies/validity.md simulates looks with the tests of
-    `Comparison` and other laws.
+    `Comparison` and other distributions.
 
     Args:
         looks: Numbers of seeds, ascending.
 
     Returns:
-        The levels.
+        One level per look.
 
     Example:
 
@@ -50,7 +50,7 @@ def look_levels(looks: tuple[int, ...]) -> tuple[float, ...]:
     if len(looks) == 1:
         return (ALPHA,)
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    # The sum of the seeds, and the mass of what was not rejected there.
+    # Possible sums of the seeds, with the mass that no look rejected so far.
     sums, masses, before, spent = np.zeros(1), np.ones(1), 0, 0.0
     levels = []
     for look in looks:
@@ -75,7 +75,7 @@ def _excess(
     deviation: float,
     allowed: float,
 ) -> float:
-    """False verdicts at a look, and at none before, beyond what is allowed."""
+    """Compute the first false verdicts at a look, minus the allowed rate."""
     stats = need("scipy.stats", "evidence", "`compare`")
     far = bound * math.sqrt(look)
     up = stats.norm.sf((far - sums) / deviation)
@@ -87,12 +87,12 @@ def check_looks(looks: Any, seeds: int) -> tuple[int, ...]:
     """Return `looks` as a tuple, or raise.
 
     Args:
-        looks: What the user passed.
+        looks: Argument of the user.
         seeds: Number of seeds of this call.
 
     Raises:
-        ValueError: If they are not one to five ascending numbers of at least
-            10 seeds, or `seeds` is none of them.
+        ValueError: If `looks` are not one to five ascending numbers of at
+            least 10 seeds, or `seeds` is not among them.
     """
     found = tuple(looks) if isinstance(looks, Iterable) else ()
     whole = all(isinstance(look, numbers.Integral) for look in found)
@@ -122,16 +122,16 @@ def declared_looks(
     """Return the looks that were declared before the first run, if any.
 
     Args:
-        looks: Those of this call; `None` takes those of the store, or one
-            look at `seeds`.
-        stored: The runs of the store.
+        looks: Looks of this call. `None` uses those of the store or, if it
+            is empty, one look at `seeds`.
+        stored: Runs of the store.
         seeds: Number of seeds of this call.
 
     Raises:
-        ValueError: If `looks` are not those with which the store was begun.
+        ValueError: If `looks` differ from those that the store began with.
     """
     if not stored:
-        # Below 10 seeds there is no verdict to look at.
+        # Below 10 seeds no verdict is possible.
         default = (seeds,) if seeds >= ENOUGH_SEEDS else ()
         return default if looks is None else tuple(looks)
     before = next((tuple(r["looks"]) for r in stored if "looks" in r), ())
@@ -139,17 +139,17 @@ def declared_looks(
         raise ValueError(
             "Argument `looks` must be declared before the first run. Received: "
             f"looks={tuple(looks)}, and a store of {len(stored)} runs that "
-            f"were begun with looks={before or None}. Pass another `store`, or "
-            "leave `looks` out"
+            f"were started with looks={before or None}. Pass another `store`, "
+            "or omit `looks`"
         )
     return before
 
 
 def level_of(looks: Sequence[int], seeds: int) -> float:
-    """The level of the last look that so many seeds reach.
+    """Return the level of the last look that a number of seeds reaches.
 
     Args:
-        looks: The planned looks; without any, the level is 0.05.
+        looks: Planned looks. Without looks the level is 0.05.
         seeds: Number of seeds.
 
     Example:
@@ -164,38 +164,38 @@ def level_of(looks: Sequence[int], seeds: int) -> float:
 
 
 def look_notes(looks: Sequence[int], seeds: int) -> list[str]:
-    """What a reader must know of the looks.
+    """Return remarks on the looks that a reader must know.
 
     Args:
-        looks: The planned looks.
+        looks: Planned looks.
         seeds: Number of seeds.
 
     Example:
 
     >>> look_notes((10, 20), 10)
-    ['Look 1 of 2 (10, 20 seeds): a verdict takes p < 0.01']
+    ['Look 1 of 2 (10, 20 seeds): a verdict needs p < 0.01']
     >>> look_notes((10,), 12)[0][:35]
-    '12 seeds, and 10 were declared befo'
+    'The study has 12 seeds, but 10 were'
     """
     if not looks:
         return []
     declared = ", ".join(map(str, looks))
     if seeds not in looks:
         return [
-            f"{seeds} seeds, and {declared} were declared before the first "
-            "run: looks that were not planned make wrong verdicts more "
-            "frequent. Begin a new store with `looks`"
+            f"The study has {seeds} seeds, but {declared} were declared "
+            "before the first run. Unplanned looks make wrong verdicts more "
+            "frequent. Start a new store with `looks`"
         ]
     if len(looks) == 1:
         return []
     return [
         f"Look {list(looks).index(seeds) + 1} of {len(looks)} ({declared} "
-        f"seeds): a verdict takes p < {level_of(looks, seeds):g}"
+        f"seeds): a verdict needs p < {level_of(looks, seeds):g}"
     ]
 
 
 def _down(level: float) -> float:
     """Round down to two digits."""
     unit = 10.0 ** (math.floor(math.log10(level)) - 1)
-    # 1e-4 of a unit more, which the search cannot tell.
+    # The added 1e-4 of a unit is below the precision of the search.
     return float(f"{math.floor(level / unit + 1e-4) * unit:.2g}")

@@ -1,4 +1,4 @@
-"""The remarks that belong beside the numbers of a comparison.
+"""Write the remarks that belong to the numbers of a comparison.
 
 failures, missing verdicts, looks, metrics, environments --> sentences
 """
@@ -27,7 +27,7 @@ def notes_of(comparison: Comparison, metric: str | None) -> list[str]:
         if c.why:
             why.setdefault(c.why, []).append(f"{tables.pair(c)} ({c.metric})")
     notes += [
-        "No verdict, since "
+        "No verdict, because "
         + (
             f"{reason}: any pair"
             if len(pairs) == len(contrasts)
@@ -38,8 +38,9 @@ def notes_of(comparison: Comparison, metric: str | None) -> list[str]:
     notes += look_notes(comparison.looks, len(comparison.seeds))
     if metric is None and len(comparison.metrics) > 1 and comparison.seeds:
         notes.append(
-            f"{len(comparison.metrics)} metrics, and no correction over them: "
-            "verdicts count on the one that was named before the first run"
+            f"There are {len(comparison.metrics)} metrics and no correction "
+            "over them: only the verdict on the metric that you named before "
+            "the first run counts"
         )
     seen = {
         (
@@ -52,6 +53,7 @@ def notes_of(comparison: Comparison, metric: str | None) -> list[str]:
     if len(seen) > 1:
         notes.append(
             f"The runs come from {len(seen)} different environments "
-            "(versions or devices), which pairs of seeds do not cancel"
+            "(versions or devices). Pairing the seeds does not cancel their "
+            "differences"
         )
     return notes

@@ -2,11 +2,11 @@
 
 deltas --> reference values --> p and interval of each test --> PairedTest
 
-Both tests are written as a set of reference values of the mean, of which
-about the same number falls below and above the true one. A test rejects a mean
-that too few reference values reach, and its interval holds the means that it
-does not reject. SciPy has the p of the sign flip (`permutation_test`), but
-neither its interval nor a studentized bootstrap.
+Each test computes a set of reference values of the mean. About as many of
+them fall below the true mean as above it. The test rejects a mean that too
+few reference values reach, and its interval contains the means that it does
+not reject. SciPy has the p of the sign flip (`permutation_test`), but neither
+its interval nor a studentized bootstrap.
 """
 
 import functools
@@ -15,21 +15,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Probability of a false rejection, and that the interval misses the mean.
+# Probability of a false rejection, and of an interval that misses the mean.
 ALPHA = 0.05
 RESAMPLES = 9999
-# All 2^n - 1 subsets up to n = 16; beyond, as many are drawn.
+# Up to n = 16 all 2^n - 1 subsets are used; beyond, as many as for n = 16 are
+# drawn.
 EXACT_SEEDS = 16
 SUBSETS = 2**EXACT_SEEDS - 1
-# Rows of one matrix product, so that the matrix stays in the cache.
+# Rows per matrix product, so that the matrix fits into the cache.
 CHUNK = 4096
 
-# Lower and upper end of each reference value, which is known up to rounding.
+# Lower and upper ends of the reference values, which are known up to rounding.
 Values = tuple[np.ndarray, np.ndarray]
 
 
 class PairedTest(NamedTuple):
-    """Two tests of the mean of differences, and what neither rejects.
+    """Two tests of the mean of differences, and their common interval.
 
     Attributes:
         p_sign_flip: Two-sided p of the sign flip.
@@ -45,7 +46,7 @@ class PairedTest(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The larger p: below `level` exactly if the interval excludes 0."""
+        """Larger p. It is below `level` exactly if the interval excludes 0."""
         return max(self.p_sign_flip, self.p_bootstrap)
 
 
@@ -61,15 +62,16 @@ def paired_test(
     `p < level` exactly if the interval excludes 0.
 
     Args:
-        deltas: The differences, `(n,)`, finite.
-        noise: Rounding error of each difference, as `rounding` gives it.
+        deltas: Differences, `(n,)`, finite.
+        noise: Rounding error of each difference, as `rounding` returns it.
         level: Probability of a false rejection of each test.
 
     Returns:
-        A `PairedTest`. Below 2 differences there is no test: all are NaN. If
-        the differences are equal but for `noise`, they have no deviation that
-        the bootstrap could use: its p is 1 and the interval is unbounded. So
-        it is where the sign flip can reject no mean, as below 6 differences.
+        A `PairedTest`. Below 2 differences there is no test, and all values
+        are NaN. If the differences are equal up to `noise`, the bootstrap
+        cannot use their deviation: its p is 1 and the interval is unbounded.
+        The interval is also unbounded if the sign flip cannot reject any
+        mean, as below 6 differences.
 
     Raises:
         ValueError: If a difference or a `noise` is not finite.
@@ -89,7 +91,7 @@ def paired_test(
         )
     if len(deltas) < 2:
         return PairedTest(np.nan, np.nan, np.nan, np.nan)
-    # A power of two rounds nothing, and lets no square overflow.
+    # Division by a power of two is exact, and then no square overflows.
     unit = 2.0 ** int(np.frexp(np.abs(deltas).max())[1])
     values = [test(deltas / unit, noise / unit) for test in TESTS]
     flip, bootstrap = map(p_value, values)
@@ -102,17 +104,16 @@ def rounding(
 ) -> np.ndarray:
     """Compute how much rounding to float32 may change differences of scores.
 
-    A score that is computed in float32 is wrong by up to about two units of
-    the last place, `2^-23` of its size. Each difference has its own bound, so
-    that a diverged score of 1e15 does not hide the other differences.
+    A score that is computed in float32 has an error of up to about two units
+    in the last place, `2^-23` of its size. Each difference has its own bound,
+    so that a diverged score of 1e15 does not hide the other differences.
 
     Args:
         ours: Scores of one arm, `(n,)`.
-        theirs: Scores of the other.
+        theirs: Scores of the other arm, `(n,)`.
 
     Returns:
-        The bound on the error of `ours - theirs`, `(n,)`; 0 where both are
-        equal.
+        Bound on the error of `ours - theirs`, `(n,)`; 0 where both are equal.
 
     Example:
 
@@ -126,11 +127,11 @@ def rounding(
 
 
 def equal_but_for(noise: np.ndarray, deltas: np.ndarray) -> np.ndarray:
-    """Tell whether rounding alone explains that differences are not equal.
+    """Detect differences that are equal up to rounding errors.
 
     Args:
-        noise: Bound on the error of each, `(n, ...)`.
-        deltas: The differences, `(n, ...)`, compared along the first axis.
+        noise: Bound on the error of each difference, `(n, ...)`.
+        deltas: Differences, `(n, ...)`, compared along the first axis.
 
     Returns:
         Booleans, without the first axis.
@@ -146,21 +147,21 @@ def equal_but_for(noise: np.ndarray, deltas: np.ndarray) -> np.ndarray:
 def sign_flip(deltas: np.ndarray, noise: np.ndarray) -> Values:
     """Compute the reference values of the sign-flip test: means of subsets.
 
-    Flipping the signs of a subset `S` takes the sum of `d - mu` at least as
-    far from 0 as it is if `sum_S (d - mu)` is not above 0 (for a positive
-    sum), that is, if the mean of `S` is at most `mu`. So the test (Fisher
-    1935) rejects a `mu` that too few of the `2^n - 1` means of non-empty
-    subsets reach, and these are typical values of the true mean (Hartigan
-    1969): if the differences are symmetric about it and independent, it falls
+    Take a positive sum of `d - mu`. Flipping the signs of a subset `S` leaves
+    it at least as far from 0 if `sum_S (d - mu)` is not above 0, that is, if
+    the mean of `S` is at most `mu`. The test (Fisher 1935) therefore rejects
+    a `mu` that too few of the `2^n - 1` means of non-empty subsets reach.
+    These means are typical values of the true mean (Hartigan 1969): if the
+    differences are independent and symmetric about the true mean, it falls
     between any two neighbours with probability `2^-n`, exactly.
 
     Args:
-        deltas: The differences, `(n,)`.
-        noise: Bound on the error of each, `(n,)`.
+        deltas: Differences, `(n,)`.
+        noise: Bound on the error of each difference, `(n,)`.
 
     Returns:
-        The values, minus and plus their rounding error: `(2^n - 1,)` each;
-        beyond n = 16, `(65535,)` from subsets drawn with a fixed seed.
+        Values minus and plus their rounding error, `(2^n - 1,)` each. Beyond
+        n = 16 the shape is `(65535,)`, from subsets drawn with a fixed seed.
     """
     deltas, noise = _in_order(deltas, noise)
     number = len(deltas)
@@ -175,7 +176,7 @@ def sign_flip(deltas: np.ndarray, noise: np.ndarray) -> Values:
             for start in range(0, SUBSETS, CHUNK)
         ]
         sums, errors, sizes = np.concatenate(parts).T
-    # A subset that was drawn empty flips nothing: it counts on both sides.
+    # An empty drawn subset flips no sign, so it counts on both sides.
     with np.errstate(divide="ignore", invalid="ignore"):
         lows, highs = (sums - errors) / sizes, (sums + errors) / sizes
     if number > EXACT_SEEDS:
@@ -186,22 +187,21 @@ def sign_flip(deltas: np.ndarray, noise: np.ndarray) -> Values:
 def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
     """Compute the reference values of the equal-tailed bootstrap-t.
 
-    With `t* = (mean* - mean) / se*` of 9,999 resamples (fixed seed), they are
-    `mean - t* se`: their quantiles are the ends of the bootstrap-t interval
-    (Efron and Tibshirani 1993, section 12.5). It keeps its level where
-    differences are skewed better than the sign flip, and worse where tails
-    are heavy.
+    The values are `mean - t* se`, with `t* = (mean* - mean) / se*` from 9,999
+    resamples (fixed seed). Their quantiles are the ends of the bootstrap-t
+    interval (Efron and Tibshirani 1993, section 12.5). The bootstrap keeps
+    its level better than the sign flip for skewed differences, and worse for
+    heavy tails.
 
-    A resample without deviation has no `t*`, and is left out: a sample without
-    deviation has no verdict either.
+    For a resample without deviation `t*` is not defined. It is omitted, just
+    as a sample without deviation gets no verdict.
 
     Args:
-        deltas: The differences, `(n,)`, at least 2.
-        noise: Bound on the error of each, `(n,)`.
+        deltas: Differences, `(n,)`, at least 2.
+        noise: Bound on the error of each difference, `(n,)`.
 
     Returns:
-        The values, minus and plus their rounding error: `(9999,)` each, or
-        fewer.
+        Values minus and plus their rounding error, `(9999,)` each or fewer.
     """
     deltas, noise = _in_order(deltas, noise)
     number = len(deltas)
@@ -209,7 +209,7 @@ def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
         return np.array([-np.inf]), np.array([np.inf])
     drawn = resamples(number)
     values = deltas[drawn]
-    # In two passes: a difference of 1e15 leaves the others their digits.
+    # Two passes: the other differences keep their digits beside one of 1e15.
     means = values.mean(0)
     errors = (values - means).std(0, ddof=1) / np.sqrt(number)
     mean, error = deltas.mean(), deltas.std(ddof=1) / np.sqrt(number)
@@ -218,7 +218,7 @@ def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
     squares = np.stack([noise, noise**2], 1)
     noise_of_means, squares_of_resamples = (shares @ squares).T
     noise_of_mean = float(noise.mean())
-    # Of a deviation: at most that of the errors.
+    # The error of a deviation is at most the deviation of the errors.
     noise_of_errors = np.sqrt(squares_of_resamples / (number - 1))
     noise_of_error = np.sqrt(np.mean(noise**2) / (number - 1))
 
@@ -229,9 +229,9 @@ def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
     equal[suspects] = equal_but_for(
         noise[drawn[:, suspects]], values[:, suspects]
     )
-    equal |= errors == 0  # but for what is too small for a float
+    equal |= errors == 0  # The deviation may be too small for a float.
     safe = np.where(equal, 1.0, errors)
-    # To first order in the noise.
+    # The bounds are of first order in the noise.
     points = mean - shifts / safe * error
     room = noise_of_mean + noise_of_shifts / safe * error
     room += np.abs(shifts) / safe * noise_of_error
@@ -249,8 +249,9 @@ def p_value(values: Values) -> float:
         values: Lower and upper ends of M reference values.
 
     Returns:
-        `2 (1 + k) / (M + 1)`, at most 1, with `k` the number of values that
-        are not above 0, or not below it, whichever is smaller.
+        `2 (1 + k) / (M + 1)`, at most 1. `k` is the number of values that
+        are not above 0 or the number that are not below 0, whichever is
+        smaller.
 
     Example:
 
@@ -264,15 +265,15 @@ def p_value(values: Values) -> float:
 
 
 def interval(values: Values, level: float = ALPHA) -> tuple[float, float]:
-    """Compute the ends of the means that `p_value` does not reject.
+    """Compute the interval of the means that `p_value` does not reject.
 
     Args:
         values: Lower and upper ends of M reference values.
         level: p below which a mean is rejected.
 
     Returns:
-        Lower and upper end, which belong to the interval; infinite if M is
-        too small for any p below `level`.
+        Lower and upper end, both included; infinite if M is too small for
+        any p below `level`.
 
     Example:
 
@@ -282,7 +283,7 @@ def interval(values: Values, level: float = ALPHA) -> tuple[float, float]:
     """
     lows, highs = values
     number = len(lows)
-    # The smallest count that is not rejected, by the formula of `p_value`.
+    # Find the smallest count that `p_value` does not reject.
     p = 2 * np.arange(1, number + 2) / (number + 1)
     count = int(np.searchsorted(p, level))
     if count == 0:
@@ -297,7 +298,7 @@ def _in_order(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sort, and add the rounding of sums in float64 to the noise.
 
-    The order of the seeds then changes nothing.
+    The result then does not depend on the order of the seeds.
     """
     deltas = np.asarray(deltas, float)
     noise = np.broadcast_to(np.asarray(noise, float), deltas.shape)
@@ -308,7 +309,7 @@ def _in_order(
 
 
 def _subset_sums(values: np.ndarray) -> np.ndarray:
-    """Sums of all 2^n subsets, that of the empty one first."""
+    """Compute the sums of all 2^n subsets, starting with the empty subset."""
     sums = np.zeros(1)
     for value in values:
         sums = np.concatenate([sums, sums + value])
@@ -319,8 +320,9 @@ def _subset_sums(values: np.ndarray) -> np.ndarray:
 def drawn_subsets(number: int) -> np.ndarray:
     """Draw subsets with a fixed seed: booleans `(65535, n)`.
 
-    Half of them mirror the others, and one is the whole: to compare B with A
-    in place of A with B mirrors the sorted differences, and gives the same p.
+    Half of them mirror the others, and one is the whole set. Comparing B with
+    A instead of A with B mirrors the sorted differences, so that both
+    comparisons have the same p.
     """
     rng = np.random.default_rng(0)
     half = rng.integers(0, 2, (SUBSETS // 2, number), dtype=np.int8)
@@ -330,9 +332,10 @@ def drawn_subsets(number: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def resamples(number: int) -> np.ndarray:
-    """Positions of the differences of each resample, `(n, 9999)`.
+    """Draw the positions of the differences of each resample, `(n, 9999)`.
 
-    Drawn with a fixed seed; mirrored as `drawn_subsets` are.
+    The seed is fixed. Half of the resamples mirror the others, as in
+    `drawn_subsets`.
     """
     rng = np.random.default_rng(0)
     half = rng.integers(0, number, (number, RESAMPLES // 2))
@@ -342,6 +345,6 @@ def resamples(number: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def resample_shares(number: int) -> np.ndarray:
-    """Share of each difference in each resample, `(9999, n)`."""
+    """Compute the share of each difference in each resample, `(9999, n)`."""
     drawn = resamples(number)
     return np.stack([(drawn == place).mean(0) for place in range(number)], 1)

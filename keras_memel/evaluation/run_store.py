@@ -1,8 +1,8 @@
-"""The runs of a study, in a file of JSON lines, one a run.
+"""Store the runs of a study in a file of JSON lines, one line per run.
 
-Written so that no finished run is lost: a line is appended in one write under
-a lock, and flushed to the disk before the next run starts. Read so that a file
-with a damaged line, from a machine that lost power, gives all its other runs.
+No finished run is lost: each line is appended in one write under a lock, and
+flushed to the disk before the next run starts. If a power failure damages a
+line, all other runs of the file can still be read.
 """
 
 import contextlib
@@ -24,16 +24,17 @@ Run = dict[str, Any]
 
 
 class RunStore:
-    """A file of runs, to which several processes may append at once.
+    """File of runs, to which several processes may append at once.
 
     Each line is a JSON object with at least `arm` and `seed`, and either
-    `scores` (numbers by the name of their metric) or `error`. A score that is
-    not finite is written as a string, `"nan"`, since JSON has no word for it.
+    `scores` (numbers by metric) or `error`. A score that is not finite is
+    written as a string such as `"nan"`, because JSON cannot represent it.
     `compare` adds `looks`, the numbers of seeds that were declared before the
     first run.
 
     Args:
-        path: The file. It and its folders are made when first written to.
+        path: Path of the file. The first write creates the file and its
+            folders.
 
     Example:
 
@@ -50,11 +51,13 @@ class RunStore:
         self.path = pathlib.Path(path)
 
     def read(self) -> list[Run]:
-        """All runs, in the order in which they finished; `[]` if no file.
+        """Return all runs in the order in which they finished.
+
+        Without a file the list is empty.
 
         Warns:
-            UserWarning: Names the lines that hold no run. They are skipped,
-                and stay in the file.
+            UserWarning: If lines hold no run. The warning lists them. They
+                are skipped and stay in the file.
         """
         try:
             with self._locked(os.O_RDONLY) as file:
@@ -70,33 +73,34 @@ class RunStore:
                     damaged.append(number)
         if damaged:
             warnings.warn(
-                f"{self.path} has lines that hold no run, as a write that was "
-                f"cut short leaves them: {damaged}. They are skipped; their "
-                "runs are missing.",
+                f"These lines of {self.path} hold no run: {damaged}. An "
+                "interrupted write causes this. The lines are skipped, and "
+                "their runs are missing.",
                 stacklevel=2,
             )
         return runs
 
     def append(self, run: Run) -> None:
-        """Add a run; it is on the disk when this returns.
+        """Add a run and flush it to the disk.
 
         Raises:
-            OSError: If it cannot be written whole. The file then is as it was.
+            OSError: If the run cannot be written completely. The file is
+                then unchanged.
         """
         self._write(_encode(run))
 
     def check_writable(self, room: int) -> None:
-        """Raise if the file cannot be written, or has not this much room.
+        """Raise if `room` bytes cannot be written to the file.
 
-        Writes blanks and takes them away again: free space, as a file system
-        reports it, knows neither quotas nor permissions.
+        The method writes blanks and removes them: the free space that a file
+        system reports includes neither quotas nor permissions.
 
         Args:
             room: Number of bytes.
 
         Raises:
-            OSError: `PermissionError`, `IsADirectoryError`, ... as it may be,
-                with the path and what to do.
+            OSError: `PermissionError`, `IsADirectoryError` or another
+                subclass, with the path and the cure.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,9 +108,8 @@ class RunStore:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"The store cannot be written ({error.strerror}), and so no "
-                f"run was started. Pass a `store` that can take {room:,} "
-                "bytes",
+                f"The store is not writable ({error.strerror}), so no run was "
+                f"started. Pass a `store` with room for {room:,} bytes",
                 str(self.path),
             ) from error
 
@@ -114,7 +117,7 @@ class RunStore:
         with self._locked(os.O_RDWR | os.O_APPEND | os.O_CREAT) as file:
             end = os.lseek(file, 0, os.SEEK_END)
             if end:
-                # The writer before may have died in the middle of its line.
+                # The previous writer may have died within its line.
                 os.lseek(file, end - 1, os.SEEK_SET)
                 data = data if os.read(file, 1) == b"\n" else b"\n" + data
             whole = False
@@ -124,13 +127,13 @@ class RunStore:
                 whole = written == len(data)
             finally:
                 if not (whole and keep):
-                    # A device, such as /dev/full, has no length to go back to.
+                    # A device such as /dev/full has no length to restore.
                     with contextlib.suppress(OSError):
                         os.ftruncate(file, end)
             if not whole:
                 raise OSError(
                     errno.ENOSPC,
-                    f"only {written:,} of {len(data):,} bytes could be written",
+                    f"only {written:,} of {len(data):,} bytes were written",
                     str(self.path),
                 )
 
@@ -143,7 +146,7 @@ class RunStore:
                 fcntl.flock(file, fcntl.LOCK_SH if reading else fcntl.LOCK_EX)
             yield file
         finally:
-            os.close(file)  # which unlocks it, too
+            os.close(file)  # Closing also unlocks the file.
 
 
 def _read_all(file: int) -> bytes:

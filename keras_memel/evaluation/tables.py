@@ -1,4 +1,4 @@
-"""How contrasts of one metric are shown: as tables, and in a picture."""
+"""Show the contrasts of one metric as tables and in a figure."""
 
 import math
 import re
@@ -24,7 +24,7 @@ def markdown(
     scale: float,
     labels: Mapping[str, str] | None,
 ) -> str:
-    """Return a table, as `Comparison.to_markdown`."""
+    """Return the table of `Comparison.to_markdown`."""
     header, *rows = _cells(contrasts, scale, labels)
     rule = "|---" + "|--:" * (len(header) - 2) + "|---|"
     lines = [
@@ -34,10 +34,10 @@ def markdown(
 
 
 def _escaped(text: str) -> str:
-    """Return text that Markdown shows as it is, in one cell of a table."""
+    """Escape text so that Markdown shows it unchanged in one table cell."""
     text = " ".join(text.split())
     text = re.sub(r"[\\`*|<\[]", r"\\\g<0>", text)
-    # Within a word an underscore has no meaning.
+    # Markdown ignores an underscore within a word.
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)
 
 
@@ -51,7 +51,7 @@ def pair(contrast: Contrast, labels: Mapping[str, str] | None = None) -> str:
 
 
 def check_labels(labels: Mapping[str, str] | None, arms: Sequence[str]) -> None:
-    """Raise unless `labels` are names to show for some of the arms."""
+    """Raise unless `labels` maps some of the arms to names to show."""
     good = labels is None or isinstance(labels, Mapping)
     if not good or any(name not in arms for name in labels or {}):
         raise ValueError(
@@ -66,7 +66,7 @@ def text(
     scale: float,
     labels: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the same table for a terminal, in columns."""
+    """Return the table of `markdown` in columns for a terminal."""
     table = _cells(contrasts, scale, labels)
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = []
@@ -83,8 +83,8 @@ def _cells(
     scale: float,
     labels: Mapping[str, str] | None,
 ) -> list[list[str]]:
-    """A row of texts for each contrast, after that of the names of columns."""
-    # As many decimals as give the typical deviation two digits.
+    """Return the column names, then one row of texts per contrast."""
+    # The number of decimals gives the typical deviation two digits.
     spread = [np.std(scale * c.deltas) for c in contrasts if c.seeds]
     typical = statistics.median(spread) if spread else 0.0
     decimals = 1 - math.floor(math.log10(typical)) if typical > 0 else 2
@@ -121,10 +121,10 @@ def plot(
     ax: Axes | None,
     labels: Mapping[str, str] | None = None,
 ) -> Axes:
-    """Draw a picture, as `Comparison.plot`."""
+    """Draw the figure of `Comparison.plot`."""
     ax = plotting.new(ax, 1.2 + 0.5 * len(contrasts), width=7)
     for place, c in enumerate(contrasts):
-        # Seeds from top to bottom, so that a seed can be followed.
+        # Seeds run from top to bottom, so that a reader can follow one.
         spread = place + np.linspace(-0.22, 0.22, len(c.deltas))
         shade, ends = COLOURS[c.verdict], [scale * c.low, scale * c.high]
         ax.plot(scale * c.deltas, spread, "o", color=shade, alpha=0.5, ms=4)
@@ -133,7 +133,7 @@ def plot(
     ax.axvline(0.0, color="black", lw=1)
     names = [plotting.plain(pair(c, labels)) for c in contrasts]
     ax.set_yticks(range(len(contrasts)), names)
-    # From top to bottom, also where panels share the axis.
+    # An explicit order, which also holds where panels share the axis.
     ax.set_ylim(len(contrasts) - 0.5, -0.5)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)

@@ -1,18 +1,20 @@
-"""Hosts: the layers that hold an inserted MEmeL, and the models around them.
+"""Attach MEmeLs to their hosts, and hook the layers around these.
 
-An inserted MEmeL is a tracked sublayer of the layer it stands on, its host,
-and the host's `call` passes its output through it. This takes hooks on the
-host and on the layers around it, up to the model (`hooks.py`):
+The host of an inserted MEmeL is the layer that it follows. The host tracks the
+MEmeL as a sublayer, and its `call` passes its output through the MEmeL. Hooks
+(`method_patches.py`) change these methods of the host and of the layers around
+it, up to the model:
 
     call, quantized_call   note `training` and the padding mask on the way
                            down; in a host, apply the MEmeL to the output
-    rematerialized_call    no rematerialization, which would run a MEmeL twice
-    get_config             raises, where a config would lose insertions
-    to_json                carries the insertions, as files do (`saving.py`)
-    save                   refuses the legacy format, which cannot
-    export, quantize, ...  work on the plain model
+    rematerialized_call    runs the call once: a MEmeL must not run twice
+    get_config             raises if the config would lose insertions
+    to_json                includes the insertions, as files do (`saving.py`)
+    save                   refuses the legacy format, which cannot hold them
+    export, quantize, ...  act on the plain model
     summary                lists the MEmeLs
-    quantize of a MEmeL    quantizes its host, which a model around has left out
+    train_step             notes `training` for a `call` that does not accept it
+    quantize of a MEmeL    quantizes its host, which an outer model has skipped
 """
 
 import contextlib
@@ -41,14 +43,14 @@ from keras_memel.layers.memel import MEmeL
 from keras_memel.utils import keras_internals
 from keras_memel.utils.keras_internals import get_keras_mask
 
-# Whether the config of a model is made by what knows of its insertions.
+# Whether the caller that requests the config of a model stores the insertions.
 _CARRIED: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "keras_memel_carried", default=False
 )
 
-# What a model does without its MEmeLs, which get no harm from it: files for
-# deployment and presets hold the plain model; quantization and LoRA look at
-# layers without parts, and count layers.
+# Methods that run on the plain model. Files for deployment and presets hold the
+# plain model. Quantization and LoRA select layers without parts, and count
+# layers, so that MEmeLs would change their result.
 _PLAIN = (
     "export",
     "export_to_transformers",
@@ -61,16 +63,16 @@ _PLAIN = (
 
 
 def insertions(model: keras.Layer) -> list[tuple[Site, Insertion]]:
-    """The hosts in a model and what each holds, in the order of the model."""
+    """Return the hosts of a model and their insertions, in model order."""
     pairs = [(site, insertion_of(site.layer)) for site in paths.walk(model)]
     return [(site, held) for site, held in pairs if held is not None]
 
 
 @contextlib.contextmanager
 def variables_of(model: keras.Layer) -> Iterator[None]:
-    """Where to make variables that the model is to have.
+    """Enter the scope in which to create variables of a model.
 
-    TensorFlow wants all variables of a model under one strategy.
+    TensorFlow requires one strategy for all variables of a model.
     """
     strategy = getattr(model, "distribute_strategy", None)
     with strategy.scope() if strategy else contextlib.nullcontext():
@@ -78,12 +80,12 @@ def variables_of(model: keras.Layer) -> Iterator[None]:
 
 
 def attach(site: Site, memel: MEmeL, output: Output) -> None:
-    """Makes the layer of a site the host of a built MEmeL."""
+    """Make the layer at a site the host of a built MEmeL."""
     host = site.layer
-    # What a Keras mask is after the host is for the host to say, with the
-    # MEmeL and without.
+    # The host determines the Keras mask of its output, with and without the
+    # MEmeL.
     object.__setattr__(memel, "compute_mask", _keep_mask)
-    # Values keep the dtype that the host gives them, whatever the policies.
+    # The values keep the dtype of the host's output under any dtype policy.
     memel.autocast = False
     _track(host, memel)
     vars(host)["_memel_insertion"] = Insertion(memel, output)
@@ -98,7 +100,7 @@ def attach(site: Site, memel: MEmeL, output: Output) -> None:
 def hook_around(
     found: list[Site], around: list[keras.Model] | None = None
 ) -> None:
-    """Hooks the models around some hosts, and their layers on the way down."""
+    """Hook the models around some hosts, and the layers between them."""
     hosts = [site.layer for site in found]
     if around is None:
         around = models_around.models_around(hosts)
@@ -113,11 +115,11 @@ def _keep_mask(inputs: Any, previous_mask: Any = None) -> Any:
 
 
 def _owner(host: keras.Layer) -> tuple[keras.Layer, str]:
-    """The layer that tracks the MEmeL of a host, and the attribute for it.
+    """Return the layer that tracks the MEmeL of a host, and the attribute.
 
-    The host itself, unless it is a Sequential: that tracks the layers of its
-    sequence alone, and would neither count nor train anything else. Its last
-    layer tracks the MEmeL for it.
+    This is the host itself unless it is a Sequential. A Sequential tracks only
+    the layers of its sequence and would neither count nor train the MEmeL. Its
+    last layer tracks the MEmeL instead.
     """
     owner, around = host, 0
     while isinstance(owner, keras.Sequential):
@@ -127,7 +129,7 @@ def _owner(host: keras.Layer) -> tuple[keras.Layer, str]:
 
 
 def check_hosts(found: list[Site]) -> None:
-    """Raises if two hosts would have their MEmeLs tracked at one place.
+    """Raise if the MEmeLs of two hosts would be tracked at the same place.
 
     Raises:
         ValueError: If two Sequentials that share their last layer are hosts.
@@ -137,19 +139,18 @@ def check_hosts(found: list[Site]) -> None:
         owner, name = _owner(site.layer)
         if hasattr(owner, name) or (id(owner), name) in taken:
             raise ValueError(
-                f"Layer {owner.name!r} is the last one of two Sequential "
-                "models, and can track the MEmeL after one of them alone. "
-                "Insert after the layer itself. Received: a second MEmeL, "
-                f"after {site.path!r}"
+                f"Layer {owner.name!r} is the last layer of two Sequential "
+                "models, and can track the MEmeL of only one of them. Insert "
+                "after the layer itself. Received: a second MEmeL after "
+                f"{site.path!r}"
             )
         taken.add((id(owner), name))
 
 
 def _track(host: keras.Layer, memel: MEmeL) -> None:
-    """Makes `memel` a sublayer of a built layer, which Keras does not allow.
+    """Make `memel` a sublayer of a built layer, which Keras does not allow.
 
-    This and `_untrack` alone reach into Keras' private tracker.
-
+    Only this function and `_untrack` use the private tracker of Keras.
     """
     owner, name = _owner(host)
     paths.mark_inserted(memel, True)
@@ -165,7 +166,7 @@ def _track(host: keras.Layer, memel: MEmeL) -> None:
 
 def _untrack(host: keras.Layer, memel: MEmeL) -> None:
     paths.mark_inserted(memel, False)
-    # Found by what it holds: a Sequential may have got another last layer.
+    # Search all attributes: the last layer of a Sequential may have changed.
     for owner in host._flatten_layers():
         for name in [*vars(owner), *vars(owner).get("_modules", {})]:
             if name.startswith(paths.INSERTED) and (
@@ -178,21 +179,21 @@ def _untrack(host: keras.Layer, memel: MEmeL) -> None:
 
 
 def _refresh(layer: keras.Layer) -> None:
-    # On PyTorch each layer has a list of the variables of all its parts.
+    # On PyTorch, each layer lists the variables of all its parts.
     if hasattr(layer, "_torch_params"):
         layer._track_variables()
 
 
 def detach(model: keras.Layer) -> list[tuple[Site, Insertion]]:
-    """Takes all inserted MEmeLs out of a model, and returns what was there.
+    """Remove all inserted MEmeLs from a model, and return the insertions.
 
-    The models around it lose the hooks that they had for those alone.
+    The models around it lose the hooks that only these MEmeLs needed.
 
     Raises:
-        RuntimeError: If something else has replaced a hook meanwhile.
+        RuntimeError: If other code has replaced a hook since `insert`.
     """
     held = insertions(model)
-    if (own := insertion_of(model)) is not None:  # a part of a model, a host
+    if (own := insertion_of(model)) is not None:  # `model` is a host
         held.append((Site("", (model,), ()), own))
     hosts = [site.layer for site, _ in held]
     layers = {
@@ -233,7 +234,7 @@ def _plain(model: keras.Layer) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------
-# What the methods of a host, and of the layers around it, become
+# Replacements for the methods of a host and of the layers around it
 
 
 def _wrappers(layer: keras.Layer) -> method_patches.Wrappers:
@@ -251,7 +252,8 @@ def _wrappers(layer: keras.Layer) -> method_patches.Wrappers:
         wrappers["summary"] = summary.with_insertions
         wrappers["to_json"] = _carrying_json
         if "training" not in inspect.signature(layer.call).parameters:
-            # Keras tells such a model nothing; its parts still should know.
+            # Keras does not pass `training` to such a model, but its parts
+            # need it.
             wrappers["train_step"] = training_step
     return wrappers
 
@@ -284,8 +286,8 @@ def _on_plain_model(
 def _quantize_host(
     host: keras.Layer, memel: keras.Layer, method: Callable[..., Any]
 ) -> Callable[..., Any]:
-    # A model around the one that was given to `insert` has no hook. Keras has
-    # it quantize all layers that have no parts: not the host, but the MEmeL.
+    # If an outer model quantizes its layers, Keras calls `quantize` of all
+    # layers without parts: of the MEmeL, but not of its host.
     def quantize(*args: Any, **kwargs: Any) -> None:
         owner, _ = _owner(host)
         parts = [
@@ -293,10 +295,10 @@ def _quantize_host(
             for part in owner._flatten_layers()
             if not paths.is_inserted(part)
         ]
-        if len(parts) > 1:  # They are quantized themselves, without the host.
+        if len(parts) > 1:  # Keras quantizes these parts instead of the host.
             return
         kind = keras.dtype_policies.QuantizedDTypePolicy
-        if isinstance(owner.dtype_policy, kind):  # for another of its MEmeLs
+        if isinstance(owner.dtype_policy, kind):  # by another of its MEmeLs
             return
         with _plain(owner):
             owner.quantize(*args, **kwargs)
@@ -323,14 +325,14 @@ def _guarded_config(
 
 
 def _memels(layer: keras.Layer) -> list[MEmeL]:
-    """The MEmeLs that were inserted after a layer or its parts."""
+    """Return the MEmeLs that were inserted after a layer or its parts."""
     held = map(insertion_of, layer._flatten_layers())
     return [insertion.memel for insertion in held if insertion is not None]
 
 
 @contextlib.contextmanager
 def insertions_are_carried() -> Iterator[None]:
-    """Within, configs may leave the insertions out: another one has them."""
+    """Allow configs without insertions: the caller stores the insertions."""
     token = _CARRIED.set(True)
     try:
         yield
@@ -339,7 +341,7 @@ def insertions_are_carried() -> Iterator[None]:
 
 
 def refuse_legacy_file(filepath: Any) -> None:
-    """Raises for the path of an HDF5 file.
+    """Raise if a path is that of an HDF5 file.
 
     Raises:
         ValueError: If the path ends in ".h5" or ".hdf5".

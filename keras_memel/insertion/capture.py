@@ -1,9 +1,9 @@
-"""What layers put out while a model predicts.
+"""Capture the outputs of layers while a model predicts.
 
-A tap takes the place of the MEmeL that `insertion.py` would put on a layer:
-it is handed the same values and the same mask, and only notes them. The model
-is run by Keras' own `predict_on_batch`, so that it is compiled as `predict`
-compiles it, and is left as it was.
+A tap replaces the MEmeL that `insert` would add after a layer. It receives the
+same values and the same mask, and only records them. The model runs in
+`predict_on_batch` of Keras, so that it is compiled as by `predict`. It is
+restored afterwards.
 """
 
 import contextlib
@@ -30,17 +30,17 @@ from keras_memel.utils.types import Tensor
 
 
 def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
-    """The sites to look at.
+    """Return the sites to capture.
 
     Args:
         model: A model.
-        layers: As `where` in `find`; the MEmeLs that a model itself contains
-            have paths too. `None`: where the MEmeLs are; if there are none,
-            the layers with weights, looking into models within the model but
-            not into other layers.
+        layers: As `where` in `find`, and also the paths of MEmeLs that the
+            model itself contains. `None` selects the layers with a MEmeL or,
+            without any, the layers with weights of the model and of the
+            models within it, but not the parts of other layers.
 
     Raises:
-        ValueError: If `layers` names none; the message lists the nearest
+        ValueError: If `layers` selects no layer. The message lists the nearest
             paths.
     """
     found = paths.walk(model, memels=True)
@@ -61,7 +61,7 @@ def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
 
 
 def axis_of(site: Site) -> Any:
-    """The axis of the neurons: of the MEmeL there, or of the channels."""
+    """Return the axis of the neurons: of the MEmeL, or else of the channels."""
     held = insertion_of(site.layer)
     memel = held.memel if held else site.layer
     if isinstance(memel, MEmeL):
@@ -71,7 +71,7 @@ def axis_of(site: Site) -> Any:
 
 
 class _Tap:
-    """Stands where a MEmeL would, and in front of one that is there."""
+    """Recorder of values, called instead of a MEmeL or before it."""
 
     def __init__(self, memel: MEmeL | None):
         self.memel = memel
@@ -80,7 +80,7 @@ class _Tap:
     def __call__(
         self, values: Tensor, mask: Tensor = None, training: bool | None = None
     ) -> Tensor:
-        # A training step may be traced while taps are in place.
+        # A training step may be traced while the taps are attached.
         if not training:
             noted = {"values": values}
             if mask is not None:
@@ -111,7 +111,7 @@ def _tapped(found: list[Site], output: Output) -> Iterator[list[_Tap]]:
                 if method is not None:
                     noting = functools.wraps(method)(noting_call(layer, method))
                     _set(undo, layer, name, noting)
-            # What is computed again for a gradient could not be handed out.
+            # Values of a rematerialized call cannot be returned.
             _set(undo, layer, "rematerialized_call", _not_rematerialized)
         yield taps
 
@@ -132,12 +132,12 @@ def _set(
 
 
 class _Probe(keras.Model):
-    """The model, as one that returns what its taps saw."""
+    """Model that runs another one and returns what its taps recorded."""
 
     def __init__(self, model: keras.Layer, taps: list[_Tap]):
         super().__init__(name="probe")
         self.model = model
-        # Not a list: Keras would track it.
+        # Keras would track a list.
         self.taps = tuple(taps)
         self.built = True
         if isinstance(model, keras.Model):
@@ -161,34 +161,33 @@ def outputs(
     output: Output = None,
     preprocess: bool = True,
 ) -> Generator[list[list[dict[str, np.ndarray]]], None, None]:
-    """The values at the sites, batch by batch, at inference.
+    """Yield the values at the sites at inference, batch by batch.
 
     Args:
         model: A built model.
         found: Sites of it.
         batches: Batches of inputs.
-        output: Which output, if a layer has several: an index or a key.
-        preprocess: Whether the preprocessor of the model, if it has one, makes
-            the inputs of the batches.
+        output: Index or key of the output, if a layer has several.
+        preprocess: Whether to apply the preprocessor of the model, if it has
+            one, to the batches.
 
     Yields:
-        For each site, for each call of its layer: `values`, float32
-        `(batch, ...)`, and `mask`, booleans of its leading dimensions, if
-        there is one.
+        Per site and per call of its layer: `values`, float32 `(batch, ...)`,
+        and, if there is a mask, `mask`, booleans of the leading dimensions.
 
     Raises:
-        ValueError: If a layer is never called, or its output is not
-            floating-point.
+        ValueError: If the model never calls a layer, or the output of a layer
+            is not floating-point.
     """
     preprocessor = getattr(model, "preprocessor", None) if preprocess else None
     strategy = getattr(model, "distribute_strategy", None)
-    # Keras gives the whole batch to each replica, and joins what they return.
+    # Keras passes the whole batch to each replica and joins their outputs.
     copies = strategy.num_replicas_in_sync if strategy else 1
     with _tapped(found, output) as taps:
         with strategy.scope() if strategy else contextlib.nullcontext():
             probe = _Probe(model, taps)
         for batch in batches:
-            if preprocessor is not None:  # As models of keras_hub do
+            if preprocessor is not None:  # as KerasHub models do
                 batch, *_ = keras.utils.unpack_x_y_sample_weight(
                     preprocessor(batch)
                 )
@@ -204,7 +203,7 @@ def _checked(
 ) -> list[dict[str, np.ndarray]]:
     if not calls:
         raise ValueError(
-            "Argument `layers` must name layers that the model calls. "
+            "Argument `layers` must select layers that the model calls. "
             f"Received: layer {site.path!r}, which is never called"
         )
     checked = []
@@ -217,7 +216,7 @@ def _checked(
         dtype = keras.backend.standardize_dtype(values.dtype)
         if not keras.backend.is_float_dtype(dtype):
             raise ValueError(
-                "Argument `layers` must name layers with a floating-point "
+                "Argument `layers` must select layers with a floating-point "
                 "output. "
                 f"Received: layer {site.path!r}, whose output is of dtype "
                 f"{dtype}"

@@ -1,7 +1,7 @@
-"""The forward pass through a host: what an inserted MEmeL is told, and does.
+"""Forward pass through a host and its MEmeL.
 
-The calls of the layers on the way down note `training` and the padding mask;
-the call of the host gives them to the MEmeL with the output.
+The calls of the layers on the way down note `training` and the padding mask.
+The call of the host passes both to the MEmeL, with the output.
 """
 
 import contextlib
@@ -25,32 +25,32 @@ from keras_memel.utils.types import Tensor
 
 Output = int | str | None
 
-# Where an inserted MEmeL notes that padding is counted, for the monitor.
+# Attribute of an inserted MEmeL: the monitor warns that padding is counted.
 LOST_PADDING = "_memel_lost_padding"
 
 
 @dataclasses.dataclass(frozen=True)
 class Insertion:
-    """What a host holds: the MEmeL, and which output goes through it."""
+    """MEmeL of a host, and the output of the host that it receives."""
 
     memel: MEmeL
     output: Output
 
 
 def insertion_of(layer: keras.Layer) -> Insertion | None:
-    """What a layer holds, if it is a host."""
+    """Return the insertion of a layer, or `None` if it is not a host."""
     found: Insertion | None = vars(layer).get("_memel_insertion")
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class _Context:
-    """What is known at a call.
+    """Context of a call.
 
     Attributes:
-        training: As the nearest layer was told.
-        masks: A padding mask or a `Padding` per layer that knows of one, from
-            the innermost layer outwards.
+        training: Argument `training` of the innermost layer that received it.
+        masks: Padding mask or `Padding` per layer with a known one, from the
+            innermost layer outwards.
         pairs: Tensors that the layers received, and the mask of each.
         graph: If the innermost layer is a Functional model, its graph and its
             inputs.
@@ -66,7 +66,7 @@ _NOWHERE = _Context()
 
 
 class _Now(threading.local):
-    """Where a thread is. `torch.compile` traces it, and no `ContextVar`."""
+    """Context per thread. `torch.compile` can trace it, but no `ContextVar`."""
 
     context = _NOWHERE
 
@@ -77,10 +77,10 @@ _now = _Now()
 def noting_call(
     layer: keras.Layer, method: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """The `call` of a host, or of a layer around one."""
+    """Return the `call` of a host, or of a layer around one."""
     parameters = tuple(inspect.signature(method).parameters.values())
     names = [parameter.name for parameter in parameters]
-    sequences.graph_of(layer)  # kept: `torch.compile` cannot make it
+    sequences.graph_of(layer)  # cached: `torch.compile` cannot create it
 
     def call(*args: Any, **kwargs: Any) -> Any:
         arguments = _bound(parameters, args, kwargs)
@@ -100,9 +100,10 @@ def _bound(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return what `inspect.Signature.bind_partial` does for a valid call.
+    """Bind the arguments of a valid call to the names of the parameters.
 
-    That one cannot be traced by `torch.compile`.
+    `inspect.Signature.bind_partial` does the same, but `torch.compile` cannot
+    trace it.
     """
     arguments: dict[str, Any] = {}
     rest = dict(kwargs)
@@ -137,9 +138,9 @@ def _noted(context: _Context) -> Iterator[None]:
 def _within(
     layer: keras.Layer, arguments: dict[str, Any], names: list[str]
 ) -> _Context:
-    """Add what the call of a layer says to what is known."""
-    # Keras knows `training` by itself, except in a step of a model whose `call`
-    # does not take it. It does not pass padding masks on.
+    """Add the call of a layer to the context around it."""
+    # Keras passes `training` to inner layers, except in a step of a model whose
+    # `call` does not accept it. It does not pass padding masks to them.
     outer = _now.context
     training = arguments.get("training")
     if training is None:
@@ -170,20 +171,20 @@ def _within(
 
 
 def _of_both(own: Any, traced: Any, inputs: list[Any]) -> tuple[Any, ...]:
-    """The masks of a layer: an argument, and one that the graph knows."""
+    """Combine the mask among a layer's arguments with that of the graph."""
     if own is None or own is Padding.UNKNOWN:
         return (own if traced is None else traced,)
     if traced is None or isinstance(traced, Padding):
         return (own,)
-    # If the argument is an input of the model, the graph knows in addition
-    # what the model puts before the text.
+    # If the argument is an input of the model, the graph also knows the
+    # positions that the model adds before the text.
     return (traced,) if any(own is one for one in inputs) else (own, traced)
 
 
 def training_step(
     layer: keras.Layer, method: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """The `train_step` of a model whose `call` does not take `training`."""
+    """Return the `train_step` for a `call` that does not accept `training`."""
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
         context = dataclasses.replace(_now.context, training=True)
@@ -240,16 +241,16 @@ def _mask(
             break
         lost = True
     lost = lost and len(values.shape) > 2
-    # Only a change is written: `torch.compile` would break the graph.
+    # Write only a change: `torch.compile` breaks the graph at a write.
     if context.training and vars(memel).get(LOST_PADDING, False) != lost:
         memel.__dict__[LOST_PADDING] = lost
     return mask
 
 
 def _covers(padding_mask: Tensor, values: Tensor, inputs: Any) -> bool:
-    # (batch, time) is that of values (batch, time, channels), and of those
-    # that a layer makes of them, such as the heads of attention; neither of
-    # pooled values nor of attention scores.
+    # A mask (batch, time) covers values (batch, time, channels) and the values
+    # that a layer derives from them, such as the heads of attention. It covers
+    # neither pooled values nor attention scores.
     def begins(tensor: Any) -> bool:
         shape = getattr(tensor, "shape", ())
         return len(shape) > len(padding_mask.shape) and all(

@@ -1,6 +1,6 @@
-"""MEmeL in models that exist: find, insert, inserted, strip.
+"""Insert MEmeL into existing models: find, insert, inserted, strip.
 
-How a MEmeL is attached to a layer, and saved with it, is in `attach/`.
+`attach.py` attaches a MEmeL to a layer, and `saving.py` saves both.
 """
 
 import re
@@ -25,35 +25,38 @@ from keras_memel.layers.memel import MEmeL
 
 Model = TypeVar("Model", bound=Any)
 
-# The names that Keras or a MEmeL without a name gives: `memel`, `memel_1`, ...
+# Default names of MEmeL layers: `memel`, `memel_1`, ...
 _DEFAULT_NAME = re.compile(r"memel(_\d+)?")
 
 
 def find(model: Any, where: Where = "**") -> list[str]:
-    """The paths of the layers that `where` names: where a MEmeL can go.
+    """Return the paths of the layers that `where` selects.
+
+    `insert` can add a MEmeL after each of these layers.
 
     Args:
-        model: A model or layer, with or without inserted layers; or a module
-            of PyTorch or Flax NNX, whose paths are its dotted names.
+        model: A model or layer, with or without inserted layers; or a PyTorch
+            or Flax NNX module, whose paths are its dotted names.
         where: One of
-            - a pattern of paths, whose last names it must fit:
+            - a pattern that must match the last names of a path:
               `"transformer_layer_*"`, `"stage_2/*/mlp"`. `*`, `?` and `[...]`
-              stay within a name, `**` is any number of names, and a pattern
-              that starts with "/" must fit from the model down;
-            - `"middle:N"`, the N middle ones of the longest run of equal
-              layers, which are siblings of one class with weights of the
-              same shapes: 4 for the paper's BERT and Swin, 2 for L2E;
-            - a layer of the model, or a predicate that takes a layer;
+              match within one name, and `**` matches any number of names. A
+              pattern that starts with "/" must match the full path;
+            - `"middle:N"`: the N middle layers of the longest run of equal
+              layers. Equal layers are siblings of one class with weights of
+              the same shapes. The papers use 4 in BERT and Swin, and 2 in
+              language models;
+            - a layer of the model, or a predicate that receives a layer;
             - a list of these.
 
     Returns:
-        Paths, in the order of the model: names of layers from the model down,
-        joined by "/". A whole path names exactly its layer, before it is read
-        as a pattern: `*`, `?`, `[...]` and `middle:N` in the name of a layer
-        do no harm. `"**/dense"` names all layers of a name at any depth.
+        Paths in the order of the model. A path joins the names of the layers
+        from the model down with "/". A full path selects exactly its layer,
+        even if a name in it contains `*`, `?`, `[...]` or `middle:N`.
+        `"**/dense"` selects all layers named `dense` at any depth.
 
     Raises:
-        ValueError: If `where` names no layer; the message lists the nearest
+        ValueError: If `where` selects no layer. The message lists the nearest
             paths.
 
     Example:
@@ -81,74 +84,77 @@ def insert(
     output: Output = None,
     example: Any = None,
 ) -> Model:
-    """Puts a copy of a MEmeL after each of some layers, in place.
+    """Insert a copy of a MEmeL after each selected layer, in place.
 
-    The model keeps its class, weights and methods. If it was compiled, its
-    next `fit` uses the layers; no new compilation is needed. Do not call
-    `insert` from a callback: a running `fit` keeps its compiled train step.
+    The model keeps its class, weights and methods. A compiled model needs no
+    new compilation: its next `fit` uses the layers. Do not call `insert` from
+    a callback: a running `fit` keeps its compiled train step.
 
-    Parts and wholes: `model` may be a part of other models, or share layers
-    with them. All Keras models that contain one of the layers use the MEmeL
-    from then on, and compile their next step anew. Functions that you compiled
-    yourself (`tf.function`, `jax.jit`, `torch.compile`) keep what they traced:
-    make them anew. The same holds for models that `gc.freeze()` has hidden.
+    Shared layers: `model` may be a part of other models, or share layers with
+    them. Every Keras model that contains a selected layer then uses the MEmeL
+    and compiles its next step again. Functions that you compiled yourself
+    (`tf.function`, `jax.jit`, `torch.compile`) keep their trace: create them
+    again. The same applies to models that `gc.freeze()` has excluded from
+    garbage collection.
 
-    Masks: the mask that the next layer would get reaches the MEmeL; where
-    Keras masks are not in use, as in the backbones of keras_hub, the
-    `padding_mask` of the layer or of the model around it does. A MEmeL passes
-    no mask on that was not there without it.
+    Masks: the MEmeL receives the mask that the next layer would receive.
+    Where Keras masks are not used, as in KerasHub backbones, it receives the
+    `padding_mask` of the layer or of the model around it. It adds no mask to
+    its output.
 
-    Length: `axis=None` makes neurons of the positions in a text, and needs
-    their number. Of a keras_hub model it is the `sequence_length` of its
-    preprocessor, which pads every text to it; without one, pass `axis=-1`.
+    Length: with `axis=None` each position of a text is a neuron, so the number
+    of positions must be known. For a KerasHub model this is the
+    `sequence_length` of its preprocessor, which pads every text to this
+    length. Without a preprocessor, pass `axis=-1`.
 
-    Saving: `model.save("m.keras")` keeps the layers and their statistics, and
-    `keras.saving.load_model` brings them back, after `import keras_memel`.
-    Weights files hold the statistics too; a plain model loads them without.
-    Those of a plain model are loaded before `insert`, or with
-    `skip_mismatch=True`. `get_config` and `keras.models.clone_model` would lose
-    the layers and raise instead; `save_to_preset` writes the plain model and
-    warns.
+    Saving: `model.save("m.keras")` stores the layers and their statistics, and
+    `keras.saving.load_model` restores them; import `keras_memel` before you
+    load the file. Weights files hold the statistics too, and a model without
+    insertions ignores them. Load the weights of a plain model before `insert`,
+    or with `skip_mismatch=True`. `get_config` and `keras.models.clone_model`
+    raise, because they would lose the layers. `save_to_preset` warns and
+    writes the plain model.
 
-    `export`, `quantize` and `enable_lora` work on the plain model, in any
-    order with `insert`, and give it back with the layers (which therefore
-    stay trainable). Exported files hold no trace of them, except with
-    `at_inference=True`, when they are part of what the model computes.
-    `quantize` may be that of a model around it too; its `filters` then meet
-    the name of a MEmeL in the place of its host's.
+    Export: `export`, `quantize` and `enable_lora` act on the plain model and
+    then restore the layers, which stay trainable. You can call them before or
+    after `insert`. Exported files contain the layers only with
+    `at_inference=True`, because the layers then change the outputs. You can
+    also quantize a model around this one: the `filters` of this call then see
+    the name of the MEmeL instead of the name of its layer.
 
-    Setting `trainable` of the model or of a layer around a MEmeL later on
-    sets it for the MEmeL as well.
+    Later changes of `trainable` on the model or on a layer around a MEmeL
+    apply to the MEmeL as well.
 
-    Rematerialization (`keras.RematScope`) would run a MEmeL twice; it is
-    switched off, with a warning, for layers that hold one.
+    Rematerialization (`keras.RematScope`) would run a MEmeL twice. It is
+    switched off, with a warning, in layers that hold one.
 
     Args:
-        model: A built model, or a layer of one; or a module of PyTorch or Flax
-            NNX, for which see the page "Models that are not Keras models".
-        where: Where to, as in `find`.
-        layer: What to insert. It is not used itself: each site gets a fresh
-            copy from its config, built at once, which leaves the dtype of the
-            values as it is. Its name is `memel_<host>`, or `<name>_<host>` for
-            a layer to which you gave a name. The copies share its inhibition
-            and its selection; one with a `seed`, as `Random` may have, gets
-            another at each site but the first, derived from the seed and the
-            number of the site.
-        output: Which output, if a layer has several: an index or a key.
-        example: For a module of PyTorch or Flax NNX only: a batch of its
-            inputs (a mapping of arguments, a tuple, or a tensor), from which
-            the statistics get their sizes at once. `None`, for PyTorch only:
-            from the first training step.
+        model: A built model, or a layer of one; or a PyTorch or Flax NNX
+            module, as described on the page "Models that are not Keras
+            models".
+        where: Layers to select, as in `find`.
+        layer: The MEmeL to copy; it is not used itself. Each copy is made from
+            the config of `layer`, is built at once and keeps the dtype of the
+            values. Its name is `memel_<host>`, where the host is the layer
+            that it follows, or `<name>_<host>` if you named `layer`. The
+            copies share `inhibition` and `selection`. If the selection has a
+            `seed`, as `Random` may have, each site after the first gets its
+            own seed, derived from this one and the number of the site.
+        output: Index or key of the output, if a layer has several.
+        example: Only for PyTorch and Flax NNX modules: a batch of inputs (a
+            mapping of arguments, a tuple or a tensor) that determines the
+            sizes of the statistics at once. With `None`, which only PyTorch
+            accepts, the first training step determines them.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: If `layer` is no MEmeL; if `where` names no layer, or one
-            that holds an inserted MEmeL already (`strip` the model first); if
-            the model is not built, or a layer is never called in it; if the
-            output cannot be chosen, is not floating-point, or does not suit
-            the MEmeL. Nothing is inserted then.
+        ValueError: If `layer` is not a MEmeL; if `where` selects no layer, or
+            one that already holds an inserted MEmeL (call `strip` first); if
+            the model is not built or never calls a selected layer; or if the
+            output is ambiguous, not floating-point or does not suit the
+            MEmeL. The model is then unchanged.
 
     Example:
 
@@ -165,8 +171,8 @@ def insert(
         return model
     if example is not None:
         raise ValueError(
-            "Argument `example` is for PyTorch and Flax modules: a Keras model "
-            "knows its shapes. "
+            "Argument `example` must be None for a Keras model, which knows "
+            "its shapes. It is for PyTorch and Flax NNX modules. "
             f"Received: a model of type {type(model).__name__}"
         )
     if not isinstance(layer, MEmeL):
@@ -177,21 +183,21 @@ def insert(
     if not (isinstance(model, keras.Layer) and model.built):
         raise ValueError(
             "Argument `model` must be a built Keras model: call it on some "
-            "data, or build it, before. "
+            "data, or call its `build`, first. "
             f"Received: model={model!r}"
         )
     found = patterns.select(model, where)
     for site in found:
         if insertion_of(site.layer) is not None:
             raise ValueError(
-                f"Layer {site.path!r} holds an inserted MEmeL already. Call "
-                "`keras_memel.strip(model)` first, or name other layers. "
+                f"Layer {site.path!r} already holds an inserted MEmeL. Call "
+                "`keras_memel.strip(model)` first, or select other layers. "
                 f"Received: where={where!r}"
             )
     attach.check_hosts(found)
     specs = output_specs.specs(model, found, output)
     names = _names(model, layer, found)
-    # All copies first: if one of them fails, nothing has been inserted.
+    # Make all copies first: if one of them fails, the model is unchanged.
     copies = [
         _copy(model, layer, site, spec, name, number)
         for number, (site, spec, name) in enumerate(zip(found, specs, names))
@@ -206,15 +212,15 @@ def insert(
 
 
 def strip(model: Model) -> Model:
-    """Takes all inserted MEmeLs out of a model, in place.
+    """Remove all inserted MEmeLs from a model, in place.
 
-    Nothing else changes: weights stay, and the outputs at inference are those
-    from before `insert`, bit by bit. Layers that the model itself contains,
-    such as those of `model.add(MEmeL())`, stay. The statistics are lost; keep
-    `inserted(model)` if you want them.
+    The weights stay, and the outputs at inference equal those before `insert`
+    bit by bit. Layers that the model itself contains, such as those of
+    `model.add(MEmeL())`, stay. The statistics are lost: keep the result of
+    `inserted(model)` if you need them.
 
-    `model` may be a part of other models, or share layers with them: those
-    are without the MEmeLs too from then on, as `insert` says.
+    `model` may be a part of other models, or share layers with them. Those
+    models then lose the MEmeLs too, as described in `insert`.
 
     Args:
         model: A model or layer, with or without inserted layers.
@@ -223,8 +229,8 @@ def strip(model: Model) -> Model:
         The model.
 
     Raises:
-        RuntimeError: If something else has wrapped the calls of its layers
-            meanwhile.
+        RuntimeError: If other code has wrapped the calls of its layers since
+            `insert`.
 
     Example:
 
@@ -243,14 +249,17 @@ def strip(model: Model) -> Model:
 
 
 def inserted(model: Any) -> dict[str, Any]:
-    """The inserted MEmeLs of a model, by the path of the layer before each.
+    """Return the inserted MEmeLs of a model by the path of their host.
+
+    The host of a MEmeL is the layer that it follows.
 
     Args:
         model: A model or layer.
 
     Returns:
-        From path (as in `find`) to layer, in the order of the model. In a
-        callback on JAX, read their weights by `inserted(self.model)`.
+        Dictionary from the path of the host (as in `find`) to the MEmeL, in
+        the order of the model. In a callback on JAX, read the weights with
+        `inserted(self.model)`.
 
     Example:
 
@@ -266,10 +275,10 @@ def inserted(model: Any) -> dict[str, Any]:
 
 
 def _names(model: keras.Layer, layer: MEmeL, found: list[Site]) -> list[str]:
-    """The names of the copies at some sites: of the host, and unique.
+    """Return a unique name per copy, derived from the name of its host.
 
-    Of several hosts of one name, the number of each is its place among those
-    in the model, so that it does not depend on what was inserted before.
+    Hosts that share a name are numbered by their position among the layers of
+    this name in the model. The numbers do not depend on earlier insertions.
     """
     default = _DEFAULT_NAME.fullmatch(layer.name)
     prefix = "memel" if default else layer.name
@@ -301,9 +310,9 @@ def _copy(
     name: str,
     number: int,
 ) -> MEmeL:
-    # Selection and inhibition have no state and may serve many layers: they go
-    # on as they are, since Keras finds no class of their config that is not
-    # registered.
+    # Selection and inhibition have no state and may serve many layers. They
+    # are passed as objects, because Keras cannot rebuild an object of a class
+    # that is not registered from its config.
     made: MEmeL = type(layer).from_config(
         {
             **layer.get_config(),
@@ -316,7 +325,7 @@ def _copy(
     shape = [None, *spec.shape[1:]]
     axes = made.axis if isinstance(made.axis, tuple) else (made.axis,)
     if len(shape) == 3 and shape[1] is None and {None, 1, -2} & set(axes):
-        # A text model takes any length; the one it is used with may be known.
+        # A text model accepts any length. Its preprocessor may fix one.
         preprocessor = getattr(model, "preprocessor", None)
         shape[1] = getattr(preprocessor, "sequence_length", None)
     try:
@@ -324,7 +333,7 @@ def _copy(
             made.build(tuple(shape))
     except ValueError as error:
         raise ValueError(
-            f"Layer {layer.name!r} cannot stand after {site.path!r}: {error}"
+            f"Cannot insert {layer.name!r} after {site.path!r}: {error}"
         ) from error
     return made
 
@@ -338,7 +347,7 @@ def _warn_of_remat(found: list[Site]) -> None:
     }
     if layers:
         warnings.warn(
-            "Rematerialization would run an inserted MEmeL twice a step. It "
-            f"is off in the layers that hold one: {sorted(layers)}",
+            "Rematerialization would run an inserted MEmeL twice per step. It "
+            f"is switched off in the layers that hold one: {sorted(layers)}",
             stacklevel=3,
         )

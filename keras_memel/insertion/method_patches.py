@@ -1,7 +1,7 @@
-"""Hooks: attributes of an instance that stand before methods of its class.
+"""Hooks: attributes of an instance that override methods of its class.
 
-Keras itself puts `build` and `quantize` of every layer into the instance; the
-same is done here to more of them, and undone.
+Keras itself stores `build` and `quantize` of every layer in the instance. This
+module does the same for more methods, and undoes it.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-# From the name of a method to what makes its hook from the layer and itself.
+# For each method, a function that makes its hook from the layer and the method.
 Wrappers = dict[str, Callable[[Any, Callable[..., Any]], Callable[..., Any]]]
 
 _HOOKS = "_memel_hooks"
@@ -20,19 +20,19 @@ _HOOKS = "_memel_hooks"
 @dataclasses.dataclass(frozen=True)
 class _Hook:
     wrapper: Callable[..., Any]
-    before: Any  # What the instance had under this name, or `_NOTHING`.
+    before: Any  # The attribute of the instance, or `_NOTHING`.
 
 
 _NOTHING = object()
 
 
 def is_hooked(layer: keras.Layer) -> bool:
-    """Whether a layer has hooks: it holds a MEmeL, or is around one."""
+    """Return whether a layer has hooks: it holds a MEmeL, or is around one."""
     return _HOOKS in vars(layer)
 
 
 def hook(layer: keras.Layer, wrappers: Wrappers) -> None:
-    """Puts a hook before each of some methods; of a layer with hooks, none."""
+    """Hook some methods of a layer, unless it has hooks already."""
     if is_hooked(layer):
         return
     hooks: dict[str, _Hook] = {}
@@ -46,7 +46,7 @@ def hook(layer: keras.Layer, wrappers: Wrappers) -> None:
 
 
 def unhook(layer: keras.Layer) -> None:
-    """Takes all hooks of a layer away: it is as it was."""
+    """Remove all hooks of a layer, and restore its attributes."""
     for name, hook in vars(layer).pop(_HOOKS, {}).items():
         if hook.before is _NOTHING:
             del vars(layer)[name]
@@ -55,16 +55,16 @@ def unhook(layer: keras.Layer) -> None:
 
 
 def check(layer: keras.Layer) -> None:
-    """Raises if a hook could not be taken away.
+    """Raise if a hook of a layer cannot be removed.
 
     Raises:
-        RuntimeError: If something else has replaced it meanwhile.
+        RuntimeError: If other code has replaced it since `insert`.
     """
     for name, hook in vars(layer).get(_HOOKS, {}).items():
         if vars(layer).get(name) is not hook.wrapper:
             raise RuntimeError(
-                f"Something else has replaced `{name}` of {layer.name!r} "
-                "after a MEmeL was inserted, and would be lost, or keep the "
-                "MEmeL. Undo that first. "
+                f"Other code has replaced `{name}` of {layer.name!r} after a "
+                "MEmeL was inserted. Its replacement would be lost, or would "
+                "keep the MEmeL. Undo it first. "
                 f"Received: {name}={vars(layer).get(name)!r}"
             )

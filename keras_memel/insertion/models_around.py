@@ -1,9 +1,9 @@
-"""The models around a layer: those that must learn of an insertion in it.
+"""Find the models that contain a layer, and renew them after an insertion.
 
 A Keras layer does not know its parents, and any number of models may share it.
-Every model that contains the layer may have compiled its call, lists its
-variables (on PyTorch), and is what a user saves. Python's garbage collector
-knows all live objects, so the models are found among those.
+Each model that contains the layer may have compiled its call, may list its
+variables (on PyTorch) and may be saved. The garbage collector of Python lists
+all live objects, and the models are found among these.
 """
 
 import gc
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import keras
 
-# What `fit`, `evaluate`, `predict` and `generate` compile, and keep.
+# Functions that `fit`, `evaluate`, `predict` and `generate` compile and keep.
 _FUNCTIONS = (
     "train_function",
     "test_function",
@@ -23,24 +23,24 @@ _FUNCTIONS = (
 
 
 def models_around(layers: Iterable[keras.Layer]) -> list[keras.Model]:
-    """All live models that contain one of some layers, at any depth.
+    """Return all live models that contain one of some layers at any depth.
 
-    Objects that were taken out of garbage collection, by `gc.freeze()`, are
-    not found.
+    Objects that `gc.freeze()` has excluded from garbage collection are not
+    found.
     """
     wanted = {id(layer) for layer in layers}
     kinds = set(_subclasses(keras.Model))
     objects = gc.get_objects()
-    # By type and not by `isinstance`, which would run code of lazy proxies; and
-    # without a loop in Python, since a backend alone has a million objects.
+    # `isinstance` would run code of lazy proxies, so compare the types. A loop
+    # in Python would be slow: a backend alone creates a million objects.
     of_kind = map(kinds.__contains__, map(type, objects))
     models = [
         model
         for model in itertools.compress(objects, of_kind)
-        # The constructor of one that is being made may not have run.
+        # The constructor of a model may not have run yet.
         if "_layers" in vars(model)
     ]
-    # A Sequential keeps a graph of its own layers, which nobody saves or fits.
+    # A Sequential keeps a graph of its layers, which users do not save or fit.
     hidden = {id(getattr(model, "_functional", None)) for model in models}
     return [
         model
@@ -53,7 +53,10 @@ def models_around(layers: Iterable[keras.Layer]) -> list[keras.Model]:
 def containing(
     model: keras.Layer, layers: Iterable[keras.Layer]
 ) -> list[keras.Layer]:
-    """The layers of a model, itself included, that are or hold some layers."""
+    """Return the layers of a model that are or contain one of some layers.
+
+    The model itself is included.
+    """
     wanted = {id(layer) for layer in layers}
     found: dict[int, bool] = {}
     result: list[keras.Layer] = []
@@ -73,7 +76,7 @@ def containing(
 
 
 def forget_compiled(models: Iterable[keras.Layer]) -> None:
-    """Drop the compiled functions, which hold the calls as they were."""
+    """Drop the compiled functions of models, which contain the old calls."""
     for model in models:
         for layer in model._flatten_layers():
             for name in _FUNCTIONS:

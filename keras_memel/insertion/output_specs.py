@@ -1,7 +1,7 @@
-"""Shapes of the values at a site, found without any data.
+"""Find the shapes of the values at a site without any data.
 
-A model is run on symbols, as Keras itself does to build a layer, and what the
-layers return is noted on the way. No state changes.
+The model runs on symbolic tensors, as Keras itself does to build a layer, and
+the outputs of its layers are recorded. No state changes.
 """
 
 import functools
@@ -18,10 +18,10 @@ from keras_memel.utils import keras_internals
 def specs(
     model: keras.Layer, found: list[Site], output: int | str | None
 ) -> list[keras.KerasTensor]:
-    """Shape and dtype of the chosen output at each site, without any data.
+    """Return shape and dtype of the chosen output at each site.
 
     Raises:
-        ValueError: If a site is never called in the model, or its output is
+        ValueError: If the model never calls a site, or the output of a site is
             not a floating-point tensor.
     """
     result = {}
@@ -36,7 +36,7 @@ def specs(
 
 
 def _node_specs(site: Site) -> list[Any]:
-    # The graph of a Functional or Sequential has the calls of its layers.
+    # The graph of a Functional or Sequential records the calls of its layers.
     parent = getattr(site.chain[-2], "_functional", None) or site.chain[-2]
     return [
         _called(site.layer, node.arguments.args, dict(node.arguments.kwargs))
@@ -47,7 +47,7 @@ def _node_specs(site: Site) -> list[Any]:
 
 
 class _Symbolic(keras.Operation):
-    """Runs a function on symbols, as Keras runs the `call` of a layer."""
+    """Operation that runs a function on symbols, as Keras runs `call`."""
 
     def __init__(self, function: Callable[..., Any]):
         super().__init__()
@@ -59,19 +59,19 @@ class _Symbolic(keras.Operation):
 
 def _called(layer: keras.Layer, args: Any, kwargs: dict[str, Any]) -> Any:
     try:
-        # By a call on symbols, which knows the dtype, ...
+        # A call on symbols finds the dtype too.
         with keras_internals.name_scopes_kept():
             return _Symbolic(layer).compute_output_spec(*args, **kwargs)
     except Exception:
-        # ... or as the layer declares it, where a call needs more than those.
+        # Some calls need more than symbols. Use what the layer declares.
         return layer.compute_output_spec(*args, **kwargs)
 
 
 def _traced_specs(
     model: keras.Layer, missing: list[Site]
 ) -> dict[int, list[Any]]:
-    # A size that the model leaves open is traced twice: what differs then is
-    # open at the site too.
+    # A size that the model leaves open is traced with two values. A size at the
+    # site that differs between the two traces is open too.
     for inputs, named in _inputs(model):
         found: dict[int, list[Any]] = {id(site.layer): [] for site in missing}
         try:
@@ -85,22 +85,25 @@ def _traced_specs(
         break
     else:
         raise ValueError(
-            "Argument `model` must run on symbolic inputs, which tell the "
-            "shapes of values inside it. "
+            "Argument `model` must run on symbolic inputs, since this "
+            "determines the shapes of the values inside it. "
             f"Received: {model!r}, which fails with: {error}"
         )
     for site in missing:
         if not found[id(site.layer)]:
             raise ValueError(
-                "Argument `where` must name layers that the model calls: "
-                "elsewhere a MEmeL would see nothing. Received: layer "
+                "Argument `where` must select layers that the model calls: "
+                "elsewhere a MEmeL would receive no values. Received: layer "
                 f"{site.path!r}, which is never called in {model.name!r}"
             )
     return found
 
 
 def _inputs(model: keras.Layer) -> Iterator[tuple[list[Any], bool]]:
-    """What to trace a model with: the likelier first; and whether by name."""
+    """Yield inputs to trace a model with, and whether to pass them by name.
+
+    The likelier inputs come first.
+    """
     graph = getattr(model, "_functional", None) or model
     if hasattr(graph, "operations"):
         for inputs in _sized(graph.input):
@@ -109,9 +112,9 @@ def _inputs(model: keras.Layer) -> Iterator[tuple[list[Any], bool]]:
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or config.get("input_shape")
     if isinstance(shapes, dict):
-        shapes = dict(shapes)  # JAX knows no other class of mappings.
+        shapes = dict(shapes)  # JAX accepts no other class of mappings.
     by_name = "shapes_dict" in config
-    # Which dtype the inputs had is not recorded.
+    # The config does not record the dtype of the inputs.
     for dtype in (model.input_dtype, "int32"):
         symbols = keras.tree.map_shape_structure(
             functools.partial(keras.KerasTensor, dtype=dtype), shapes
@@ -146,7 +149,7 @@ def _fill(inputs: Any, size: int) -> Any:
 def _trace(
     model: keras.Layer, missing: list[Site], inputs: Any, named: bool
 ) -> dict[int, list[Any]]:
-    """What the layers return when the model runs on symbols of `inputs`."""
+    """Return the outputs of the layers when the model runs on symbols."""
     record: dict[int, list[Any]] = {}
 
     def recorded(layer: keras.Layer, call: Callable[..., Any]) -> Any:
@@ -159,13 +162,13 @@ def _trace(
         return recorder
 
     def run(inputs: Any) -> Any:
-        # PyTorch tries again on another device if the first one fails.
+        # On PyTorch, Keras runs this again on another device after a failure.
         record.update({id(site.layer): [] for site in missing})
         if named:
             return model(**inputs, training=False)
         return model(inputs, training=False)
 
-    # A quantized layer runs `quantized_call` in the place of `call`.
+    # A quantized layer runs `quantized_call` instead of `call`.
     before = [
         (site.layer, name, vars(site.layer).get(name))
         for site in missing
@@ -204,14 +207,14 @@ def _one_spec(
     dtype = keras.backend.standardize_dtype(getattr(first, "dtype", "bool"))
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(
-            "Argument `where` must name layers with a floating-point output. "
+            "Argument `where` must select layers with a floating-point output. "
             f"Received: layer {site.path!r}, whose output is {first}"
         )
     if len({len(one.shape) for one in chosen}) > 1:
         raise ValueError(
-            "Argument `where` must name layers whose output has one rank. "
-            f"Received: layer {site.path!r}, which is called several times "
-            f"and returns {chosen}"
+            "Argument `where` must select layers whose output has the same "
+            f"rank in every call. Received: layer {site.path!r}, which is "
+            f"called several times and returns {chosen}"
         )
     shape = tuple(
         sizes[0] if len(set(sizes)) == 1 else None
@@ -223,13 +226,15 @@ def _one_spec(
 def output_index(
     path: str, outputs: Any, output: int | str | None, strict: bool = False
 ) -> int:
-    """Which of the flattened outputs of a layer is the chosen one.
+    """Return the index of the chosen output among the flattened outputs.
 
     A layer whose only output was chosen may return more in another use, such
-    as a cache in text generation: then it is the first, unless `strict`.
+    as a cache in text generation. The first output is then used unless
+    `strict`.
 
     Raises:
-        ValueError: If there is no such output.
+        ValueError: If the layer lacks this output, or if `strict` and several
+            outputs are possible.
     """
     if not keras.tree.is_nested(outputs):
         outputs = (outputs,)

@@ -1,6 +1,6 @@
-"""Padding masks among the arguments of a call, found by their names.
+"""Find padding masks among the arguments of a call by their names.
 
-Layers and models of Keras have no common name for a padding mask. A model with
+Keras layers and models use different names for a padding mask. A model with
 several sequences has several masks: `encoder_padding_mask` belongs to
 `encoder_token_ids`, and `decoder_padding_mask` to `decoder_token_ids`.
 """
@@ -18,12 +18,12 @@ _OWN = (_SUFFIX, f"decoder_{_SUFFIX}", f"self_attention_{_SUFFIX}")
 
 
 class Padding(enum.Enum):
-    """What is known of the padding of values, where no mask is known.
+    """Padding of values whose mask is not known.
 
     Attributes:
-        NONE: Each position counts, although other values of the model have
+        NONE: Every position counts, although other values of the model have
             padding.
-        UNKNOWN: The values may have padding, by a mask that is not known.
+        UNKNOWN: The values may have padding.
     """
 
     NONE = enum.auto()
@@ -34,12 +34,12 @@ def own_mask(arguments: dict[str, Any], names: Iterable[str]) -> Any:
     """Find the padding mask of the output among the arguments of a call.
 
     Args:
-        arguments: The arguments that are given, by name.
-        names: The names of all parameters of the call.
+        arguments: Arguments that are passed, by name.
+        names: Names of all parameters of the call.
 
     Returns:
-        The mask; `Padding.UNKNOWN` if several masks are given and none has a
-        name that belongs to the output; `None` if no mask is given.
+        The mask; `Padding.UNKNOWN` if masks are passed but none has a name
+        that belongs to the output; `None` if no mask is passed.
     """
     first = next(iter(arguments.values()), None)
     if isinstance(first, dict):
@@ -48,7 +48,7 @@ def own_mask(arguments: dict[str, Any], names: Iterable[str]) -> Any:
             return inside
     found = _named(arguments, names, _OWN)
     if found is None:
-        # An attention mask of one value per position is a padding mask.
+        # An attention mask with one value per position is a padding mask.
         attention = arguments.get("attention_mask")
         if len(getattr(attention, "shape", ())) == 2:
             return attention
@@ -66,7 +66,7 @@ def _named(
     for name in (*own, *(masks if len(masks) == 1 else ())):
         if arguments.get(name) is not None:
             return arguments[name]
-    if set(masks) & set(own):  # The output has a mask, which was left out.
+    if set(masks) & set(own):  # The mask of the output is not passed.
         return None
     given = [name for name in masks if arguments.get(name) is not None]
     return Padding.UNKNOWN if given else None

@@ -1,9 +1,9 @@
-"""Where a MEmeL can go: the tree of a model.
+"""Sites: the layers of a model that a MEmeL can follow.
 
-A site is a layer of the model, whose output a MEmeL may follow. Its path is
-the names from the child of the model down to it, joined by "/"; `Layer.path`
-of Keras does not suit, since it is `None` for some layers and the same for
-others. Nothing here changes a model. `patterns.py` selects sites.
+The path of a site joins the names of the layers, from the child of the model
+down to the layer itself, with "/". `Layer.path` of Keras is not usable, since
+it is `None` for some layers and equal for others. This module does not change
+a model. `patterns.py` selects sites.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from keras_memel.layers.memel import MEmeL
 
 Where = str | Callable[..., Any] | Sequence[Any]  # Layers are callable
 
-# Layers that call their parts once a time step: a MEmeL in there would count
-# time steps as training steps, and in a scan could not keep state at all.
+# Layers that call their parts once per time step. A MEmeL inside would count
+# time steps as training steps, and could not keep its state in a scan.
 _OPAQUE = (keras.layers.RNN, keras.layers.TimeDistributed)
 
-# The attribute in which a layer keeps an inserted MEmeL: part of weight paths.
+# Attribute in which a host holds its MEmeL. It is part of the weight paths.
 INSERTED = "inserted_memel"
 
 _MARK = "_memel_is_inserted"
@@ -30,16 +30,17 @@ _MARK = "_memel_is_inserted"
 
 @dataclasses.dataclass(frozen=True)
 class Child:
-    """A sublayer, and how its parent refers to it.
+    """Sublayer, and how its parent refers to it.
 
     Attributes:
         layer: The sublayer.
-        place: What finds it again in a parent that was rebuilt from its
-            config: `("name", name)` where that config carries the names of
-            the parts, `("attribute", "blocks", 2)`, or `("order", i)`, the
-            i-th of its class.
-        of: Among how many: in its list for an attribute, of its class for an
-            order, 1 for a name.
+        place: Address of the sublayer in a parent that was rebuilt from its
+            config: `("name", name)` if this config contains the names of the
+            parts, `("attribute", "blocks", 2)`, or `("order", i)` for the
+            i-th part of its class.
+        of: Number of parts among which `place` selects: the length of the
+            list for an attribute, the parts of the class for an order, 1 for
+            a name.
     """
 
     layer: keras.Layer
@@ -49,12 +50,12 @@ class Child:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A layer somewhere in a model.
+    """Layer and its position in a model.
 
     Attributes:
-        path: Names joined by "/"; no two sites of a model share one.
-        chain: From the model down to the layer itself.
-        steps: The `Child` of each step, one fewer than `chain`.
+        path: Names joined by "/", unique in the model.
+        chain: Layers from the model down to the layer itself.
+        steps: `Child` of each step down, one fewer than `chain`.
     """
 
     path: str
@@ -67,7 +68,7 @@ class Site:
 
 
 def mark_inserted(memel: MEmeL, inserted: bool) -> None:
-    """Notes whether a MEmeL was inserted, rather than part of the model."""
+    """Record whether `insert` added a MEmeL."""
     if inserted:
         memel.__dict__[_MARK] = True
     else:
@@ -75,26 +76,26 @@ def mark_inserted(memel: MEmeL, inserted: bool) -> None:
 
 
 def is_inserted(memel: keras.Layer) -> bool:
-    """Whether a MEmeL is there by `insert`."""
+    """Return whether `insert` added a MEmeL."""
     return _MARK in vars(memel)
 
 
 def walk(model: keras.Layer, memels: bool = False) -> list[Site]:
-    """All sites of a model, each layer once, parents before their parts.
+    """Return all sites of a model, each layer once, parents before their parts.
 
     Args:
         model: A model or layer.
-        memels: Whether the MEmeLs that it contains itself, other than by
-            `insert`, are among them: one can look at those, but not put
-            another after them.
+        memels: Whether to include the MEmeLs that the model itself contains.
+            Their outputs can be analyzed, but no other MEmeL can follow them.
     """
     return list(_descend(Site("", (model,), ()), {id(model)}, memels))
 
 
 def in_scans(model: keras.Layer) -> dict[str, MEmeL]:
-    """The MEmeLs of the `ConvGRU2D` layers of a model, by their paths.
+    """Return the MEmeLs of the `ConvGRU2D` layers of a model by path.
 
-    They are no sites: nothing can be looked at or put in there.
+    They are not sites: their outputs cannot be captured, and no MEmeL can be
+    inserted there.
     """
     found = {}
     for site in walk(model):
@@ -112,7 +113,7 @@ def _descend(site: Site, seen: set[int], memels: bool) -> Iterator[Site]:
             continue
         seen.add(id(layer))
         name, number = layer.name, 1
-        while name in taken:  # siblings of one name: dense, dense~1
+        while name in taken:  # siblings with equal names: dense, dense~1
             name, number = f"{layer.name}~{number}", number + 1
         taken.add(name)
         below = Site(
@@ -126,7 +127,7 @@ def _descend(site: Site, seen: set[int], memels: bool) -> Iterator[Site]:
 
 
 def children(layer: keras.Layer, memels: bool = False) -> list[Child]:
-    """The sublayers that a MEmeL may follow, in the order of their tracking."""
+    """Return the sublayers that a MEmeL may follow, in tracking order."""
     tracked = [
         part
         for part in layer._flatten_layers(include_self=False, recursive=False)
@@ -154,17 +155,18 @@ def children(layer: keras.Layer, memels: bool = False) -> list[Child]:
 
 
 def _config_is_from_keras(layer: keras.Layer) -> bool:
-    # The config of a Functional or Sequential names its layers; classes built
-    # on them (keras_hub's backbones) have another, and make the layers anew.
+    # The config of a Functional or Sequential contains the names of its layers.
+    # Subclasses with another `get_config`, such as KerasHub backbones, create
+    # their layers again.
     owner = next(c for c in type(layer).__mro__ if "get_config" in vars(c))
     return owner.__module__.split(".")[0] == "keras"
 
 
 def _attributes(layer: keras.Layer) -> dict[int, tuple[tuple[Any, ...], int]]:
-    # PyTorch keeps the modules that are attributes in a place of its own.
+    # PyTorch stores attributes that are modules in `_modules`.
     values = {**vars(layer), **vars(layer).get("_modules", {})}
     found: dict[int, tuple[tuple[Any, ...], int]] = {}
-    # Public names first: a private one may be an alias that comes and goes.
+    # Sort public names first: a private one may be a temporary alias.
     for name in sorted(values, key=lambda name: (name.startswith("_"), name)):
         if name not in ("_layers", "_modules"):
             _collect(values[name], ("attribute", name), 1, found)
@@ -188,7 +190,7 @@ def _collect(
 
 
 def address(site: Site) -> list[dict[str, Any]]:
-    """What `resolve` needs to find the layer again: plain numbers and names."""
+    """Return the numbers and names by which `resolve` finds the layer."""
     return [
         {
             "place": list(step.place),
@@ -200,10 +202,10 @@ def address(site: Site) -> list[dict[str, Any]]:
 
 
 def resolve(model: keras.Layer, steps: list[dict[str, Any]]) -> Site:
-    """The site at an address, in a model rebuilt from its config.
+    """Find the site at an address in a model rebuilt from its config.
 
     Raises:
-        ValueError: If what stands there is not what was saved.
+        ValueError: If the model does not contain the saved part exactly once.
     """
     chain, layer, found = [model], model, []
     for step in steps:
@@ -214,10 +216,11 @@ def resolve(model: keras.Layer, steps: list[dict[str, Any]]) -> Site:
         wanted = (list(step["place"]), step["of"], step["class"])
         if there.count(wanted) != 1:
             raise ValueError(
-                "The model that its config describes differs from the one "
-                "that was saved, and the place of an inserted layer is not "
-                f"certain any more. Expected: in layer {layer.name!r} a part "
-                f"{wanted}. Received: parts {there}"
+                "The model rebuilt from its config differs from the saved "
+                "one, so the position of an inserted layer is ambiguous. Load "
+                "the file with the code that defined the saved model. "
+                f"Expected: a part {wanted} in layer {layer.name!r}. "
+                f"Received: parts {there}"
             )
         child = children(layer)[there.index(wanted)]
         layer = child.layer

@@ -1,4 +1,4 @@
-"""Which layers a user means: patterns of paths, and `"middle:N"`."""
+"""Select layers of a Keras model by patterns of paths or `"middle:N"`."""
 
 import re
 from typing import Any
@@ -18,16 +18,16 @@ def select(
     memels: bool = False,
     argument: str = "where",
 ) -> list[Site]:
-    """The sites that `where` names, in the order of the model.
+    """Return the sites that `where` selects, in the order of the model.
 
     Args:
         model: A model or layer.
         where: As in `find`.
         memels: As in `walk`.
-        argument: What the user calls `where`.
+        argument: Name that the error message uses for `where`.
 
     Raises:
-        ValueError: If it names none; the message lists the nearest paths.
+        ValueError: If it selects no site. The message lists the nearest paths.
     """
     sites = walk(model, memels)
     tree = patterns.Tree(
@@ -43,11 +43,11 @@ def select(
 
 
 def _suggestion(sites: list[Site]) -> str:
-    """A pattern for blocks that do not follow one another as layers.
+    """Suggest a pattern for a model whose blocks are not layers.
 
-    In a flat model, a block is a sequence of layers, and its parts recur under
-    names that differ in numbers: `..._block_0_pointwise_conv_1`. The layer
-    that ends a block is likely the one whose name recurs most and latest.
+    In a flat model, a block is a sequence of layers. The names of its parts
+    recur with other numbers: `..._block_0_pointwise_conv_1`. The layer that
+    ends a block is likely the one whose name recurs most often and latest.
     """
     groups: dict[tuple[str, type, tuple[Any, ...]], list[Site]] = {}
     for site in sites:
@@ -65,14 +65,14 @@ def _suggestion(sites: list[Site]) -> str:
     paths = [site.path for site in group]
     pattern = _common_pattern([path.rsplit("/", 1)[-1] for path in paths])
     return (
-        "A model without blocks of its own takes a pattern of names, or a "
-        f"list of paths, such as where={pattern!r}, which fits "
-        f"{len(paths)} layers or more ({paths[0]} to {paths[-1]}). "
+        "If the blocks of the model are not layers, pass a pattern of names "
+        f"or a list of paths, such as where={pattern!r}, which matches at "
+        f"least {len(paths)} layers ({paths[0]} to {paths[-1]}). "
     )
 
 
 def _common_pattern(names: list[str]) -> str:
-    """Names that differ in numbers, with a `*` for each number that differs."""
+    """Replace each number in which the names differ by `*`."""
     split = [re.split(r"(\d+)", name) for name in names]
     return "".join(
         parts[0] if len(set(parts)) == 1 else "*" for parts in zip(*split)
@@ -80,7 +80,7 @@ def _common_pattern(names: list[str]) -> str:
 
 
 def _kind(layer: keras.Layer) -> tuple[type, tuple[Any, ...]]:
-    # Weights of sublayers too, but not those of MEmeLs.
+    # Include the weights of sublayers, but not those of MEmeLs.
     own = [
         tuple(weight.shape)
         for part in layer._flatten_layers()

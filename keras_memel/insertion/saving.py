@@ -1,12 +1,13 @@
-"""Files of models with insertions.
+"""Save and load models with insertions.
 
-Keras saves a model by its class and config, and no config knows of insertions.
-So another object stands in for the model in the config of a file: it holds the
-config of the plain model and where to insert what. Whatever writes a whole
-model gets this config from one function of Keras, which is wrapped here:
-`model.save`, `keras.saving.save_model`, pickle, `copy.deepcopy`, and the
-callbacks `ModelCheckpoint` and `OrbaxCheckpoint`, of a model and of any model
-around it. Models without insertions pass through unchanged.
+Keras saves the class and the config of a model, and no config contains
+insertions. A file therefore describes a `ModelWithInsertions` instead, which
+holds the config of the plain model and the insertions. Every function that
+writes a whole model gets this config from one function of Keras, which is
+wrapped here. This covers `model.save`, `keras.saving.save_model`, pickle,
+`copy.deepcopy`, and the callbacks `ModelCheckpoint` and `OrbaxCheckpoint`, for
+a model with insertions and for any model around it. Models without insertions
+pass through unchanged.
 """
 
 from typing import Any
@@ -25,19 +26,20 @@ from keras_memel.utils import keras_internals
 
 
 def save(model: Any, filepath: Any, **kwargs: Any) -> None:
-    """Saves a model with the MEmeLs that were inserted anywhere into it.
+    """Save a model with all MEmeLs that were inserted into it.
 
-    The same as `model.save`, for a model that contains the one that was given
-    to `insert` as well.
+    For a Keras model this equals `model.save`, also if the model contains the
+    one that was passed to `insert`.
 
     Args:
         model: A Keras model, or a PyTorch module.
-        filepath: Path that ends in ".keras"; of a PyTorch module, any path:
+        filepath: Path that ends in ".keras". For a PyTorch module, any path:
             the file holds its `state_dict` and insertions, for `restore`.
         **kwargs: As in `keras.Model.save`.
 
     Raises:
-        ValueError: If the path is that of an HDF5 file.
+        ValueError: If the path ends in ".h5" or ".hdf5", or if the model is a
+            Flax NNX module.
 
     Example:
 
@@ -56,8 +58,9 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
         return
     if native.is_nnx(model):
         raise ValueError(
-            "A module of Flax NNX is saved by its state, which holds the "
-            "statistics: pass `nnx.state(model)` to Orbax. "
+            "Argument `model` must be a Keras model or a PyTorch module. The "
+            "state of a Flax NNX module contains the statistics: save "
+            "`nnx.state(model)` with Orbax. "
             f"Received: model={model!r}"
         )
     refuse_legacy_file(filepath)
@@ -65,23 +68,24 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
 
 
 def restore(model: Any, source: Any) -> Any:
-    """Put saved insertions and their statistics back into a PyTorch module.
+    """Restore saved insertions and their statistics in a PyTorch module.
 
-    Keras models need no such step: `keras.saving.load_model` does it.
+    Keras models do not need this function: `keras.saving.load_model` restores
+    them.
 
     Args:
         model: A PyTorch module of the class that was saved, without
             insertions, or with the same ones.
-        source: A file of `save`, whose weights are loaded too; or a folder of
-            `save_pretrained`, from which `from_pretrained` has loaded the
-            weights.
+        source: A file that `save` wrote, whose weights are loaded too; or a
+            folder that `save_pretrained` wrote, whose weights
+            `from_pretrained` has loaded.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: If the model is no PyTorch module, the source is none of
-            these, or it lacks the statistics.
+        ValueError: If the model is not a PyTorch module, or if the source is
+            neither of these or lacks the statistics.
 
     Example:
 
@@ -105,7 +109,7 @@ def restore(model: Any, source: Any) -> Any:
 
 
 def _stand_in(model: Any) -> Any:
-    """What Keras is to take the config of: the model, or one in its place."""
+    """Return the object whose config Keras stores for a model."""
     if isinstance(model, keras.Layer) and any(
         map(insertion_of, model._flatten_layers())
     ):
@@ -118,23 +122,27 @@ keras_internals.wrap_model_serialization(_stand_in)
 
 @keras.saving.register_keras_serializable("keras_memel")
 class ModelWithInsertions(keras_internals.KerasSaveable):
-    """What a model with insertions is in a file; loaded, the model itself."""
+    """Form of a model with insertions in a file; it loads as the model."""
 
     def __init__(self, model: keras.Layer):
         self._model = model
 
     def get_build_config(self) -> Any:
-        """That of the model."""
+        """Return the build config of the model."""
         return self._model.get_build_config()
 
     def get_compile_config(self) -> Any:
-        """That of the model: Keras compiles what it gets, if it shall."""
+        """Return the compile config of the model.
+
+        If the loaded model is to be compiled, Keras compiles the result of
+        `from_config`.
+        """
         if isinstance(self._model, keras.Model):
             return self._model.get_compile_config()
         return None
 
     def get_config(self) -> dict[str, Any]:
-        """The plain model, and where to insert what."""
+        """Return the config of the plain model, and the insertions."""
         with insertions_are_carried():
             plain = keras.saving.serialize_keras_object(self._model)
         plain.pop("compile_config", None)
@@ -152,7 +160,7 @@ class ModelWithInsertions(keras_internals.KerasSaveable):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """The model, with its MEmeLs."""
+        """Rebuild the model with its MEmeLs."""
         model = keras.saving.deserialize_keras_object(config["model"])
         for insertion in config["insertions"]:
             site = paths.resolve(model, insertion["address"])
@@ -166,4 +174,4 @@ class ModelWithInsertions(keras_internals.KerasSaveable):
 
 @keras.saving.register_keras_serializable("keras_memel", name="Inserted")
 class _Inserted(ModelWithInsertions):
-    """The name in files of development versions before 0.1.0."""
+    """Name of the class in files of development versions before 0.1.0."""

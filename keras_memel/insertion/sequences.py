@@ -1,7 +1,7 @@
-"""The sequences that flow through a Functional model, and their padding.
+"""Follow the sequences through a Functional model to find their padding.
 
-The graph of the model says which of its inputs the output of a layer comes
-from, and the names of the inputs say which mask belongs to which.
+The graph of the model shows which inputs the output of a layer is computed
+from. The names of the inputs show which mask belongs to which input.
 """
 
 import functools
@@ -16,12 +16,13 @@ from keras_memel.insertion import padding
 from keras_memel.insertion.padding import Padding
 from keras_memel.utils.types import Tensor
 
-# The parts of a mask along the time axis: the number of an input that is a
-# mask, or the number of positions that always count. `None` without padding.
+# A mask consists of parts along the time axis. A part is ("input", i) if its
+# mask is input i of the model, or ("valid", n) for n positions that always
+# count. `None` means no padding.
 _Part = tuple[str, int]
 _Sequence = tuple[_Part, ...] | Padding | None
 
-# Stands for an unknown length, to find out whether an operation keeps it.
+# Placeholder for an unknown length, to test whether an operation keeps it.
 _LENGTH = 1009
 
 
@@ -43,7 +44,7 @@ def graph_of(layer: keras.Layer) -> "Graph | None":
 
 
 class Graph:
-    """The graph of a Functional model.
+    """Graph of a Functional model.
 
     Args:
         model: The model.
@@ -57,7 +58,7 @@ class Graph:
         self._masks = _masks_of(self._inputs)
         self._sequences: dict[int, _Sequence] = {}
         self._nodes: dict[int, list[Any]] = {}
-        # From the inputs to the outputs: each node after those before it.
+        # Visit the nodes from the inputs to the outputs.
         for depth in sorted(model._nodes_by_depth, reverse=True):
             nodes = model._nodes_by_depth[depth]
             for node in nodes:
@@ -73,7 +74,7 @@ class Graph:
             given: The first argument of the call of the model.
 
         Returns:
-            One tensor per input, `None` for those that are left out.
+            One tensor per input, `None` for inputs that are not passed.
         """
         if isinstance(given, dict):
             keys = {one.name: one.name for one in self._inputs}
@@ -87,7 +88,7 @@ class Graph:
         """Pair the inputs that have a mask with their masks.
 
         Args:
-            inputs: As of `runtime_inputs`.
+            inputs: As returned by `runtime_inputs`.
 
         Returns:
             Pairs of a tensor and its mask.
@@ -106,7 +107,7 @@ class Graph:
         Args:
             layer: A layer of the model, which the model calls once.
             arguments: The arguments of its call, by name.
-            inputs: As of `runtime_inputs`.
+            inputs: As returned by `runtime_inputs`.
 
         Returns:
             Pairs of a tensor and its mask.
@@ -131,7 +132,7 @@ class Graph:
 
         Args:
             layer: A layer of the model.
-            inputs: As of `runtime_inputs`.
+            inputs: As returned by `runtime_inputs`.
 
         Returns:
             The mask, or a `Padding`; `None` if the model has no masks.
@@ -149,7 +150,7 @@ class Graph:
             return sequence
         masks = [inputs[number] for kind, number in sequence if kind == "input"]
         if any(mask is None for mask in masks):
-            return None  # An optional input, which was left out.
+            return None  # An optional input is not passed.
         if len(sequence) == 1:
             return masks[0]
         batch = ops.shape(masks[0])[0]
@@ -170,7 +171,7 @@ class Graph:
         return self._sequences.get(id(tensor))
 
     def _of_node(self, node: Any, k: int) -> _Sequence:
-        """The sequence of output `k` of a node."""
+        """Return the sequence of output `k` of a node."""
         operation = node.operation
         inner = graph_of(operation) if _is_layer(operation) else None
         if inner is not None and inner._masks:
@@ -197,7 +198,7 @@ class Graph:
         if mask is None:
             return found
         number = self._index.get(id(mask))
-        if number is None:  # Computed in the model, or one of several.
+        if number is None:  # The model computes it, or there are several.
             return Padding.UNKNOWN if found is None else found
         part = "input", number
         return found if isinstance(found, tuple) and part in found else (part,)
@@ -247,7 +248,7 @@ _GRAPHS: "weakref.WeakKeyDictionary[Any, Graph]" = weakref.WeakKeyDictionary()
 
 
 def _common(sequences: list[_Sequence]) -> _Sequence:
-    """The one sequence of values that several of these are computed from."""
+    """Return the sequence of a value that is computed from several values."""
     padded = {one for one in sequences if one is not None}
     if len(padded) > 1:
         return Padding.UNKNOWN
@@ -255,7 +256,7 @@ def _common(sequences: list[_Sequence]) -> _Sequence:
 
 
 def _masks_of(inputs: tuple[Any, ...]) -> dict[int, int]:
-    """From the number of each input that has a mask to the number of that."""
+    """Map the number of each input with a mask to the number of its mask."""
     named = {one.name: i for i, one in enumerate(inputs)}
     found = {
         i: mask
@@ -263,7 +264,8 @@ def _masks_of(inputs: tuple[Any, ...]) -> dict[int, int]:
         if (mask := padding.partner(name, named)) is not None
         and _may_belong(inputs[i], inputs[mask])
     }
-    # Next to tokens, vectors are something else, such as patches of an image.
+    # If a mask belongs to tokens, vectors are another sequence, such as patches
+    # of an image.
     rank = [len(one.shape) for one in inputs]
     tokens = {mask for i, mask in found.items() if rank[i] == rank[mask]}
     return {
@@ -285,9 +287,10 @@ def _may_belong(tensor: Any, mask: Any) -> bool:
 
 
 def _keeps_length(node: Any, k: int) -> bool:
-    """Whether an operation of Keras keeps the positions, as far as is known.
+    """Return whether a Keras operation keeps the positions, as far as known.
 
-    The symbolic length of a text is open before and after a convolution.
+    The symbolic length of a text is unknown before and after a convolution, so
+    the function tries known lengths.
     """
     operation = node.operation
     if _is_layer(operation) and not (
@@ -295,8 +298,8 @@ def _keeps_length(node: Any, k: int) -> bool:
     ):
         return True
     for fixed in (True, False):
-        # A fixed length may be the number of channels by chance: another one
-        # is tried too.
+        # A fixed length may equal the number of channels by chance, so another
+        # length is tried too.
         args, kwargs = keras.tree.map_structure(
             functools.partial(_with_length, fixed=fixed),
             (node.arguments.args, node.arguments.kwargs),
@@ -339,7 +342,7 @@ def _parameters(kind: Any) -> tuple[str, ...]:
 
 
 def _arguments(node: Any) -> dict[Any, Any]:
-    """The arguments of a node, by name where the operation is a layer."""
+    """Return the arguments of a node, by name if the operation is a layer."""
     args, kwargs = node.arguments.args, node.arguments.kwargs
     names: tuple[Any, ...] = tuple(range(len(args)))
     if _is_layer(node.operation):

@@ -1,8 +1,8 @@
-"""`model.summary()` of a model with insertions: each MEmeL has a row.
+"""Show each inserted MEmeL as a row of `model.summary()`.
 
-Keras prints a row for each layer of a model, not for parts of other layers.
-While it prints, a model lists the MEmeLs as layers of its own, right after the
-layer that holds them, whose own row leaves their parameters out.
+Keras prints one row per layer of a model, but none for the parts of these
+layers. While it prints, the model lists each MEmeL as one of its layers, right
+after its host. The row of the host then excludes the parameters of the MEmeL.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from keras_memel.insertion.forward import insertion_of
 def with_insertions(
     model: keras.Model, method: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """The `summary` of a model that holds MEmeLs."""
+    """Return the `summary` of a model that holds MEmeLs."""
 
     def summary(*args: Any, **kwargs: Any) -> Any:
         with contextlib.ExitStack() as undo:
@@ -29,15 +29,15 @@ def with_insertions(
 
 
 def _nested(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    # The fourth argument of `keras.Model.summary`.
+    # `expand_nested` is the fourth argument of `keras.Model.summary`.
     return bool(args[3] if len(args) > 3 else kwargs.get("expand_nested"))
 
 
 def _list_memels(
     model: keras.Layer, nested: bool, undo: contextlib.ExitStack
 ) -> None:
-    # A graph prints its operations, which need not be layers; any other model
-    # prints the layers that it tracks.
+    # The rows of a graph are its operations, which need not be layers. The rows
+    # of any other model are the layers that it tracks.
     is_graph = isinstance(vars(model).get("_operations"), (list, tuple))
     name = "_operations" if is_graph else "_layers"
     rows: list[Any] = []

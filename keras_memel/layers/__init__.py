@@ -1,1 +1,1 @@
-"""The Keras layers: MEmeL, and ConvGRU2D with a MEmeL in its cell."""
+"""Keras layers: MEmeL, and ConvGRU2D with a MEmeL in its cell."""

@@ -1,8 +1,8 @@
-"""ConvGRU2D: a convolutional GRU, as `keras.layers.ConvLSTM2D` is an LSTM.
+"""ConvGRU2D: convolutional GRU, the counterpart of `keras.layers.ConvLSTM2D`.
 
-Keras has no such layer. `conv_gru2d_cell.py` has the equations of a time step.
-What of them depends on the inputs alone is computed for all time steps at once,
-before the scan over time; `scan_memel.py` says how a MEmeL works within it.
+`conv_gru2d_cell.py` defines the equations of a time step. The convolutions of
+the inputs are computed for all time steps at once, before the scan over time.
+`scan_memel.py` describes how a MEmeL works within the scan.
 
 Reference: [Shi et al. 2017] Deep Learning for Precipitation Nowcasting: A
 Benchmark and A New Model (arXiv 1706.03458), Eq. 1.
@@ -40,20 +40,21 @@ _CELL_ARGUMENTS = tuple(inspect.signature(ConvGRU2DCell).parameters)[:-1]
 def _of_cell(name: str) -> Any:
     return property(
         lambda layer: getattr(layer.cell, name),
-        # Keras sets `activation` to rematerialize it.
+        # Keras sets `activation` when it rematerializes the activation.
         lambda layer, value: setattr(layer.cell, name, value),
     )
 
 
 @keras.saving.register_keras_serializable("keras_memel")
 class ConvGRU2D(keras.layers.RNN):
-    """A gated recurrent unit over frames, whose products are convolutions.
+    """Convolutional gated recurrent unit over frames.
 
-    To `keras.layers.GRU` what `keras.layers.ConvLSTM2D` is to
-    `keras.layers.LSTM`; arguments, weights and masks follow these.
+    The layer corresponds to `keras.layers.GRU` as `keras.layers.ConvLSTM2D`
+    does to `keras.layers.LSTM`. Its arguments, weights and masks follow these
+    layers.
 
-    At every time step, with inputs `x`, state `h` and convolutions `*`
-    [Shi et al. 2017, Eq. 1, which has no bias `d` of the state]:
+    A time step, with inputs `x`, state `h` and convolutions `*` [Shi et al.
+    2017, Eq. 1, extended by the bias `d` of the state]:
 
         z  = sigmoid(W_z * x + b_z + R_z * h + d_z)
         r  = sigmoid(W_r * x + b_r + R_r * h + d_r)
@@ -61,21 +62,22 @@ class ConvGRU2D(keras.layers.RNN):
         h <- z h + (1 - z) c
 
     With `reset_after=False` the candidate is `c = tanh(W_h * x + b_h +
-    R_h * (r h))`, and there is no `d`.
+    R_h * (r h))`, without `d`.
 
     Args:
         filters: Number of channels of the state and of the outputs.
         kernel_size: Size of the kernel of the inputs, an integer or a pair.
-        recurrent_kernel_size: The same for the state; `None`: `kernel_size`.
+        recurrent_kernel_size: Size of the kernel of the state. `None` uses
+            `kernel_size`.
         strides: Strides over the inputs, an integer or a pair.
         padding: Padding of the inputs, `"valid"` (default) or `"same"`.
-        data_format: `"channels_last"`, `"channels_first"`, or `None` for what
-            `keras.config.image_data_format()` says.
+        data_format: `"channels_last"` or `"channels_first"`. `None` uses
+            `keras.config.image_data_format()`.
         dilation_rate: Dilation of the convolution of the inputs, an integer
-            or a pair; not together with strides.
+            or a pair. It cannot be combined with strides.
         activation: Activation of the candidate state.
         recurrent_activation: Activation of the two gates.
-        use_bias: Whether there are biases.
+        use_bias: Whether to use biases.
         kernel_initializer: Initializer of `kernel`.
         recurrent_initializer: Initializer of `recurrent_kernel`.
         bias_initializer: Initializer of `bias`.
@@ -86,35 +88,40 @@ class ConvGRU2D(keras.layers.RNN):
         kernel_constraint: Constraint on `kernel`.
         recurrent_constraint: Constraint on `recurrent_kernel`.
         bias_constraint: Constraint on `bias`.
-        dropout: Share of the inputs that is dropped in training, in [0, 1):
-            for each gate other values, the same in all time steps.
-        recurrent_dropout: The same of the state.
+        dropout: Fraction of the inputs to drop in training, in [0, 1). The
+            dropped values differ between gates and are the same in all time
+            steps.
+        recurrent_dropout: Fraction of the state to drop in the same way.
         reset_after: Whether the reset gate is applied after the convolution
             of the state (default, as in `keras.layers.GRU`) or before it.
-        seed: Integer, for the same dropout again; `None` draws one.
-        return_sequences: Whether to return all states, or the last (default).
-        return_state: Whether to return the last state besides.
-        go_backwards: Whether to begin with the last frame, and return it first.
-        stateful: Whether a batch begins with the last states of the batch
-            before, sample by sample. The batch size must be fixed.
-        unroll: Whether to write a known number of time steps out, without loop.
-        zero_output_for_mask: Whether masked time steps return 0, not the state.
-        memel: A new `MEmeL` for the candidate states `c`, or `None`; see below.
+        seed: Integer seed of the dropout. `None` draws a seed.
+        return_sequences: Whether to return all states instead of the last one.
+        return_state: Whether to return the last state in addition.
+        go_backwards: Whether to process the frames, and return the states, in
+            reversed order.
+        stateful: Whether each sample starts with the last state of the same
+            sample of the previous batch. The batch size must be fixed.
+        unroll: Whether to unroll the loop over a known number of time steps.
+        zero_output_for_mask: Whether masked time steps return 0 instead of the
+            state.
+        memel: A new `MEmeL` for the candidate states `c`, or `None`. See
+            below.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         sequences: `(batch, time, rows, columns, channels)`, or
             `(batch, time, channels, rows, columns)` if channels come first.
-        initial_state: The state before the first time step, or a list that
-            holds it. `None`: zeros, or the last one if stateful.
-        mask: Booleans `(batch, time)`: true for the time steps that count. The
-            others leave the state as it is. With more axes, as from
+        initial_state: State before the first time step, or a list with this
+            state. `None` uses zeros, or the last state if `stateful`.
+        mask: Booleans `(batch, time)`. Time steps that are `False` leave the
+            state unchanged. If the mask has more axes, as from
             `keras.layers.Masking`, a time step counts if any part of it does.
-        training: Python boolean, for dropout.
+        training: Python boolean. Dropout acts only in training, and so does a
+            `memel` without `at_inference`.
 
     Output shape:
-        `(batch, new rows, new columns, filters)`, or channels first; with
-        `return_sequences` `(batch, time, ...)`. With `return_state` a pair of
+        `(batch, new rows, new columns, filters)`, or channels first. With
+        `return_sequences`, `(batch, time, ...)`. With `return_state`, a pair of
         outputs and state.
 
     Weights, with the gates in the order update, reset, candidate:
@@ -124,37 +131,40 @@ class ConvGRU2D(keras.layers.RNN):
             `reset_after=False`.
 
     A stateful layer keeps its states from call to call on all backends. They
-    are not saved. `reset_state()` makes them 0.
+    are not saved. `reset_state()` sets them to 0.
 
-    MEmeL on the candidate states, as in the nowcasting network of
-    [Wang et al. 2024]: the candidate `c` of every time step is scored and
-    inhibited before it meets the update gate. With `memel`,
+    With `memel`, the candidate `c` of every time step is scored and inhibited
+    before the update gate is applied, as in the nowcasting network of
+    [Wang et al. 2024]:
 
-    - the inputs of the MEmeL are the candidates of one time step,
-      `(batch, new rows, new columns, filters)`, and its `axis` is one of
-      these: `None` for a neuron at each place of each channel, the same at
-      all time steps; -1 (channels first: 1) for one neuron a channel.
+    - The MEmeL receives the candidates of one time step,
+      `(batch, new rows, new columns, filters)`, and its `axis` indexes these
+      axes. With `None`, each channel at each position is a neuron, the same
+      at all time steps. With -1 (channels first: 1), each channel is a neuron.
     - A call is one training step: `steps`, `late_start` and `forget_steps`
       count calls. (The authors' code counts time steps.)
-    - All time steps of a call are scored with the statistics from before it.
-      The values of a neuron in all sequences at all time steps, `b = batch *
-      time` of them (for a channel, times its places), are pooled once, after
-      the scan. `inhibited_rate` and `threshold` refer to all these values.
-    - `TopK(k)` selects k values of each sequence at each time step. `Random`
-      draws anew at each. A penalty is the mean over what is selected in all
-      of them; with `loss_is_mean = False`, the sum of its losses.
+    - All time steps of a call are scored with the statistics before the call.
+      The values of a neuron in all sequences and time steps are pooled once,
+      after the scan. They are `b = batch * time` values, times the number of
+      positions if a channel is a neuron. `inhibited_rate` and `threshold`
+      refer to all these values.
+    - `TopK(k)` selects k values per sequence and time step. `Random` draws
+      other values at each time step. A penalty is the mean over the values
+      selected in all time steps; with `loss_is_mean = False`, the sum of the
+      losses of the time steps.
     - Masked time steps are neither scored nor counted.
     - `score_with="current"` is refused: the candidates of a time step depend
-      on the inhibition at the steps before it.
-    - Under `keras.RematScope` the layer is not rematerialized.
+      on the inhibition in the time steps before it.
+    - `keras.RematScope` does not rematerialize the layer.
 
-    Memory: besides what any recurrent layer keeps, the scan carries three
-    float32 numbers a neuron, and training keeps one byte a candidate value.
+    Memory: in addition to the memory of any recurrent layer, the scan carries
+    three float32 numbers per neuron, and training keeps one byte per
+    candidate value.
 
     Raises:
-        ValueError: If an argument is not as above; at build, if a size of the
-            frames is unknown, or nothing is left after the convolution; at the
-            call, if the initial state or the mask does not fit.
+        ValueError: If an argument is invalid; in `build`, if a size of the
+            frames is unknown or the convolution leaves no rows or columns; in
+            `call`, if the initial state or the mask does not match.
 
     Example:
 
@@ -207,7 +217,7 @@ class ConvGRU2D(keras.layers.RNN):
         memel: Any = None,
         **kwargs: Any,
     ):
-        # All arguments of the cell are arguments here, under the same names.
+        # The arguments of the cell have the same names here.
         given = locals()
         cell = ConvGRU2DCell(
             **{name: given[name] for name in _CELL_ARGUMENTS},
@@ -241,8 +251,8 @@ class ConvGRU2D(keras.layers.RNN):
 
     @property
     def variables(self) -> list[Any]:
-        """All state of the layer, the states of a stateful one included."""
-        # Keras' own layers leave them out, and JAX then forgets them.
+        """All variables of the layer, including the states if `stateful`."""
+        # The layers of Keras omit the states, and JAX then loses them.
         return [*super().variables, *(self.states or ())]
 
     def call(
@@ -253,15 +263,15 @@ class ConvGRU2D(keras.layers.RNN):
         training: bool | None = False,
     ) -> Any:
         arguments.dense("sequences", sequences)
-        if mask is None:  # Keras passes none beside an initial state
+        if mask is None:  # Keras omits it with an initial state
             mask = get_keras_mask(sequences)
         state = self._first_state(sequences, initial_state)
         valid = time_mask(mask, sequences)
-        # `stateless_call` does not cast for us.
+        # `stateless_call` does not cast the inputs.
         frames = ops.cast(sequences, self.compute_dtype)
         frames = ops.swapaxes(frames, 0, 1)
         if valid is not None:
-            # Whatever stands there, NaN included, reaches no gradient.
+            # Masked values, even NaN, do not reach the gradient.
             frames = ops.where(valid, frames, ops.zeros_like(frames))
 
         masks = recurrent_masks = None
@@ -318,14 +328,14 @@ class ConvGRU2D(keras.layers.RNN):
     def rematerialized_call(
         self, layer_call: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """As Keras makes it, without a MEmeL; with one, the call itself.
+        """Return the call of Keras or, with a MEmeL, the call itself.
 
-        Which would run twice, and count twice.
+        Rematerialization would run a MEmeL twice and count each step twice.
         """
         if self.memel is not None:
             return layer_call
         # JAX would trace `training`, which must be a Python boolean, and
-        # TensorFlow takes no arguments by name here.
+        # TensorFlow does not accept keyword arguments here.
         call = super().rematerialized_call(
             functools.partial(layer_call, **kwargs), *args
         )
@@ -337,7 +347,7 @@ class ConvGRU2D(keras.layers.RNN):
         if initial_state is not None:
             state = only_state(initial_state, sequences, self.cell.state_shape)
         elif self.stateful:
-            # On PyTorch, the value that the last step will not overwrite.
+            # Copy: on PyTorch, this call overwrites the state in place.
             state = kernels.copy(self.states[0])
         else:
             state = self.get_initial_state(ops.shape(sequences)[0])[0]
@@ -353,7 +363,7 @@ class ConvGRU2D(keras.layers.RNN):
     def _convolve(
         self, frames: Tensor, masks: list[Tensor] | None, weights: Weights
     ) -> Tensor:
-        """`W * x + b` of all frames, `(time, batch, ...)`."""
+        """Compute `W * x + b` of all frames, `(time, batch, ...)`."""
         time, batch, *sample = ops.shape(frames)
         flat = [
             ops.reshape(seen, (time * batch, *sample))
@@ -392,7 +402,7 @@ class ConvGRU2D(keras.layers.RNN):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ConvGRU2D":
-        """The inverse of `get_config`."""
+        """Make a layer from the result of `get_config`."""
         return cls(**config)
 
 

@@ -26,13 +26,12 @@ from keras_memel.utils.keras_internals import standardize_tuple
 from keras_memel.utils.types import Shape
 from keras_memel.utils.types import Tensor
 
-# The gates, in the order in which they lie in the kernels: that of
-# `keras.layers.GRU`.
+# Order of the gates in the kernels, as in `keras.layers.GRU`.
 GATES = ("update", "reset", "candidate")
 
 
 class Weights(NamedTuple):
-    """The weights of a cell in its compute dtype, read once for a call.
+    """Weights of a cell in its compute dtype, read once per call.
 
     Attributes:
         kernel: `(rows, columns, channels, 3 filters)`.
@@ -49,24 +48,25 @@ class Weights(NamedTuple):
 
 @keras.saving.register_keras_serializable("keras_memel")
 class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
-    """One time step of `ConvGRU2D`.
+    """Cell of `ConvGRU2D`, which computes one time step.
 
-    For loops of your own, as those of a forecaster that is fed its own
-    outputs. The arguments are those of `ConvGRU2D`, which says what they are.
-    `keras.layers.RNN` takes no such cell into a model: it supposes states of
-    one axis. `ConvGRU2D` is the layer to use there.
+    Use the cell in a custom loop, such as that of a forecaster that receives
+    its own outputs. In a model, use `ConvGRU2D`: `keras.layers.RNN` does not
+    support the cell, because it assumes states with one axis. `ConvGRU2D`
+    describes the arguments in detail.
 
     Args:
         filters: Number of channels of the state.
         kernel_size: Rows and columns of the convolution of the inputs.
-        recurrent_kernel_size: The same of the state; `None`: `kernel_size`.
-        strides: Of the convolution of the inputs.
-        padding: Of the same, `"valid"` or `"same"`.
+        recurrent_kernel_size: Rows and columns of the convolution of the state.
+            `None` uses `kernel_size`.
+        strides: Strides of the convolution of the inputs.
+        padding: Padding of the inputs, `"valid"` or `"same"`.
         data_format: `"channels_last"`, `"channels_first"`, or `None`.
-        dilation_rate: Of the convolution of the inputs.
-        activation: Of the candidate state.
-        recurrent_activation: Of the gates.
-        use_bias: Whether there are biases.
+        dilation_rate: Dilation of the convolution of the inputs.
+        activation: Activation of the candidate state.
+        recurrent_activation: Activation of the gates.
+        use_bias: Whether to use biases.
         kernel_initializer: Initializer of `kernel`.
         recurrent_initializer: Initializer of `recurrent_kernel`.
         bias_initializer: Initializer of `bias`.
@@ -76,25 +76,26 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         kernel_constraint: Constraint on `kernel`.
         recurrent_constraint: Constraint on `recurrent_kernel`.
         bias_constraint: Constraint on `bias`.
-        dropout: Share of the inputs that is dropped in training.
-        recurrent_dropout: Share of the state that is.
+        dropout: Fraction of the inputs to drop in training.
+        recurrent_dropout: Fraction of the state to drop in training.
         reset_after: Whether the reset gate is applied after the convolution.
-        seed: Integer seed of both, or `None`.
+        seed: Integer seed of both dropouts, or `None`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: `(batch, rows, columns, channels)`, or channels first.
-        states: The state `(batch, new rows, new columns, filters)`, or a list
-            that holds it.
-        training: Python boolean. Dropout is active in training only; what is
-            dropped stays the same from step to step, until
-            `reset_dropout_mask` and `reset_recurrent_dropout_mask` are called.
+        states: State `(batch, new rows, new columns, filters)`, or a list with
+            this state.
+        training: Python boolean. Dropout acts only in training. Each time step
+            drops the same values until you call `reset_dropout_mask` and
+            `reset_recurrent_dropout_mask`.
 
     Returns:
-        The new state, as output and (in a list if it came in one) as state.
+        The new state as output, and the new state again, in a list if `states`
+        is one.
 
     Raises:
-        ValueError: If an argument is not what is said in `ConvGRU2D`.
+        ValueError: If an argument is invalid, as in `ConvGRU2D`.
 
     Example:
 
@@ -177,7 +178,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.input_spec = keras.layers.InputSpec(ndim=4)
-        # As in Keras' cells: sizes are found out from shapes.
+        # As in the cells of Keras, `RNN` then infers the sizes from shapes.
         self.state_size = -1
 
     def build(self, input_shape: Shape, states_shape: Any = None) -> None:
@@ -214,7 +215,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        # Once: `torch.compile` cannot look into what finds it out.
+        # Compute it once here: `torch.compile` cannot trace the computation.
         shape, _ = self.compute_output_shape((None, *input_shape[1:]))
         self.state_shape = shape[1:]
         self.built = True
@@ -237,7 +238,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         return state, [state] if nested else state
 
     def read(self) -> Weights:
-        """The weights as they are now, in the compute dtype."""
+        """Return the current weights in the compute dtype."""
         kernel, recurrent_kernel = (
             ops.cast(weight, self.compute_dtype)
             for weight in (self.kernel, self.recurrent_kernel)
@@ -256,12 +257,14 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         return Weights(kernel, recurrent_kernel, bias, recurrent_bias)
 
     def convolve(self, inputs: list[Tensor], weights: Weights) -> Tensor:
-        """`W * x + b` of all gates, `(batch, new rows, new columns, 3 f)`.
+        """Compute `W * x + b` of all gates.
 
         Args:
-            inputs: What each gate sees of the inputs; one for all of them, or
-                one for each.
-            weights: As from `read`.
+            inputs: Inputs of the gates, one tensor for all or one per gate.
+            weights: Weights as `read` returns them.
+
+        Returns:
+            Tensor of shape `(batch, new rows, new columns, 3 filters)`.
         """
         found = self._convolve(
             inputs,
@@ -279,13 +282,13 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         weights: Weights,
         masks: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Update gate and candidate state of one time step.
+        """Compute the update gate and the candidate state of one time step.
 
         Args:
-            convolved: What `convolve` made of the inputs of the step.
-            state: The state before it.
-            weights: As from `read`.
-            masks: What is dropped of the state, for each gate, or `None`.
+            convolved: Result of `convolve` for the inputs of the time step.
+            state: State before the time step.
+            weights: Weights as `read` returns them.
+            masks: Dropout mask of the state per gate, or `None`.
         """
         channels = self._channels
         x_update, x_reset, x_candidate = ops.split(convolved, 3, channels)
@@ -320,7 +323,8 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         padding: str = "same",
         dilation_rate: tuple[int, int] = (1, 1),
     ) -> Tensor:
-        # One convolution for all gates, unless each sees inputs of its own.
+        # Use one convolution for all gates, unless dropout makes their inputs
+        # differ.
         parts = [kernel]
         if len(inputs) > 1:
             parts = ops.split(kernel, len(inputs), axis=-1)
@@ -351,7 +355,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         return shape, [shape]
 
     def get_initial_state(self, batch_size: Any = None) -> list[Tensor]:
-        """Zeros: `[(batch, new rows, new columns, filters)]`."""
+        """Return zeros, `[(batch, new rows, new columns, filters)]`."""
         return [ops.zeros((batch_size, *self.state_shape), self.compute_dtype)]
 
     def get_config(self) -> dict[str, Any]:
@@ -386,15 +390,15 @@ def _weights(kind: str) -> tuple[str, ...]:
 
 
 def _share(argument: str, value: Any) -> float:
-    # Keras would take 1 for 0, and -1 and 2 as well.
+    # Keras would treat 1 as 0, and accept -1 and 2 as well.
     return arguments.number(argument, value, "at least 0 and below 1", 0.0, 1.0)
 
 
 def dropped(values: Tensor, masks: list[Tensor] | None) -> list[Tensor]:
-    """What each gate sees; one for all of them if nothing is dropped."""
+    """Apply the dropout masks. Without masks, all gates share one tensor."""
     return [values] if masks is None else [values * mask for mask in masks]
 
 
 def updated(gate: Tensor, state: Tensor, candidate: Tensor) -> Tensor:
-    """The state after a time step, `z h + (1 - z) c`."""
+    """Compute the state after a time step, `z h + (1 - z) c`."""
     return gate * state + (1 - gate) * candidate

@@ -1,7 +1,8 @@
-"""The Keras layer inside a PyTorch module, which tells it nothing.
+"""Detect a Keras layer that a PyTorch module uses wrongly.
 
-Keras layers do not look at `module.training`, and know nothing of PyTorch's
-activation checkpointing. `TorchMEmeL` does both; here the Keras layer says so.
+Keras layers follow neither `module.training` nor the activation checkpointing
+of PyTorch. `TorchMEmeL` follows both. The Keras layer checks its calls and
+names this cure.
 """
 
 import sys
@@ -18,11 +19,11 @@ _warned: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def check(layer: Any, training: bool | None) -> None:
-    """Warn of a layer that is inert, raise for one that is run again.
+    """Warn if a layer has no effect, and raise if it is run again.
 
     Args:
         layer: A layer, at the start of its `call`.
-        training: Of its call.
+        training: Argument of the call.
 
     Raises:
         RuntimeError: If activation checkpointing runs the layer again.
@@ -36,9 +37,9 @@ def check(layer: Any, training: bool | None) -> None:
         if again and (learning or draws):
             raise RuntimeError(
                 "Activation checkpointing runs its part of the model again in "
-                "the backward pass, and a Keras layer would count the step "
-                "twice, or draw anew. Use `keras_memel.TorchMEmeL`, or insert "
-                "the layer with `keras_memel.insert`. "
+                "the backward pass, where a Keras layer would count the step "
+                "twice or draw other values. Use `keras_memel.TorchMEmeL`, or "
+                "insert the layer with `keras_memel.insert`. "
                 f"Received: {layer.name!r}, called in the backward pass"
             )
     elif (
@@ -51,7 +52,7 @@ def check(layer: Any, training: bool | None) -> None:
         _warned.add(layer)
         warnings.warn(
             f"Layer {layer.name!r} is called without `training` in a PyTorch "
-            "module, and does nothing: Keras layers do not follow "
+            "module and has no effect: Keras layers do not follow "
             "`module.train()`. Use `keras_memel.TorchMEmeL`, insert the layer "
             "with `keras_memel.insert`, or pass `training=self.training`.",
             stacklevel=3,
@@ -59,11 +60,11 @@ def check(layer: Any, training: bool | None) -> None:
 
 
 def _in_module() -> bool:
-    """Whether a PyTorch module is running that is no Keras layer."""
+    """Return whether the call comes from a module that is not a Keras layer."""
     code = torch.nn.Module._call_impl.__code__
     frame: Any = sys._getframe(2)
     while frame is not None:
-        # Keras calls its layers by the same method.
+        # Keras calls its layers through the same method.
         if frame.f_code is code and not isinstance(
             frame.f_locals["self"], keras.Layer
         ):

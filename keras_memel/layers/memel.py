@@ -1,7 +1,7 @@
-"""MEmeL: the layer that sees and inhibits monosemantic neurons.
+"""MEmeL: the layer that detects and inhibits monosemantic neurons.
 
-`core/step.py` has the step itself, as a pure function; `memel_state.py` keeps
-its state in weights.
+`core/step.py` defines the training step as a pure function. `memel_state.py`
+stores its state in weights.
 
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
@@ -16,6 +16,8 @@ from keras_memel.core import inhibitions
 from keras_memel.core import selections
 from keras_memel.core import step
 from keras_memel.core import sync
+from keras_memel.core.inhibitions import InhibitionLike
+from keras_memel.core.selection import SelectionLike
 from keras_memel.layers import in_torch
 from keras_memel.layers import rematerialization
 from keras_memel.layers import untracked
@@ -27,121 +29,123 @@ from keras_memel.utils.types import Tensor
 
 @keras.saving.register_keras_serializable("keras_memel")
 class MEmeL(MEmeLState):
-    """Inhibits monosemantic neurons while a network trains.
+    """Inhibit monosemantic neurons during training.
 
-    Keeps a running mean and variance of every neuron. In training it finds
-    the values that deviate most from the history of their neuron and replaces
-    them; at inference it is the identity and can be removed. It has no
-    trainable weights and can stand after any layer with floating-point
-    outputs. The defaults are the paper's MEmeL.
+    The layer keeps a running mean and variance of every neuron. During
+    training it selects the values that deviate most from the history of their
+    neuron and replaces them with its mean. At inference it is the identity
+    and can be removed. It has no trainable weights and accepts the
+    floating-point output of any layer. The defaults follow the paper.
 
-    One training step, on values `z` with running mean `mu`, variance `v` and
-    count `m` of every neuron [Wang et al. 2024]:
+    A training step on values `z`, with running mean `mu`, variance `v` and
+    count `m` per neuron [Wang et al. 2024]:
 
         phi   = (z - mu)^2 / (v + epsilon * mean_k(v_k))        (Eq. 7)
-        mask  = selection(phi), none in the first `late_start` steps
+        mask  = selection(phi), empty in the first `late_start` steps
         z'    = where(mask, ng(mu) - delta (z - ng(z)), z)      (Eq. 12)
         m     = min(count, forget_steps * b)                    (App. C.1)
-        mu, v = pooled with the batch's b values a neuron       (Lemma 3.2)
+        mu, v = pooled with the batch's b values per neuron     (Lemma 3.2)
 
-    `ng` stops the gradient: where selected, the value is the running mean and
-    the gradient `-delta g`; elsewhere both pass unchanged.
+    `ng` stops the gradient `g`. A selected value becomes the running mean and
+    its gradient becomes `-delta g`. All other values and gradients are
+    unchanged.
 
     Args:
-        selection: Which values to inhibit. `"top_k"` = `TopK(1)` (default;
-            the paper's), `"rate"` = `Rate(0.02)` (a moving threshold, no
-            sort), `"threshold"` = `Threshold(9.0)`, `"random"` =
-            `Random(0.02)` (the placebo), or any `Selection`.
-        inhibition: What to do with them. `"reverse"` =
-            `ReverseDeactivation(1.0)` (default), `"naive_a"`, `"naive_b"`
-            (gradient 0 and g), `"penalty"` = `LogPenalty()`, `"observe"`
-            (nothing: statistics only), or any `Inhibition`.
-        axis: The axis or axes that tell neurons apart; statistics are pooled
-            over the others. `None` (default): all but the batch axis, so that
-            every position of every channel is a neuron of its own, as in the
-            authors' code. `-1`: one neuron a channel; needed when the length
-            varies. `1`: the same for channels-first inputs.
-        forget_steps: `n_f`, number of batches that the history counts as at
-            most. `None` never forgets.
-        late_start: `l_s`, number of training steps before the first
-            inhibition.
-        epsilon: Share of the mean variance of all neurons that is added to
-            the variance of each when scoring.
-        score_with: `"history"` (default, Algorithm 1) scores a batch with the
-            statistics before it; `"current"` updates them first, as the
+        selection: Rule that selects values. `"top_k"` is `TopK(1)` (default,
+            as in the paper), `"rate"` is `Rate(0.02)` (a moving threshold,
+            no sort), `"threshold"` is `Threshold(9.0)`, `"random"` is
+            `Random(0.02)` (the placebo), `"random_k"` is `RandomK(1)`. Any
+            `Selection` also works.
+        inhibition: Treatment of selected values. `"reverse"` is
+            `ReverseDeactivation(1.0)` (default), `"naive_a"` and `"naive_b"`
+            use the gradients 0 and `g`, `"penalty"` is `LogPenalty()`,
+            `"observe"` only updates the statistics. Any `Inhibition` also
+            works.
+        axis: Axis or axes that index the neurons. Statistics are pooled over
+            all others. `None` (default) uses all axes but the batch axis:
+            each channel at each position is a neuron, as in the authors'
+            code. `-1` uses one neuron per channel and allows inputs of
+            varying length; use `1` for channels-first inputs.
+        forget_steps: Maximum number of batches that the history counts as,
+            `n_f`. `None` never forgets.
+        late_start: Number of training steps before the first inhibition,
+            `l_s`.
+        epsilon: Fraction of the mean variance of all neurons that is added
+            to each variance in `phi`.
+        score_with: `"history"` (default, Algorithm 1) scores a batch before
+            it updates the statistics; `"current"` updates them first, as the
             authors' code does.
-        at_inference: `True` inhibits at inference too, with the statistics as
-            they are (the paper's Tables 6-8).
+        at_inference: Whether to inhibit at inference too, with frozen
+            statistics (the paper's Tables 6-8).
         process_group: On PyTorch with `torch.distributed`, the group of the
-            processes that share each batch; `None` (default) for all
-            processes. Pass the data-parallel group under tensor or pipeline
-            parallelism. It is no part of the config or of files: set the
-            attribute of a layer that was loaded or cloned.
-        name: Of the layer; `memel`, `memel_1`, ... by default.
+            processes that share each batch. `None` (default) uses all
+            processes. Under tensor or pipeline parallelism, pass the
+            data-parallel group. The config and files do not contain the
+            group: set this attribute again after you load or clone a layer.
+        name: Name of the layer. Defaults to `memel`, `memel_1`, ...
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Floating-point tensor `(batch, ...)`.
-        mask: Booleans of the leading dimensions of `inputs`, as Keras passes
-            them: true where a position counts. A masked position is neither
-            counted nor selected.
-        training: Python boolean. Statistics are updated and values inhibited
-            in training only.
+        inputs: Floating-point tensor of shape `(batch, ...)`.
+        mask: Boolean Keras mask over the leading dimensions of `inputs`.
+            Positions that are `False` are neither counted nor selected.
+        training: Python boolean. The layer updates its statistics, and
+            without `at_inference` inhibits values, only if it is `True`.
 
-    Output shape: That of the inputs, in the compute dtype.
+    Output shape:
+        The shape of the inputs, in the compute dtype.
 
-    Weights (float32 whatever the policy, but for `steps`; none trainable):
-        moving_mean: `mu`, of the sizes of the neuron axes.
-        moving_variance: `v`, unbiased, of the same shape; 0 before the second
-            sample.
-        count: Samples seen by each neuron, of the same shape (a mask or a
-            non-finite value can give each neuron its own).
-        steps: Training steps seen, an integer scalar (int64 on TensorFlow,
-            int32 elsewhere).
-        inhibited_rate: Share of the values selected in the last training
-            step, scalar, in [0, 1]; 0 before the late start.
-        skipped_updates: Number of times that a neuron was not updated because
-            its values were not finite, over all neurons, scalar.
-        threshold: Of `Rate` only: its moving threshold, scalar, in variances.
-        count_low, skipped_updates_low: What rounding to float32 leaves of
-            these: the exact count is `count + count_low` in float64.
-        moving_mean_low, moving_variance_low: The same, with
-            `forget_steps=None` only, so that a history that never forgets
-            follows small changes for ever.
+    Weights (not trainable; float32 under any dtype policy, except `steps`):
+        moving_mean: `mu`, with the shape of the neuron axes.
+        moving_variance: `v`, unbiased, same shape. 0 before the second value.
+        count: Number of values seen per neuron, same shape. Neurons differ
+            if a mask or a non-finite value excludes some of their values.
+        steps: Number of training steps, integer scalar (int64 on TensorFlow,
+            int32 on JAX and PyTorch).
+        inhibited_rate: Fraction of the values selected in the last training
+            step, scalar. 0 before the late start.
+        skipped_updates: Number of updates skipped because of non-finite
+            values, summed over the neurons, scalar.
+        threshold: Moving threshold in variances, scalar. `Rate` only.
+        count_low, skipped_updates_low: Rounding errors of these weights. The
+            exact count is `count + count_low` in float64.
+        moving_mean_low, moving_variance_low: Rounding errors of mean and
+            variance, with `forget_steps=None` only. With them, a history that
+            never forgets follows arbitrarily small changes.
 
-    At cold start a neuron has no history, no score, and is not selected.
-    A value that is not finite passes untouched, and its neuron keeps its
-    statistics for this step. With `trainable=False` the layer behaves as at
-    inference, in training too.
-
-    A layer that is called twice in a step counts two steps and pools both
-    calls. `TimeDistributed(MEmeL())` is such a case, once a time step: apply
-    the layer to `(batch, time, ...)` directly instead. In the cell of a
-    `keras.layers.RNN` it counts so too, and fails on JAX; `ConvGRU2D` takes one
-    as `memel`.
-
-    On many devices the statistics are those of the whole batch, the same on
-    all of them, and so are `threshold` and the gauges; see
-    `keras_memel.sync`. `TopK` looks at one sample at a time; `Random` chooses
-    on each replica by itself, as `keras.layers.Dropout` does.
-
-    Under `keras.RematScope` the layer itself is not rematerialized; inside
-    another layer that is, it raises, since it would run twice in a step. So
-    does one that draws at inference, whose second run would draw anew.
+    Notes:
+        - A neuron without history is never selected. A non-finite value
+          passes unchanged, and its neuron skips the update of this step.
+        - With `trainable=False` the layer always behaves as at inference.
+        - Every call in training counts as one step, and its values are
+          pooled. `TimeDistributed(MEmeL())` would call the layer once per
+          time step: apply it to `(batch, time, ...)` directly. The same holds
+          in the cell of a `keras.layers.RNN`, which also fails on JAX: use
+          `ConvGRU2D(memel=...)`.
+        - On several devices the statistics cover the whole batch and agree
+          on all devices, as do `threshold` and `inhibited_rate`; see
+          `keras_memel.sync`. `TopK` selects per sample. `Random` draws on
+          each replica separately, as `keras.layers.Dropout` does.
+        - `keras.RematScope` does not rematerialize the layer itself. The call
+          raises inside another rematerialized layer, where it would run
+          twice per step. At inference this applies to random selections
+          with `at_inference=True`, which would draw other values.
 
     Raises:
-        ValueError: If an argument is not what is said above; at build, if the
-            size of a neuron axis is not known; at the call, if the inputs are
-            not floating-point, or ragged or sparse, the mask does not fit
-            them, or a parent is rematerialized; on JAX, if the model that is
-            trained does not hold the layer, as in a `keras.layers.Lambda`.
+        ValueError: If an argument is invalid; in `build`, if the size of a
+            neuron axis is unknown; in `call`, if the inputs are not
+            floating-point or are ragged or sparse, if the mask does not match
+            them, or if a parent layer is rematerialized; on JAX, if the
+            trained model does not track the layer, as in a
+            `keras.layers.Lambda`.
 
     Example:
 
     >>> model = keras.Sequential([
     ...     keras.Input((8,)),
-    ...     keras.layers.Dense(16, activation="relu"),
+    ...     keras.layers.Dense(16),
     ...     MEmeL(),
+    ...     keras.layers.ReLU(),
     ...     keras.layers.Dense(2),
     ... ])
     >>> model.compile("adam", "mse")
@@ -155,8 +159,8 @@ class MEmeL(MEmeLState):
 
     def __init__(
         self,
-        selection: Any = "top_k",
-        inhibition: Any = "reverse",
+        selection: SelectionLike = "top_k",
+        inhibition: InhibitionLike = "reverse",
         axis: int | tuple[int, ...] | None = None,
         forget_steps: int | None = 10,
         late_start: int = 10,
@@ -167,7 +171,7 @@ class MEmeL(MEmeLState):
         name: str | None = None,
         **kwargs: Any,
     ):
-        # Keras would make "m_eme_l" of the class name.
+        # Keras would derive the name "m_eme_l" from the class name.
         super().__init__(name=name or _default_name(), **kwargs)
         self.supports_masking = True
         self.selection = selections.get(selection)
@@ -193,7 +197,7 @@ class MEmeL(MEmeLState):
 
     @property
     def process_group(self) -> Any:
-        """The processes that share a batch, on PyTorch; may be set."""
+        """Group of the processes that share a batch, on PyTorch. Settable."""
         return self._process_group
 
     @process_group.setter
@@ -215,8 +219,8 @@ class MEmeL(MEmeLState):
             raise ValueError(
                 f"MEmeL keeps statistics of every neuron, and axis={self.axis} "
                 f"makes neurons of axis {unknown[0]}, whose size is not known. "
-                "Pass `axis=-1` to make one neuron of each channel, or give "
-                f"the input a fixed size. Received: input_shape={input_shape}"
+                "Pass `axis=-1` for one neuron per channel, or fix the size "
+                f"of the input. Received: input_shape={input_shape}"
             )
         self.selection._check(tuple(input_shape[1:]))
         self._sample_axes = tuple(a for a in range(rank) if a not in neurons)
@@ -247,7 +251,7 @@ class MEmeL(MEmeLState):
         training: bool | None = None,
     ) -> Tensor:
         arguments.float_dtype(inputs)
-        if self.autocast:  # `stateless_call` does not cast for us
+        if self.autocast:  # `stateless_call` does not cast the inputs
             inputs = ops.cast(inputs, self.compute_dtype)
         learning = bool(training) and self.trainable
         in_torch.check(self, training)
@@ -271,11 +275,11 @@ class MEmeL(MEmeLState):
     def rematerialized_call(
         self, layer_call: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """The call itself, under any `keras.RematScope`.
+        """Return the call itself, under any `keras.RematScope`.
 
         Rematerialization runs a layer twice, which would count every step
-        twice or leak its state; and this layer keeps but one byte a value for
-        the backward pass, so that there is nothing to gain.
+        twice or leak its state. It would also save little memory: this layer
+        keeps only one byte per value for the backward pass.
         """
         del args, kwargs
         return layer_call
@@ -284,8 +288,8 @@ class MEmeL(MEmeLState):
         return input_shape
 
     def compute_output_spec(self, inputs: Tensor, **kwargs: Any) -> Tensor:
-        # Keras would not run `call`, and let integers pass until the model is
-        # trained.
+        # Check the dtype here: Keras would not run `call`, and would accept
+        # integers until the model is trained.
         del kwargs
         dtype = arguments.float_dtype(inputs)
         return keras.KerasTensor(
@@ -308,6 +312,6 @@ class MEmeL(MEmeLState):
 
 
 def _default_name() -> str:
-    # memel, memel_1, ...: the numbers that Keras gives to its own layers.
+    # memel, memel_1, ...: numbered as Keras numbers its layers.
     number = keras.backend.get_uid("memel") - 1
     return f"memel_{number}" if number else "memel"

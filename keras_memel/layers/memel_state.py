@@ -1,4 +1,4 @@
-"""The state of a MEmeL: its weights, and how a step reads and writes them."""
+"""State of a MEmeL: its weights, and how a step reads and writes them."""
 
 from typing import Any
 
@@ -14,25 +14,25 @@ from keras_memel.utils.keras_internals import DotNotTrackScope
 from keras_memel.utils.types import Shape
 from keras_memel.utils.types import Tensor
 
-# How many low parts a file may hold: none from before there were any, and those
-# of the mean and of the variance with `forget_steps=None` only.
+# Numbers of low parts that a file may hold. Old files hold 0. Files with
+# `forget_steps=None` hold 4, since mean and variance have low parts too.
 _LOW_PARTS = (0, 2, 4)
 
 
 class MEmeLState(keras.layers.Layer):
-    """A layer that keeps a `LayerState` in weights; the base of `MEmeL`."""
+    """Base class of `MEmeL`, which stores a `LayerState` in weights."""
 
-    # What `MEmeL` sets before it adds the weights.
+    # `MEmeL` sets these attributes before it adds the weights.
     selection: Selection
     forget_steps: int | None
     _keepdims_shape: Shape
 
     def _add_weights(self, shape: Shape) -> None:
-        """Adds the state, in the order in which files hold it."""
+        """Add the state, in the order in which files store it."""
         self.moving_mean = self._add_state("moving_mean", shape)
         self.moving_variance = self._add_state("moving_variance", shape)
         self.count = self._add_state("count", shape)
-        # The integers of Keras' own counters, as of `optimizer.iterations`.
+        # The integer dtype of Keras counters, such as `optimizer.iterations`.
         self.steps = self._add_state("steps", dtype="int")
         self.inhibited_rate = self._add_state("inhibited_rate")
         self.skipped_updates = self._add_state("skipped_updates")
@@ -47,7 +47,7 @@ class MEmeLState(keras.layers.Layer):
                 )
             setattr(self, key, self._add_state(key, initial=value))
         self._number_in_old_files = len(self.weights)
-        # The low parts last: files from before them are still loaded.
+        # Add the low parts last, so that files without them still load.
         self.count_low = self._add_state("count_low", shape)
         self.skipped_updates_low = self._add_state("skipped_updates_low")
         if self.forget_steps is None:
@@ -59,8 +59,8 @@ class MEmeLState(keras.layers.Layer):
             self.seed_generator = keras.random.SeedGenerator(
                 getattr(self.selection, "seed", None)
             )
-            # By itself too: Flax NNX looks for variables among the attributes
-            # alone, and a compiled step works on copies of what it finds.
+            # Store the variable as an attribute too: Flax NNX finds variables
+            # only there, and a compiled step works on copies of these.
             with DotNotTrackScope():
                 self._seed_state = self.seed_generator.state
 
@@ -81,7 +81,7 @@ class MEmeLState(keras.layers.Layer):
         )
 
     def _read(self) -> step.LayerState:
-        """The state as it is now."""
+        """Return the current state."""
 
         def neurons(weight: Any) -> Tensor:
             return kernels.reshape(_copy(weight), self._keepdims_shape)
@@ -111,13 +111,13 @@ class MEmeLState(keras.layers.Layer):
     def _write(
         self, loss: Tensor | None, state: step.LayerState, learning: bool
     ) -> None:
-        """Keeps what a step has found out."""
+        """Store the state after a step, and add its loss."""
         if state.seed is not None:
             self._seed_state.assign(state.seed)
         if not learning:
             return
         if loss is not None:
-            # What Keras adds losses in; TensorFlow adds no two dtypes.
+            # Keras adds losses in `floatx`, and TensorFlow requires one dtype.
             self.add_loss(ops.cast(loss, keras.config.floatx()))
         history = state.history
         for weight, value in (
@@ -142,14 +142,15 @@ class MEmeLState(keras.layers.Layer):
             getattr(self, key).assign(value)
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads the state, also from files that hold no low parts.
+        """Load the state, also from a file with fewer or more low parts.
 
-        Those of another `forget_steps` may hold more of them, or fewer.
+        Older files hold fewer low parts, and files of another `forget_steps`
+        may hold fewer or more.
         """
         own = self._trainable_variables + self._non_trainable_variables
         first = self._number_in_old_files
         if len(store.keys()) - first not in _LOW_PARTS:
-            super().load_own_variables(store)  # raises, and says why
+            super().load_own_variables(store)  # raises and names them
             return
         for number, weight in enumerate(own):
             if number < first or str(number) in store:
@@ -159,6 +160,6 @@ class MEmeLState(keras.layers.Layer):
 
 
 def _copy(weight: Any) -> Tensor:
-    # PyTorch assigns in place: without the copy, what was computed from the
-    # old value would see the new one in the backward pass.
+    # PyTorch assigns in place. Without the copy, the backward pass of values
+    # computed from the old value would use the new one.
     return kernels.copy(weight)

@@ -1,13 +1,13 @@
-"""Rematerialization, under which a layer that keeps state cannot work.
+"""Refuse rematerialization, under which a layer with state cannot work.
 
-`keras.RematScope` and `keras.remat` run what they wrap a second time in the
-backward pass. The layer would find other statistics there than the first time:
-eagerly without a sign, and in a graph with an error that does not name the
+`keras.RematScope` and `keras.remat` run the wrapped function a second time in
+the backward pass. The statistics of the layer have changed by then. In eager
+mode the results are silently wrong, and in a graph the error does not name the
 cause.
 
-The check is part of the call. When the layer is built, the batch size is not
-known, which decides in the mode "larger_than", and the layers around it may
-not exist yet.
+The check is part of the call. When the layer is built, the layers around it may
+not exist yet, and the batch size, which the mode "larger_than" depends on, is
+not known.
 """
 
 from typing import Any
@@ -18,18 +18,18 @@ keras_internals.note_rematerialization()
 
 
 def refuse(layer: Any) -> None:
-    """Raise if the call of `layer` is part of what Keras will run again."""
+    """Raise if Keras will run the call of `layer` again."""
     function = keras_internals.rematerialized_function()
     if function is None:
         return
-    # Keras wraps the call of a layer, or its activation.
+    # Keras wraps either the call of a layer or its activation.
     outer = getattr(function, "__self__", function)
     where = "as an activation"
     if outer is not layer:
         name = getattr(outer, "name", getattr(outer, "__name__", None))
         where = f"inside {name!r} ({type(outer).__name__})"
     raise ValueError(
-        "MEmeL cannot work where a layer or function is rematerialized, which "
-        "runs twice in a step. Make that layer outside of `keras.RematScope`, "
-        f"or put MEmeL after it. Received: {layer.name!r} {where}"
+        "MEmeL cannot work inside a rematerialized layer or function, which "
+        "runs twice per step. Create that layer outside of `keras.RematScope`, "
+        f"or use MEmeL after it. Received: {layer.name!r} {where}"
     )

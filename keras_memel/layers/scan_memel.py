@@ -1,11 +1,11 @@
-"""A MEmeL within a scan over time.
+"""Apply a MEmeL within a scan over time.
 
-The candidate of each time step goes through it before the update gate does its
-work. Its statistics are read before the scan, and written once after it, since
-a variable that is assigned inside leaks on JAX and counts wrongly elsewhere.
-So all time steps are held against the same history, and what the scan carries
-from step to step are sums for each neuron: no candidate is kept for the
-statistics' sake.
+The MEmeL inhibits the candidate of each time step before the update gate is
+applied. Its statistics are read before the scan and written once after it,
+because a variable that is assigned inside a scan leaks on JAX and counts
+wrongly on other backends. All time steps are therefore scored with the same
+history. The scan carries sums per neuron from step to step, so the statistics
+need no stored candidates.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from keras_memel.utils.types import Tensor
 
 
 def checked(memel: Any) -> MEmeL | None:
-    """A MEmeL that can stand in a scan, from itself or its config."""
+    """Return a MEmeL that works in a scan, from itself or its config."""
     if isinstance(memel, dict):
         memel = keras.saving.deserialize_keras_object(memel)
     if memel is not None and not isinstance(memel, MEmeL):
@@ -37,44 +37,44 @@ def checked(memel: Any) -> MEmeL | None:
     if memel is not None and type(memel).call is not MEmeL.call:
         raise ValueError(
             "Argument `memel` must not override `call`, which a scan does not "
-            "call: change what it does by a `Selection` or `Inhibition` of "
-            f"your own. Received: memel of type {type(memel).__name__}"
+            "use: write a custom `Selection` or `Inhibition` instead. "
+            f"Received: memel of type {type(memel).__name__}"
         )
     if memel is not None and memel.score_with != "history":
         raise ValueError(
-            "Argument `memel` must score with the history: the statistics of "
-            "a call are not known before its last time step. "
+            "Argument `memel` must have score_with='history': the statistics "
+            "of a call are not known before its last time step. "
             f"Received: a MEmeL with score_with={memel.score_with!r}"
         )
     return memel
 
 
 def build_new(memel: MEmeL, input_shape: Shape) -> None:
-    """Build a MEmeL that no other layer has.
+    """Build a MEmeL that no other layer uses.
 
     Raises:
-        ValueError: If it is built already.
+        ValueError: If it is already built.
     """
     if memel.built:
         raise ValueError(
-            "Argument `memel` must be new: each layer has a MEmeL of its own. "
-            f"Received: {memel.name!r}, which is built"
+            "Argument `memel` must be new, since each layer needs a separate "
+            f"MEmeL. Received: {memel.name!r}, which is already built"
         )
     memel.build(input_shape)
 
 
 def config_of(memel: MEmeL | None) -> dict[str, Any] | None:
-    """What `checked` makes the same MEmeL of, not built."""
+    """Return the config of a MEmeL, from which `checked` makes it again."""
     if memel is None:
         return None
     config: dict[str, Any] = keras.saving.serialize_keras_object(memel)
-    # It is built with the layer, perhaps for frames of other sizes.
+    # The layer builds its MEmeL, possibly for frames of other sizes.
     config.pop("build_config", None)
     return config
 
 
 def inhibitor_of(memel: MEmeL | None, training: bool) -> "Inhibitor | None":
-    """The `Inhibitor` of one call, or `None` if nothing is to be done."""
+    """Return the `Inhibitor` of one call, or `None` without any effect."""
     if memel is None:
         return None
     learning = training and memel.trainable
@@ -87,11 +87,11 @@ def inhibitor_of(memel: MEmeL | None, training: bool) -> "Inhibitor | None":
 
 
 class Inhibitor:
-    """A MEmeL within one scan: read before it, and written after it.
+    """MEmeL within one scan, read before and written after the scan.
 
     Args:
         memel: The layer.
-        learning: Whether its statistics are to be updated.
+        learning: Whether to update its statistics.
     """
 
     def __init__(self, memel: MEmeL, learning: bool):
@@ -103,15 +103,15 @@ class Inhibitor:
         self.scale = inverse_variance(
             history.variance, self.settings.epsilon, where=self.ready
         )
-        # An inhibition that has no loss of its own costs nothing.
+        # The loss of an inhibition that does not override `loss` is not summed.
         inhibition = self.settings.inhibition
         self.has_loss = type(inhibition).loss is not Inhibition.loss
         self.seed = self.before.seed
 
     def seeds(self, time: Tensor) -> Tensor:
-        """What tells the time steps apart: a seed for each, `(time, ...)`.
+        """Return one seed per time step, `(time, ...)`.
 
-        The generator of the MEmeL advances as if it were asked at each step.
+        The generator of the MEmeL advances as if every time step drew from it.
         """
         steps = ops.arange(time)
         if self.seed is None:
@@ -124,7 +124,7 @@ class Inhibitor:
         return seeds
 
     def start(self, valid: Tensor | None) -> tuple[Tensor, ...]:
-        """What the scan carries: sums, number selected, and penalty."""
+        """Return the initial carry: sums, number selected and penalty."""
         if not self.learning:
             return ()
         zero = ops.zeros((), dtype="float32")
@@ -138,7 +138,7 @@ class Inhibitor:
         carry: list[Tensor],
         seed: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
-        """What is used of the candidates of one time step, and new sums."""
+        """Inhibit the candidates of one time step, and add to the sums."""
         found = step.replace(
             candidate,
             self.before.history.mean,
@@ -151,8 +151,8 @@ class Inhibitor:
             return found.outputs, []
         *sums, all_numbers, all_losses = carry
         new = self.settings.add_to(Sums(*sums), candidate, self.known, valid)
-        # Outside of what was fused: TensorFlow would look for gradients of it
-        # in each step of a loop, to multiply them with zeros.
+        # Stop gradients outside of the fused function. Otherwise TensorFlow
+        # computes them in each step of a loop and multiplies them by zero.
         constants = [ops.stop_gradient(x) for x in new]
         number = ops.stop_gradient(found.number)
         if found.loss is not None:
@@ -163,7 +163,7 @@ class Inhibitor:
         return found.outputs, [*constants, all_numbers + number, all_losses]
 
     def write(self, carry: list[Tensor]) -> None:
-        """Keeps what the scan has found out."""
+        """Write the statistics and the loss after the scan."""
         if not self.learning:
             self.memel._write(None, self.before._replace(seed=self.seed), False)
             return

@@ -15,19 +15,19 @@ def check_sequences(
 
     Args:
         sequences: `(batch, time, ...)`.
-        unroll: Whether all time steps are written out.
-        batch_size: The batch size that a stateful layer was built with, or
-            `None` for any.
+        unroll: Whether the layer unrolls the time steps.
+        batch_size: Batch size that a stateful layer was built with, or `None`
+            for any.
 
     Raises:
-        ValueError: If there is no time step, an unknown number of them to
-            unroll, or another batch size.
+        ValueError: If the sequences have 0 time steps, if their number is
+            unknown and `unroll` is true, or if the batch size differs.
     """
     batch, time = sequences.shape[:2]
     if time == 0 or (unroll and time is None):
         raise ValueError(
-            "Argument `sequences` must hold at least one time step, and a "
-            "known number of them if `unroll=True`. "
+            "Argument `sequences` must have at least one time step, and a "
+            "known number of time steps if `unroll=True`. "
             f"Received: sequences of shape {tuple(sequences.shape)}"
         )
     if batch_size is not None and batch not in (None, batch_size):
@@ -41,11 +41,11 @@ def check_sequences(
 def only_state(
     initial_state: Any, sequences: Tensor, state_shape: Shape
 ) -> Tensor:
-    """The initial state, from itself or a list that holds it.
+    """Return the initial state, which may be the only element of a list.
 
     Raises:
-        ValueError: If there is not exactly one, or its shape is not
-            `(batch, *state_shape)`.
+        ValueError: If the list does not have exactly one state, or the shape of
+            the state is not `(batch, *state_shape)`.
     """
     states = initial_state
     if not isinstance(states, (list, tuple)):
@@ -61,14 +61,14 @@ def only_state(
 
 
 def time_mask(mask: Tensor | None, sequences: Tensor) -> Tensor | None:
-    """The mask as `(time, batch, 1, 1, 1)`."""
+    """Return the mask as `(time, batch, 1, 1, 1)`."""
     if mask is None:
         return None
     shape, wanted = tuple(mask.shape), tuple(sequences.shape)
     if not 2 <= len(shape) <= 5 or not _fits(shape, wanted[: len(shape)]):
         raise ValueError(
             "Argument `mask` must have the leading dimensions of `sequences`, "
-            "batch and time at least. "
+            "at least batch and time. "
             f"Received: mask of shape {shape} for sequences of shape {wanted}"
         )
     mask = ops.swapaxes(any_part(mask), 0, 1)
@@ -76,7 +76,7 @@ def time_mask(mask: Tensor | None, sequences: Tensor) -> Tensor | None:
 
 
 def any_part(mask: Tensor) -> Tensor:
-    """The mask as `(batch, time)`: true where any part of a step counts."""
+    """Return the mask as `(batch, time)`: true if any part of a step counts."""
     mask = ops.cast(mask, "bool")
     axes = tuple(range(2, len(mask.shape)))
     return ops.any(mask, axis=axes) if axes else mask

@@ -1,25 +1,25 @@
 """Models that are not Keras models: PyTorch modules and Flax NNX modules.
 
-The files `torch_*.py` and `nnx_*.py` are imported when such a model is used:
-Keras alone needs neither.
+The files `torch_*.py` and `nnx_*.py` are imported when such a model is used.
+Keras models need neither.
 
     torch_memel     the layer as a module; its state is in torch_state
-    torch_step      one training step, in PyTorch's own operations
+    torch_step      one training step in PyTorch's own operations
     torch_replay    calls that activation checkpointing runs again
     torch_insert    find, insert, inserted, strip; paths in torch_paths
-    torch_hooks     hooks that pass outputs through it, and masks to it
+    torch_hooks     hooks that pass outputs and masks to the module
     torch_masks     masks of positions, from the arguments of a model
-    torch_outputs   running a model, to see what it returns
+    torch_outputs   runs of a model that collect its outputs
     torch_saving    save and restore
-    torch_analysis  what analyze looks at
-    torch_decrease  what decrease_ratio does
-    torch_prompt    what prompt reads and generates
+    torch_analysis  the model as a subject of analyze
+    torch_decrease  the model as a subject of decrease_ratio
+    torch_prompt    inputs and generated tokens for prompt
 
     nnx_memel       the layer as a module of Flax
     nnx_insert      find, insert, inserted, strip; paths in nnx_paths
-    nnx_analysis    what analyze looks at
+    nnx_analysis    the model as a subject of analyze
 
-    outputs         which tensor of what a module returns
+    outputs         selection of one tensor from the outputs of a module
     site            a place in a model
 """
 
@@ -30,13 +30,13 @@ import keras
 
 
 def verbs(model: Any) -> Any:
-    """The file with find, insert, inserted, strip and memels for a model.
+    """Return the file with find, insert, inserted, strip, memels for a model.
 
     Args:
         model: Any object.
 
     Returns:
-        A module; `None` for Keras models, and for what is no model.
+        A Python module; `None` for a Keras model and for any other object.
 
     Raises:
         ValueError: If Keras runs on a backend that the model cannot use.
@@ -53,13 +53,13 @@ def verbs(model: Any) -> Any:
 
 
 def is_torch(model: Any) -> bool:
-    """Check whether a model is a PyTorch module that is no Keras layer.
+    """Check whether a model is a PyTorch module but not a Keras layer.
 
     Args:
         model: Any object.
 
     Raises:
-        ValueError: If it is, and Keras runs on another backend.
+        ValueError: If it is, but Keras runs on another backend.
     """
     torch = sys.modules.get("torch")
     if (
@@ -73,13 +73,13 @@ def is_torch(model: Any) -> bool:
 
 
 def is_nnx(model: Any) -> bool:
-    """Check whether a model is a module of Flax NNX that is no Keras layer.
+    """Check whether a model is a Flax NNX module but not a Keras layer.
 
     Args:
         model: Any object.
 
     Raises:
-        ValueError: If it is, and Keras runs on another backend than JAX.
+        ValueError: If it is, but Keras runs on another backend than JAX.
     """
     nnx = sys.modules.get("flax.nnx")
     if (
@@ -95,8 +95,8 @@ def is_nnx(model: Any) -> bool:
 def _check_backend(model: Any, kind: str, name: str, backend: str) -> None:
     if keras.backend.backend() != backend:
         raise ValueError(
-            f"Argument `model` is a {kind}, which needs Keras on {name}: set "
-            f"the environment variable KERAS_BACKEND={backend} before Keras "
-            f"is imported. Received: a {type(model).__name__} on the backend "
+            f"Argument `model` is a {kind}, which needs Keras on {name}. Set "
+            f"the environment variable KERAS_BACKEND={backend} before you "
+            f"import Keras. Received: a {type(model).__name__} on the backend "
             f"{keras.backend.backend()!r}"
         )

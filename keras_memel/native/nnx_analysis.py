@@ -1,7 +1,7 @@
-"""What the modules of a Flax NNX model return while it predicts.
+"""Record the outputs of modules while a Flax NNX model predicts.
 
-The counterpart of `torch_analysis.py`. A copy of the model is run, so that the
-model itself never changes.
+This is the counterpart of `torch_analysis.py`. It runs a copy of the model, so
+that the model itself never changes.
 """
 
 from collections.abc import Generator
@@ -21,15 +21,16 @@ from keras_memel.utils.types import Array
 
 
 def chosen(model: nnx.Module, layers: Any) -> list[Site]:
-    """The modules to look at.
+    """Select the modules to analyze.
 
     Args:
-        model: A model.
-        layers: As `where` in `find`. `None`: where MEmeLs were inserted; if
-            there are none, the modules that hold parameters of their own.
+        model: Any module.
+        layers: As `where` in `find`. `None` selects the modules with an
+            inserted MEmeL or, if none has one, the modules that own
+            parameters.
 
     Raises:
-        ValueError: If `layers` names none.
+        ValueError: If `layers` selects no module.
     """
     if layers is not None:
         return nnx_paths.select(model, layers, "layers")
@@ -43,7 +44,7 @@ def chosen(model: nnx.Module, layers: Any) -> list[Site]:
 
 
 def axis_of(site: Site) -> Any:
-    """The axis of the neurons: of the MEmeL there, or of the channels."""
+    """Return the neuron axis: the one of a MEmeL, or else of the channels."""
     if nnx_paths.is_host(site.layer):
         return site.layer.memel.axis
     return -1
@@ -55,16 +56,16 @@ def outputs(
     batches: Iterable[Any],
     output: Any = None,
 ) -> Generator[list[list[dict[str, Array]]], None, None]:
-    """The values at the sites, batch by batch, in evaluation mode.
+    """Yield the values at the sites, batch by batch, in evaluation mode.
 
     Args:
-        model: A model.
-        found: Sites of it.
+        model: Any module.
+        found: Sites in the model.
         batches: Batches of inputs: mappings of arguments, tuples, or arrays.
-        output: Which output, if a module has several: an index or a key.
+        output: Index or key of the output, if a module has several.
 
     Yields:
-        For each site, for each call of its module: `values`, float32
+        For each site and each call of its module: `values`, float32
         `(batch, ...)`.
 
     Raises:
@@ -97,14 +98,14 @@ def outputs(
 def _checked(site: Site, calls: list[Any]) -> list[dict[str, Array]]:
     if not calls:
         raise ValueError(
-            f"Module {site.path!r} is never called in the model: there is "
-            "nothing to see. Name others in `layers`."
+            f"Module {site.path!r} is never called in the model, so it has no "
+            "output to analyze. Select other modules with `layers`."
         )
     for values in calls:
         if not jnp.issubdtype(values.dtype, jnp.floating):
             raise ValueError(
-                "A layer to analyze must have a floating-point output. "
-                f"Received: module {site.path!r}, whose output is of dtype "
-                f"{values.dtype}"
+                "Argument `layers` must select modules with a floating-point "
+                f"output. Received: module {site.path!r}, whose output is of "
+                f"dtype {values.dtype}"
             )
     return [{"values": np.asarray(v, "float32")} for v in calls]

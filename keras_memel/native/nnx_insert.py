@@ -1,9 +1,9 @@
-"""find, insert, inserted and strip for modules of Flax NNX.
+"""Implement find, insert, inserted and strip for modules of Flax NNX.
 
-A host gets another class, a subclass of its own whose `__call__` passes the
-outputs through the MEmeL in its attribute `memel`. Flax keeps the class of a
-module in its graph definition, so that the insertion is part of what
-`nnx.split` returns, and of what `nnx.jit` compiles.
+The class of a host is replaced by a subclass whose `__call__` passes the
+outputs through the MEmeL in the attribute `memel`. Flax keeps the class of a
+module in its graph definition. The insertion is therefore part of the results
+of `nnx.split` and of the code that `nnx.jit` compiles.
 """
 
 import functools
@@ -25,7 +25,7 @@ __all__ = ["find", "insert", "inserted", "memels", "strip"]
 
 
 def find(model: nnx.Module, where: Any = "**") -> list[str]:
-    """As `keras_memel.find`."""
+    """Implement `keras_memel.find`."""
     return [site.path for site in nnx_paths.select(model, where)]
 
 
@@ -36,7 +36,7 @@ def insert(
     output: Any = None,
     example: Any = None,
 ) -> nnx.Module:
-    """As `keras_memel.insert`."""
+    """Implement `keras_memel.insert`."""
     if not isinstance(layer, MEmeL):
         raise ValueError(
             "Argument `layer` must be a MEmeL. "
@@ -44,9 +44,9 @@ def insert(
         )
     if example is None:
         raise ValueError(
-            "Argument `example` must be a batch of inputs of the module: "
-            "variables cannot be made within `nnx.jit`, so the statistics get "
-            "their sizes from it now. Received: example=None"
+            "Argument `example` must be a batch of inputs of the module. The "
+            "statistics need their sizes now, because `nnx.jit` cannot create "
+            "variables. Received: example=None"
         )
     found = nnx_paths.select(model, where)
     for site in found:
@@ -62,7 +62,7 @@ def insert(
 
 
 def memels(model: nnx.Module) -> dict[str, Any]:
-    """All MEmeLs of a model; inserted ones by the paths of their hosts."""
+    """Return all MEmeLs by path; for an inserted one, the path of its host."""
     found = inserted(model)
     held = set(map(id, found.values()))
     for path, module in nnx.iter_modules(model):
@@ -72,7 +72,7 @@ def memels(model: nnx.Module) -> dict[str, Any]:
 
 
 def strip(model: nnx.Module) -> nnx.Module:
-    """As `keras_memel.strip`."""
+    """Implement `keras_memel.strip`."""
     for site in [Site("", (model,)), *nnx_paths.walk(model)]:
         if nnx_paths.is_host(site.layer):
             detach(site.layer)
@@ -80,20 +80,20 @@ def strip(model: nnx.Module) -> nnx.Module:
 
 
 def attach(host: Any, memel: Any) -> None:
-    """Make a module the host of a MEmeL, or of what stands for one."""
+    """Make a module the host of a MEmeL or of a `Recorder`."""
     host.memel = memel
     object.__setattr__(host, "__class__", _followed(host.__class__))
 
 
 def detach(host: Any) -> None:
-    """Remove all that `attach` has added to a module."""
+    """Remove everything that `attach` has added to a module."""
     object.__setattr__(host, "__class__", nnx_paths.plain(type(host)))
     del host.memel
 
 
 @functools.cache
 def _followed(kind: Any) -> Any:
-    """The class of a host; one per class, so that graphs compare equal."""
+    """Create the class of a host, once per class so that graphs are equal."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = kind.__call__(self, *args, **kwargs)
@@ -101,7 +101,8 @@ def _followed(kind: Any) -> Any:
         return model_outputs.replace(outputs, place, self.memel(values))
 
     def reduce(self: Any, protocol: int) -> Any:
-        # No module holds the new class: a pickle names the one before.
+        # No Python module contains the new class, so a pickle refers to the
+        # original class.
         made, arguments, *state = kind.__reduce_ex__(self, protocol)
         arguments = tuple(kind if a is followed else a for a in arguments)
         return _rebuilt, (made, arguments), *state
@@ -128,11 +129,11 @@ def _rebuilt(make: Any, arguments: Any) -> Any:
 
 
 class Recorder:
-    """In the place of a MEmeL: notes what it would get.
+    """Substitute for a MEmeL that records its inputs.
 
     Args:
-        output: Which output of the host.
-        memel: The MEmeL that is there, if one is.
+        output: Index or key of the output of the host.
+        memel: MEmeL that is already inserted, or `None`.
     """
 
     def __init__(self, output: Any, memel: Any = None):
@@ -148,9 +149,9 @@ class Recorder:
 def _shapes(
     model: nnx.Module, found: list[Site], output: Any, example: Any
 ) -> dict[str, tuple[int, ...]]:
-    """Find the shapes of what modules return, by their paths.
+    """Find the shapes of the outputs of modules, by path.
 
-    Nothing is computed, and nothing in the model changes.
+    The forward pass is only traced, and the model does not change.
 
     Raises:
         ValueError: If one of the modules is never called.
@@ -168,9 +169,9 @@ def _shapes(
     for path, recorder in recorders.items():
         if not recorder.seen:
             raise ValueError(
-                f"Module {path!r} is never called in the model: a MEmeL "
-                "there would do nothing. Only calls of the module itself "
-                "count, not those of other methods."
+                f"Module {path!r} is never called in the model, so a MEmeL "
+                "after it would have no effect. Only calls of the module "
+                "itself count, not those of its other methods."
             )
     return {
         path: tuple(recorder.seen[0].shape)
@@ -181,16 +182,16 @@ def _shapes(
 def _check_host(site: Site, where: Any) -> None:
     if nnx_paths.is_host(site.layer):
         raise ValueError(
-            f"Module {site.path!r} holds an inserted MEmeL already. Call "
-            "`keras_memel.strip(model)` first, or name other modules. "
+            f"Module {site.path!r} already holds an inserted MEmeL. Call "
+            "`keras_memel.strip(model)` first, or select other modules. "
             f"Received: where={where!r}"
         )
     reason = None
     if not callable(site.layer):
-        reason = "it cannot be called. Name its parts: "
+        reason = "it cannot be called. Select its parts: "
         reason += f"'{site.path}.*'"
     elif hasattr(site.layer, "memel"):
-        reason = "it has an attribute `memel` already"
+        reason = "it already has an attribute `memel`"
     if reason:
         raise ValueError(
             f"A MEmeL cannot follow {site.path!r} "

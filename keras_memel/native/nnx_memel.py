@@ -9,8 +9,10 @@ from keras import ops
 
 from keras_memel.core import axes
 from keras_memel.core import step
+from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
+from keras_memel.core.selection import Selection
 from keras_memel.layers.memel import MEmeL
 from keras_memel.utils import arguments
 from keras_memel.utils.types import Shape
@@ -22,32 +24,34 @@ _SCALARS = ("steps", "inhibited_rate", "skipped_updates", "skipped_updates_low")
 
 
 class Statistic(nnx.Variable):
-    """What a MEmeL remembers: no parameter, so no optimizer updates it."""
+    """Statistic of a MEmeL. It is not a parameter: no optimizer updates it."""
 
 
 class NnxMEmeL(nnx.Module):
-    """Inhibits monosemantic neurons while a module of Flax trains.
+    """Inhibit monosemantic neurons while a module of Flax trains.
 
-    The step of `keras_memel.MEmeL`, with its state in variables of type
-    `Statistic`. As of `nnx.Dropout`, `deterministic` decides: `model.train()`
-    and `model.eval()` set it, and if it is true the module is the identity.
+    The module computes the step of `keras_memel.MEmeL` and stores its state
+    in variables of type `Statistic`. As in `nnx.Dropout`, `model.train()` and
+    `model.eval()` set `deterministic`. If it is true, the module is the
+    identity.
 
     Args:
         layer: A `MEmeL` with the settings. It is not changed.
         shape: Shape of the inputs; `None` where a size does not matter.
-        output: Which output of its host it follows.
-        selection: In the place of that of the layer.
+        output: Index or key of the output of the host that the module
+            follows.
+        selection: Selection that replaces the one of the layer.
 
     Call arguments:
         inputs: Floating-point array `(batch, ...)`.
-        mask: Booleans of the leading dimensions of the inputs: true where a
+        mask: Booleans over the leading dimensions of the inputs: true where a
             position counts.
 
-    Attributes: The names and meanings of the weights of `MEmeL`. A random
-        selection has `seed_state` in addition.
+    Attributes: They have the names and meanings of the weights of `MEmeL`. A
+        random selection adds `seed_state`.
 
     Raises:
-        ValueError: As of `MEmeL`.
+        ValueError: As in `MEmeL`.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class NnxMEmeL(nnx.Module):
         layer: MEmeL,
         shape: Shape,
         output: Any = None,
-        selection: Any = None,
+        selection: Selection | None = None,
     ):
         built = MEmeL.from_config(
             {
@@ -66,7 +70,7 @@ class NnxMEmeL(nnx.Module):
             }
         )
         built.build(shape)
-        self.settings = built._settings
+        self.settings: step.Settings = built._settings
         self.output = output
         self.axis = layer.axis
         self.at_inference = layer.at_inference
@@ -85,27 +89,27 @@ class NnxMEmeL(nnx.Module):
             self.seed_state = Statistic(jnp.asarray(seed))
 
     @property
-    def selection(self) -> Any:
-        """The rule that selects values."""
+    def selection(self) -> Selection:
+        """Rule that selects values."""
         return self.settings.selection
 
     @property
-    def inhibition(self) -> Any:
-        """The rule that replaces them."""
+    def inhibition(self) -> Inhibition:
+        """Rule that replaces the selected values."""
         return self.settings.inhibition
 
     @property
     def built(self) -> bool:
-        """Whether the sizes of the neuron axes are known: they are."""
+        """Whether the sizes of the neuron axes are known: always `True`."""
         return True
 
     @property
     def process_group(self) -> None:
-        """`None`: arrays of JAX are global."""
+        """`None`, because arrays of JAX are global."""
         return
 
     def __call__(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Inhibit in training; pass the inputs on in evaluation."""
+        """Inhibit in training; return the inputs unchanged in evaluation."""
         learning = self.trainable and not self.deterministic
         if not (learning or self.at_inference):
             return inputs
@@ -140,8 +144,8 @@ class NnxMEmeL(nnx.Module):
             for axis, size in enumerate(sizes)
         ):
             raise ValueError(
-                f"MEmeL has statistics of neurons {expected}, and "
-                f"axis={self.axis} makes others of these inputs. Pass "
+                f"MEmeL has statistics for neurons of shape {expected}, but "
+                f"with axis={self.axis} these inputs have other neurons. Pass "
                 "`axis=-1` if the length varies. "
                 f"Received: inputs of shape {sizes}"
             )
@@ -194,7 +198,7 @@ class NnxMEmeL(nnx.Module):
 
 @jax.custom_vjp
 def _add_loss(outputs: Tensor, loss: Tensor) -> Tensor:
-    """Outputs as they are; backward, the gradient of a loss besides."""
+    """Return the outputs unchanged and add a loss in the backward pass."""
     del loss
     return outputs
 

@@ -1,4 +1,4 @@
-"""Where a MEmeL can go in a module of Flax NNX: dotted paths, and patterns."""
+"""Find places for a MEmeL in a Flax NNX module by dotted paths and patterns."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from keras_memel.native.nnx_memel import NnxMEmeL
 from keras_memel.native.site import Site
 from keras_memel.utils import patterns
 
-# The attribute of a class that follows an inserted MEmeL: the class before.
+# Attribute of the class of a host. It holds the original class.
 PLAIN = "_keras_memel_plain"
 
 
 def walk(model: nnx.Module) -> list[Site]:
-    """The modules of a model but itself and MEmeLs, each once, in order."""
+    """Return the modules of a model in order, without itself and MEmeLs."""
     found: list[Site] = []
     seen = {id(model)}
 
@@ -25,7 +25,7 @@ def walk(model: nnx.Module) -> list[Site]:
             for name, part in nnx.iter_children(chain[-1])
             if isinstance(part, nnx.Module)
         }
-        # In the order in which they were assigned; Flax sorts them.
+        # Flax sorts the modules; this restores the order of assignment.
         parts = dict(
             sorted(
                 parts.items(),
@@ -47,7 +47,7 @@ def walk(model: nnx.Module) -> list[Site]:
 
 
 def at(model: nnx.Module, path: str) -> Any:
-    """The module at a path of `walk`, in a model of the same structure."""
+    """Return the module at a path of `walk` in a model of equal structure."""
     for site in walk(model):
         if site.path == path:
             return site.layer
@@ -57,15 +57,15 @@ def at(model: nnx.Module, path: str) -> Any:
 def select(
     model: nnx.Module, where: Any, argument: str = "where"
 ) -> list[Site]:
-    """The sites that `where` names, in the order of the model.
+    """Return the sites that `where` selects, in the order of the model.
 
     Args:
         model: Any module.
         where: As in `find`, with paths joined by ".".
-        argument: What the user calls `where`.
+        argument: Name of `where` in error messages.
 
     Raises:
-        ValueError: If it, or one pattern of several, names none.
+        ValueError: If `where`, or one pattern of several, selects no module.
     """
     tree = patterns.Tree(
         walk(model),
@@ -80,18 +80,18 @@ def select(
 
 
 def plain(kind: type) -> type:
-    """The class of a module, before an insertion."""
+    """Return the class of a module before an insertion."""
     found: type = vars(kind).get(PLAIN, kind)
     return found
 
 
 def is_host(module: Any) -> bool:
-    """Check whether `insert` has put a MEmeL after a module."""
+    """Check whether `insert` has added a MEmeL after a module."""
     return PLAIN in vars(type(module))
 
 
 def inserted(model: nnx.Module) -> dict[str, Any]:
-    """The inserted MEmeLs of a model, by the paths of their hosts."""
+    """Return the inserted MEmeLs of a model by the path of their host."""
     sites = [Site("", (model,)), *walk(model)]
     return {
         site.path: site.layer.memel for site in sites if is_host(site.layer)

@@ -1,4 +1,4 @@
-"""Which array of what a module returns: of PyTorch and of Flax alike."""
+"""Select one array from the outputs of a PyTorch or Flax module."""
 
 import copy
 from typing import Any
@@ -9,20 +9,22 @@ from keras_memel.utils.types import Tensor
 
 
 def select(outputs: Any, output: Any) -> tuple[Tensor, Any]:
-    """Select one tensor of what a module returns.
+    """Select one tensor from the outputs of a module.
 
     Args:
-        outputs: A tensor, or a tuple, list or mapping that holds it.
-        output: Its index or key; `None` for the first.
+        outputs: A tensor, or a tuple, list or mapping that contains it.
+        output: Index or key of the tensor; `None` selects the first.
 
     Returns:
-        The tensor, and its index or key; `None` if it is all there is.
+        The tensor, and its index or key, which is `None` if the output is a
+        single tensor.
 
     Raises:
-        ValueError: If there is no such tensor.
+        ValueError: If `outputs` contains no such tensor.
     """
     if ops.is_tensor(outputs):
-        # What is a tuple of one in one release is a tensor in another.
+        # Some modules return a tuple of one in one release of their library
+        # and a tensor in another.
         if output in (None, 0):
             return outputs, None
     elif isinstance(outputs, (tuple, list)):
@@ -46,12 +48,12 @@ def select(outputs: Any, output: Any) -> tuple[Tensor, Any]:
 
 
 def replace(outputs: Any, place: Any, values: Tensor) -> Any:
-    """Replace one tensor of what a module returns.
+    """Replace one tensor in the outputs of a module.
 
     Args:
-        outputs: As of `select`. It is not changed.
-        place: The index or key that `select` returned.
-        values: The new tensor.
+        outputs: As in `select`. They are not changed.
+        place: Index or key that `select` returned.
+        values: New tensor.
     """
     if place is None:
         return values

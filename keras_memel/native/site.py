@@ -1,4 +1,4 @@
-"""A place for a MEmeL in a model that is not a Keras model."""
+"""Describe a place for a MEmeL in a model that is not a Keras model."""
 
 import dataclasses
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A module somewhere in a model.
+    """Module within a model.
 
     Attributes:
-        path: Its dotted path.
-        chain: From the model down to the module itself.
+        path: Dotted path of the module.
+        chain: All modules from the model down to the module itself.
     """
 
     path: str

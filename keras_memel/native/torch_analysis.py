@@ -1,7 +1,8 @@
-"""What the modules of a PyTorch model return while it predicts.
+"""Record the outputs of modules while a PyTorch model predicts.
 
-The counterpart of `insertion/capture.py`: forward hooks note the values that a
-MEmeL at the site would get, and the mask. They are there during one batch only.
+This is the counterpart of `insertion/capture.py`. Forward hooks record the
+values that a MEmeL at the site would receive, and the mask. The hooks exist
+during one batch only.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from keras_memel.native.torch_memel import TorchMEmeL
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Tensor
 
-# Their channels are the second axis.
+# Modules whose channels are the second axis.
 _CHANNELS_FIRST = (
     nn.modules.batchnorm._NormBase,
     nn.modules.conv._ConvNd,
@@ -33,16 +34,16 @@ _CHANNELS_FIRST = (
 
 
 def chosen(model: nn.Module, layers: Any) -> list[Site]:
-    """The modules to look at.
+    """Select the modules to analyze.
 
     Args:
-        model: A model.
-        layers: As `where` in `find`; the TorchMEmeLs that a model itself
-            contains have paths too. `None`: where the MEmeLs are; if there are
-            none, the modules that hold parameters of their own.
+        model: Any module.
+        layers: As `where` in `find`. It may also select a TorchMEmeL that is
+            part of the model. `None` selects the modules with a MEmeL or, if
+            none has one, the modules that own parameters.
 
     Raises:
-        ValueError: If `layers` names none.
+        ValueError: If `layers` selects no module.
     """
     root = torch_paths.unwrap(model)
     if layers is not None:
@@ -57,13 +58,13 @@ def chosen(model: nn.Module, layers: Any) -> list[Site]:
         site
         for site in found
         if next(site.layer.parameters(recurse=False), None) is not None
-        # It reads the weights of its parts, and never calls them.
+        # MultiheadAttention reads the weights of its parts without a call.
         and not isinstance(site.chain[-2], nn.MultiheadAttention)
     ]
 
 
 def axis_of(site: Site) -> Any:
-    """The axis of the neurons: of the MEmeL there, or of the channels."""
+    """Return the neuron axis: the one of a MEmeL, or else of the channels."""
     memel = site.layer
     if torch_paths.is_host(site.layer):
         memel = site.layer._modules["memel"]
@@ -78,18 +79,18 @@ def outputs(
     batches: Iterable[Any],
     output: Any = None,
 ) -> Generator[list[list[dict[str, Array]]], None, None]:
-    """The values at the sites, batch by batch, in evaluation mode.
+    """Yield the values at the sites, batch by batch, in evaluation mode.
 
     Args:
-        model: A model.
-        found: Sites of it.
+        model: Any module.
+        found: Sites in the model.
         batches: Batches of inputs: mappings of arguments, tuples, or arrays.
-        output: Which output, if a module has several: an index or a key.
+        output: Index or key of the output, if a module has several.
 
     Yields:
-        For each site, for each call of its module: `values`, float32
-        `(batch, ...)`, and `mask`, booleans of its leading dimensions, if
-        there is one.
+        For each site and each call of its module: `values`, float32
+        `(batch, ...)`, and `mask`, booleans over its leading dimensions, if
+        the model has a mask.
 
     Raises:
         ValueError: If a module is never called, or its output is not
@@ -104,7 +105,7 @@ def outputs(
 
 
 class _Tap:
-    """Notes the values at a site."""
+    """Recorder of the values at a site."""
 
     def __init__(self, output: Any):
         self.output = output
@@ -119,11 +120,11 @@ class _Tap:
         self.seen.append(noted)
 
     def before(self, module: nn.Module, args: Any) -> None:
-        """A hook of a MEmeL: what it gets."""
+        """Record the inputs of a MEmeL, as its forward pre-hook."""
         self.note(args[0])
 
     def after(self, module: nn.Module, args: Any, outputs: Any) -> None:
-        """A hook of a module: what it returns."""
+        """Record the output of a module, as its forward hook."""
         self.note(model_outputs.select(outputs, self.output)[0])
 
 
@@ -163,7 +164,7 @@ def _tapped(found: list[Site], output: Any) -> Iterator[list[_Tap]]:
 
 
 def to_tensors(batch: Any, model: nn.Module) -> Any:
-    """Convert arrays to tensors of the device and dtype of a model."""
+    """Convert arrays to tensors with the device and dtype of a model."""
     parameter = next(model.parameters(), torch.zeros(()))
 
     def convert(leaf: Any) -> Tensor:
@@ -180,16 +181,16 @@ def _checked(
 ) -> list[dict[str, Array]]:
     if not calls:
         raise ValueError(
-            f"Module {site.path!r} is never called in the model: there is "
-            "nothing to see. Name others in `layers`."
+            f"Module {site.path!r} is never called in the model, so it has no "
+            "output to analyze. Select other modules with `layers`."
         )
     checked = []
     for call in calls:
         if not call["values"].is_floating_point():
             raise ValueError(
-                "A layer to analyze must have a floating-point output. "
-                f"Received: module {site.path!r}, whose output is of dtype "
-                f"{call['values'].dtype}"
+                "Argument `layers` must select modules with a floating-point "
+                f"output. Received: module {site.path!r}, whose output is of "
+                f"dtype {call['values'].dtype}"
             )
         noted = {"values": call["values"].float().cpu().numpy()}
         if "mask" in call:

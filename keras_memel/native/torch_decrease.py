@@ -1,4 +1,4 @@
-"""A PyTorch module in the experiment of `decrease_ratio`."""
+"""Run the experiment of `decrease_ratio` on a PyTorch module."""
 
 import copy
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from keras_memel.utils.types import Array
 
 
 class TorchSubject:
-    """Take steps with a module, and put it back.
+    """Module that takes training steps and can be restored afterwards.
 
     Args:
         model: A module without insertions.
-        step: Takes one training step on a batch `(x, y)` of tensors.
-        optimizer: The optimizer that `step` uses, or `None` if it has no state
-            of its own.
+        step: Function that runs one training step, given a batch `(x, y)` of
+            tensors.
+        optimizer: Optimizer that `step` uses, or `None` if it is stateless.
     """
 
     capture = torch_analysis
@@ -47,7 +47,7 @@ class TorchSubject:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put back weights, gradients, modes and the optimizer."""
+        """Restore weights, gradients, modes and the optimizer."""
         for tensor, value in self._kept:
             tensor.copy_(value)
         for parameter, gradient in self._gradients:
@@ -55,7 +55,8 @@ class TorchSubject:
         for module, training in self._modes:
             module.training = training
         if self._optimizer is not None:
-            # `load_state_dict` keeps the tensors, and steps write in them.
+            # `load_state_dict` does not copy the tensors, which later steps
+            # overwrite.
             self._optimizer.load_state_dict(copy.deepcopy(self._state))
 
     def train(self, x: Any, y: Any) -> None:
@@ -65,13 +66,13 @@ class TorchSubject:
 
     @torch.no_grad()
     def learn(self, memel: TorchMEmeL, values: Array, mask: Any) -> None:
-        """Gather the statistics of values, and nothing else."""
+        """Update only the statistics of a MEmeL with values."""
         memel.train()
         tensors = torch_analysis.to_tensors(values, self.model)
         memel(tensors, None if mask is None else torch.as_tensor(mask))
 
     def state(self, memels: list[TorchMEmeL]) -> list[Any]:
-        """The statistics as they are now."""
+        """Return a copy of the present statistics."""
         return [
             (buffer, buffer.clone())
             for memel in memels
@@ -79,14 +80,16 @@ class TorchSubject:
         ]
 
     def put_back(self, state: list[Any]) -> None:
-        """The statistics as they were."""
+        """Restore the statistics that `state` returned."""
         for buffer, value in state:
             buffer.copy_(value)
 
     def statistics(self, memel: TorchMEmeL) -> tuple[Array, Array, Array]:
-        """Count, mean and variance of the neurons, broadcastable to values."""
+        """Return count, mean and variance per neuron, broadcastable to values.
+
+        The arrays are copies, because the next step overwrites the buffers.
+        """
         named = memel.count, memel.moving_mean, memel.moving_variance
-        # Copies: the next step writes into the buffers.
         count, mean, variance = (
             each.clone().cpu().numpy().reshape(memel._keepdims)
             for each in named

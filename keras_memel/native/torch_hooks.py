@@ -1,10 +1,10 @@
-"""How a TorchMEmeL follows a module: it is a submodule, and a hook calls it.
+"""Attach a TorchMEmeL to a module: as a submodule that a hook calls.
 
 An inserted TorchMEmeL is the submodule `memel` of its host, the module that it
 follows. A forward hook of the host passes the output through it. Hooks of the
-modules around note the attention mask on the way. All hooks are functions of
-this file, which find what they need in the module that calls them: a copy of a
-model, or one from a pickle, is independent of the first.
+surrounding modules record the attention mask. All hooks are functions of this
+file and read their data from the module that calls them. A copy of a model, or
+one from a pickle, is therefore independent of the original.
 """
 
 import warnings
@@ -25,13 +25,13 @@ def attach(host: nn.Module, memel: TorchMEmeL, output: Any) -> None:
     host.add_module("memel", memel)
     host.__dict__["_memel_output"] = output
     memel.attached = True
-    # A Sequential calls all of its parts itself.
+    # A Sequential calls all of its submodules itself.
     if not isinstance(host, nn.Sequential):
         host.register_forward_hook(_pass_through)
 
 
 def detach(module: nn.Module) -> None:
-    """Remove all that `attach` and `watch` have added to a module."""
+    """Remove everything that `attach` and `watch` have added to a module."""
     _remove(module._forward_hooks, _pass_through, module)
     if torch_paths.is_host(module):
         module.memel.attached = False
@@ -41,7 +41,7 @@ def detach(module: nn.Module) -> None:
 
 
 def watch(root: nn.Module) -> None:
-    """Make the modules around the hosts note their masks."""
+    """Make the modules around the hosts record their masks."""
     for module in root.modules():
         _unwatch(module)
         under = tuple(torch_paths.inserted(module).values())
@@ -56,7 +56,8 @@ def watch(root: nn.Module) -> None:
             module.register_forward_pre_hook(_note_mask, with_kwargs=True)
         if module is root:
             module.__dict__["_memel_unseen"] = True
-        # In any case, so that a forward pass that fails leaves no mask.
+        # The hook is always called, so that a failed forward pass leaves no
+        # mask behind.
         module.register_forward_hook(_after_forward, always_call=True)
 
 
@@ -84,11 +85,11 @@ def _remove(hooks: Any, function: Any, module: nn.Module) -> None:
 
 def _pass_through(host: Any, args: Any, outputs: Any) -> Any:
     if not torch_paths.is_host(host):
-        # Quantization makes another module, with the hooks of the first only.
+        # Quantization creates another module with only the hooks of the first.
         _remove(host._forward_hooks, _pass_through, host)
         warnings.warn(
-            f"A conversion of the model has dropped the MEmeL after a "
-            f"{type(host).__name__}. Insert after the conversion.",
+            f"A conversion of the model has removed the MEmeL after a "
+            f"{type(host).__name__}. Call `insert` after the conversion.",
             stacklevel=2,
         )
         return outputs
@@ -111,7 +112,7 @@ def _after_forward(module: Any, args: Any, outputs: Any) -> None:
     if outputs is None:  # The forward pass has failed.
         return
     if not any(memel.attached for memel in module._memel_under):
-        _unwatch(module)  # They were stripped from a part of this module.
+        _unwatch(module)  # They were stripped from a submodule.
         return
     if vars(module).pop("_memel_unseen", False):
         _warn_of_strays(module)
@@ -122,13 +123,13 @@ def _warn_of_strays(root: nn.Module) -> None:
         if path.rpartition(".")[2] == "base_layer":
             warnings.warn(
                 f"An adapter adds to the output of {path!r} after its MEmeL. "
-                "Apply the adapter first, then insert.",
+                "Apply the adapter first, then call `insert`.",
                 stacklevel=3,
             )
         elif memel.training and memel.trainable and not float(memel.steps):
             warnings.warn(
                 f"Module {path!r} was not called in the first forward pass of "
-                "the model: the MEmeL after it does nothing. Some modules "
+                "the model, so the MEmeL after it has no effect. Some modules "
                 "only hold weights, such as `out_proj` of an attention layer. "
                 "Insert after the module around it.",
                 stacklevel=3,

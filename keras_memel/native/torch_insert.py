@@ -1,4 +1,4 @@
-"""find, insert, inserted and strip for PyTorch modules."""
+"""Implement find, insert, inserted and strip for PyTorch modules."""
 
 import sys
 from typing import Any
@@ -17,7 +17,7 @@ from keras_memel.native.torch_memel import TorchMEmeL
 
 
 def find(model: nn.Module, where: Any = "**") -> list[str]:
-    """As `keras_memel.find`."""
+    """Implement `keras_memel.find`."""
     found = torch_paths.select(torch_paths.unwrap(model), where)
     return [site.path for site in found]
 
@@ -29,7 +29,7 @@ def insert(
     output: Any = None,
     example: Any = None,
 ) -> nn.Module:
-    """As `keras_memel.insert`."""
+    """Implement `keras_memel.insert`."""
     if not isinstance(layer, (MEmeL, TorchMEmeL)):
         raise ValueError(
             "Argument `layer` must be a MEmeL. "
@@ -53,12 +53,12 @@ def insert(
 
 
 def inserted(model: nn.Module) -> dict[str, TorchMEmeL]:
-    """As `keras_memel.inserted`."""
+    """Implement `keras_memel.inserted`."""
     return torch_paths.inserted(torch_paths.unwrap(model))
 
 
 def memels(model: nn.Module) -> dict[str, TorchMEmeL]:
-    """All TorchMEmeLs of a model; inserted ones by the paths of their hosts."""
+    """Return all TorchMEmeLs by path; for an inserted one, of its host."""
     found = inserted(model)
     held = set(map(id, found.values()))
     for path, module in torch_paths.unwrap(model).named_modules():
@@ -68,7 +68,7 @@ def memels(model: nn.Module) -> dict[str, TorchMEmeL]:
 
 
 def describe(model: nn.Module) -> list[dict[str, Any]]:
-    """Describe the insertions of a model in values that JSON can hold."""
+    """Describe the insertions of a model in values that JSON can represent."""
     root = torch_paths.unwrap(model)
     return [
         {
@@ -81,7 +81,7 @@ def describe(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def strip(model: nn.Module) -> nn.Module:
-    """As `keras_memel.strip`."""
+    """Implement `keras_memel.strip`."""
     root = torch_paths.unwrap(model)
     for module in list(root.modules()):
         torch_hooks.detach(module)
@@ -91,7 +91,7 @@ def strip(model: nn.Module) -> nn.Module:
 
 
 def refresh(root: nn.Module) -> None:
-    """Bring all that depends on the insertions of a model up to date."""
+    """Update the hooks, config and compiler after a change of insertions."""
     torch_hooks.watch(root)
     _write_config(root)
     _reset_compiler()
@@ -101,25 +101,25 @@ def _check_host(site: Site, where: Any) -> None:
     host = site.layer
     if torch_paths.is_host(host):
         raise ValueError(
-            f"Module {site.path!r} holds an inserted MEmeL already. Call "
-            "`keras_memel.strip(model)` first, or name other modules. "
+            f"Module {site.path!r} already holds an inserted MEmeL. Call "
+            "`keras_memel.strip(model)` first, or select other modules. "
             f"Received: where={where!r}"
         )
     reason = None
     if isinstance(host, (nn.ModuleList, nn.ModuleDict)):
-        reason = "it is a list of modules, which is never called. Name its "
+        reason = "it is a list of modules, which is never called. Select its "
         reason += f"parts: '{site.path}.*'"
     elif isinstance(host, torch.jit.ScriptModule):
-        reason = "it is a script, which takes no hooks"
+        reason = "it is a script, which does not support hooks"
     elif hasattr(host, "memel"):
-        reason = "it has an attribute `memel` already"
+        reason = "it already has an attribute `memel`"
     elif site.path.rpartition(".")[2] == "base_layer":
-        reason = "an adapter adds to it. Name the module around it"
+        reason = "an adapter adds to its output. Select the module around it"
     elif any(
         getattr(module, "batch_first", True) is False
         for module in host.modules()
     ):
-        reason = "its batch is the second axis. Make it with `batch_first=True`"
+        reason = "its batch axis is the second. Set `batch_first=True`"
     if reason:
         raise ValueError(
             f"A MEmeL cannot follow {site.path!r} "
@@ -151,13 +151,13 @@ def _copy(
 
 
 def _reset_compiler() -> None:
-    # A compiled graph holds the hooks as they were.
+    # A compiled graph contains the previous hooks.
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
 
 def _write_config(root: nn.Module) -> None:
-    """Note the insertions where `save_pretrained` keeps them."""
+    """Write the insertions to the config that `save_pretrained` saves."""
     config: Any = getattr(root, "config", None)
     if not hasattr(config, "to_json_string"):
         return

@@ -1,4 +1,4 @@
-"""Masks of positions: from the arguments of a model to a layer inside it."""
+"""Pass masks of positions from the arguments of a model to inner layers."""
 
 import inspect
 import sys
@@ -10,26 +10,26 @@ from torch import nn
 
 from keras_memel.utils.types import Tensor
 
-# Arguments that hold a mask of positions, and whether true means padding.
+# Names of arguments for masks of positions, and whether true means padding.
 _NAMES = {
     "attention_mask": False,
     "padding_mask": False,
     "src_key_padding_mask": True,
 }
-# A module with one of these makes the mask of the layers within.
+# A module with one of these arguments creates the mask of its inner layers.
 _TEXT = {"input_ids", "inputs_embeds", "src"}
 
 
 class MaskArgument(NamedTuple):
-    """Where a module takes its mask.
+    """Argument of a module that receives the mask.
 
     Attributes:
-        name: Name of the argument; "" for any of those that hold masks, in a
-            module that takes all keywords.
-        position: Its position.
+        name: Name of the argument. In a module that accepts all keywords it
+            is "", which represents all known names.
+        position: Position of the argument.
         inverted: Whether true means padding.
-        is_whole: Whether the module is a whole model, for which `None` means
-            that there is no padding.
+        is_whole: Whether the module is a whole model. Its mask `None` then
+            means that there is no padding.
     """
 
     name: str
@@ -39,7 +39,7 @@ class MaskArgument(NamedTuple):
 
 
 def argument_of(module: nn.Module) -> MaskArgument | None:
-    """Find the argument of a module that is a mask, if there is one."""
+    """Find the mask argument of a module; `None` if it has no such argument."""
     try:
         parameters = inspect.signature(module.forward).parameters
     except (TypeError, ValueError):
@@ -61,7 +61,7 @@ def read(
     """Read the mask of a call.
 
     Returns:
-        Whether the call says anything of a mask, and the mask: true where a
+        Whether the call determines the mask, and the mask: true where a
         position counts.
     """
     if not argument.name:
@@ -73,7 +73,8 @@ def read(
     mask = kwargs.get(name, args[place] if place < len(args) else None)
     if mask is None:
         return argument.is_whole, None
-    # Layers get a mask that the model has made of it, with more axes.
+    # Inner layers receive a mask with more axes, which the model derives from
+    # this one.
     if not torch.is_tensor(mask) or mask.ndim != 2:
         return False, None
     if argument.inverted:
@@ -82,19 +83,21 @@ def read(
 
 
 def tail(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
-    """Cut the mask of a model to the positions of a layer, if it is theirs."""
+    """Cut the mask of a model to the positions of a layer, if it fits them."""
     if mask is None or inputs.ndim != 3 or len(mask) != len(inputs):
         return None
-    # In generation the mask covers the text so far, the inputs are its end.
+    # During generation the mask covers all previous text, but the inputs are
+    # only its end.
     length = inputs.shape[1]
     return mask[:, -length:] if 0 < length <= mask.shape[1] else None
 
 
 def at_rank(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
-    """Bring a mask to the rank of the inputs, as booleans.
+    """Reshape a mask to the rank of the inputs and convert it to booleans.
 
     Raises:
-        ValueError: If it does not have their leading dimensions.
+        ValueError: If the mask does not have the leading dimensions of the
+            inputs.
     """
     if mask is None:
         return None

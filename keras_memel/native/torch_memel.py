@@ -6,9 +6,11 @@ from typing import Any
 import torch
 
 from keras_memel.core.inhibitions import Inhibition
+from keras_memel.core.inhibitions import InhibitionLike
 from keras_memel.core.moments import History
 from keras_memel.core.moments import Moments
 from keras_memel.core.moments import add_compensated
+from keras_memel.core.selection import SelectionLike
 from keras_memel.core.selections import Random
 from keras_memel.core.selections import RandomK
 from keras_memel.kernels import torch as kernels
@@ -21,7 +23,7 @@ from keras_memel.native.torch_replay import in_backward
 from keras_memel.native.torch_state import StateInBuffers
 from keras_memel.utils.types import Tensor
 
-# The arguments of `MEmeL` that a module has too.
+# Arguments of `MEmeL` that the module shares.
 _SETTINGS = (
     "selection",
     "inhibition",
@@ -37,60 +39,61 @@ _SETTINGS = (
 
 
 class TorchMEmeL(StateInBuffers):
-    """Inhibits monosemantic neurons while a PyTorch module trains.
+    """Inhibit monosemantic neurons while a PyTorch module trains.
 
-    The same computation as `keras_memel.MEmeL`, with the same arguments and
-    the same names of its statistics, for `torch.nn.Sequential` and modules of
-    your own. `module.train()` and `module.eval()` decide: in evaluation it is
-    the identity. To put it into a model that exists, pass a
-    `keras_memel.MEmeL` to `keras_memel.insert`.
+    The module computes the same as `keras_memel.MEmeL`, with the same
+    arguments and the same names of the statistics. Use it in
+    `torch.nn.Sequential` and in your own modules. `module.train()` and
+    `module.eval()` select the mode: in evaluation it is the identity. For an
+    existing model, pass a `keras_memel.MEmeL` to `keras_memel.insert`, which
+    adds the module.
 
-    The statistics are buffers, not parameters: they are in `state_dict`, no
-    optimizer sees them, and they stay float32 whatever the model is cast to.
+    The statistics are buffers, not parameters. They are part of `state_dict`,
+    no optimizer updates them, and they stay float32 when the model is cast.
     Under activation checkpointing, the second run of a step uses the
-    statistics of the first and updates nothing.
+    statistics of the first and does not update them.
 
     Args:
-        selection: As of `MEmeL`.
-        inhibition: As of `MEmeL`. The loss of `"penalty"` has no model to
-            join: its gradient is added in the backward pass, and
+        selection: As in `MEmeL`.
+        inhibition: As in `MEmeL`. The loss of `"penalty"` is not added to the
+            loss of a model. Its gradient is added in the backward pass, and
             `penalty_value` holds its last value.
-        axis: As of `MEmeL`. `-1` is one neuron per channel; `1` is the same
-            for images, `(batch, channels, height, width)`.
-        forget_steps: As of `MEmeL`.
-        late_start: As of `MEmeL`; each call in training mode is a step, so
-            that each micro-batch of accumulated gradients counts.
-        epsilon: As of `MEmeL`.
-        score_with: As of `MEmeL`.
-        at_inference: As of `MEmeL`.
+        axis: As in `MEmeL`. `-1` uses one neuron per channel; `1` does the
+            same for images, `(batch, channels, height, width)`.
+        forget_steps: As in `MEmeL`.
+        late_start: As in `MEmeL`. Each call in training mode is a step, so
+            each micro-batch counts if you accumulate gradients.
+        epsilon: As in `MEmeL`.
+        score_with: As in `MEmeL`.
+        at_inference: As in `MEmeL`.
         trainable: If false, the module behaves in training as in evaluation.
-        shape: Shape of the inputs, with or without sizes of the axes that are
-            no neurons: `(None, None, 768)`. `None`: taken from the first
-            inputs. Pass it where the statistics must exist before the first
-            call, as for `torch.compile(fullgraph=True)`.
-        process_group: Processes that share the statistics, where the default
+        shape: Shape of the inputs, such as `(None, None, 768)`. The sizes of
+            axes that do not index neurons are optional. `None` uses the shape
+            of the first inputs. Pass it if the statistics must exist before
+            the first call, as for `torch.compile(fullgraph=True)`.
+        process_group: Processes that share the statistics, if the default
             group is not the data-parallel one.
         loss_scale: Factor of the gradient of the penalty, or a function that
-            returns it: `scaler.get_scale` for a `torch.amp.GradScaler`, `1 /
-            n` if you divide the loss by `n` accumulated steps.
+            returns it. Use `scaler.get_scale` for a `torch.amp.GradScaler`,
+            and `1 / n` if you divide the loss by `n` accumulated steps.
 
     Call arguments:
         inputs: Floating-point tensor `(batch, ...)`.
-        mask: Booleans or numbers of the leading dimensions of the inputs: true
-            where a position counts. `None`: that of the model around, if
-            `insert` has put the module there.
+        mask: Booleans or numbers over the leading dimensions of the inputs:
+            true where a position counts. `None` uses the mask of the
+            surrounding model if `insert` added the module.
 
-    Output shape: That of the inputs, in the same dtype.
+    Output shape: Shape of the inputs, in the same dtype.
 
-    Buffers (of the names and meanings of the weights of `MEmeL`, float32 but
-        for the integer `steps`): those of the neurons are empty before the
-        first call. A random selection has `seed_state`: its seed and the
+    Buffers (names and meanings of the weights of `MEmeL`, float32 except for
+        the integer `steps`): The statistics of the neurons are empty before
+        the first call. A random selection adds `seed_state`: its seed and the
         number of draws.
 
     Raises:
-        ValueError: As of `MEmeL`.
-        RuntimeError: If a checkpointed call is run again and its statistics
-            are not known any more.
+        ValueError: As in `MEmeL`.
+        RuntimeError: If a checkpointed call is run again after its statistics
+            were freed.
 
     Example:
 
@@ -111,8 +114,8 @@ class TorchMEmeL(StateInBuffers):
 
     def __init__(
         self,
-        selection: Any = "top_k",
-        inhibition: Any = "reverse",
+        selection: SelectionLike = "top_k",
+        inhibition: InhibitionLike = "reverse",
         axis: int | tuple[int, ...] | None = None,
         forget_steps: int | None = 10,
         late_start: int = 10,
@@ -125,7 +128,7 @@ class TorchMEmeL(StateInBuffers):
         process_group: Any = None,
         loss_scale: Any = 1.0,
     ):
-        # The Keras layer checks the arguments; it is not kept.
+        # A temporary Keras layer checks the arguments.
         checked = MEmeL(
             selection,
             inhibition,
@@ -153,17 +156,17 @@ class TorchMEmeL(StateInBuffers):
 
     @classmethod
     def from_layer(cls, layer: Any, **changed: Any) -> "TorchMEmeL":
-        """Make a module with the settings of another layer.
+        """Create a module with the settings of another layer.
 
         Args:
-            layer: A `MEmeL` or a `TorchMEmeL`. Its statistics stay there.
+            layer: A `MEmeL` or a `TorchMEmeL`. Its statistics are not copied.
             **changed: Arguments that differ.
         """
         settings = {name: getattr(layer, name) for name in _SETTINGS}
         return cls(**{**settings, **changed})
 
     def to_layer(self) -> MEmeL:
-        """Make a Keras layer, not built, with the settings of this module."""
+        """Create an unbuilt Keras layer with the settings of this module."""
         return MEmeL(**{name: getattr(self, name) for name in _SETTINGS})
 
     def extra_repr(self) -> str:
@@ -173,21 +176,21 @@ class TorchMEmeL(StateInBuffers):
         )
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Inhibit in training mode; pass the inputs on in evaluation."""
+        """Inhibit in training; return the inputs unchanged in evaluation."""
         learning = self.training and self.trainable
         if not (learning or self.at_inference):
             return inputs
         if learning and torch._C._are_functorch_transforms_active():
             raise RuntimeError(
-                "MEmeL keeps statistics, which `torch.func` and `torch.vmap` "
-                "cannot write. Call `model.eval()`, or "
-                "`keras_memel.strip(model)`, before."
+                "MEmeL updates statistics, which `torch.func` and `torch.vmap` "
+                "do not support. Call `model.eval()` or "
+                "`keras_memel.strip(model)` first."
             )
         self._check(inputs)
         if mask is None:
             mask = torch_masks.tail(self.noted_mask, inputs)
         compiling = torch.compiler.is_compiling()
-        # A second run must find the statistics, and the draws, of the first.
+        # A second run must use the statistics and the draws of the first.
         repeatable = learning or self.selection.random
         again = repeatable and not compiling and in_backward()
         if again:
@@ -223,7 +226,7 @@ class TorchMEmeL(StateInBuffers):
         selection: Any = self.selection
         if selection.random:
             if compiling and type(selection) in (Random, RandomK):
-                # PyTorch's own generator is one that a graph may hold.
+                # A graph may contain PyTorch's own generator.
                 selection = _InGraph(selection)
             else:
                 arguments["seed"] = int(call.seed.sum())
@@ -245,18 +248,18 @@ class TorchMEmeL(StateInBuffers):
         return outputs
 
     def _replicate_for_data_parallel(self) -> Any:
-        # `nn.DataParallel` runs copies, and throws them away.
+        # `nn.DataParallel` runs copies and discards them.
         if self.training and self.trainable:
             raise RuntimeError(
-                "MEmeL cannot train in `nn.DataParallel`: the statistics of "
-                "its replicas are lost after each step. Use "
+                "MEmeL cannot train in `nn.DataParallel`, which loses the "
+                "statistics of its replicas after each step. Use "
                 "`nn.parallel.DistributedDataParallel`, which PyTorch "
-                "recommends in its place."
+                "recommends instead."
             )
         return super()._replicate_for_data_parallel()
 
     def _begin(self, valid: Tensor | None) -> Call:
-        # Copies: the buffers are written in place.
+        # The call needs copies, because the buffers are updated in place.
         parts: dict[str, Any] = {
             name: self._buffers[name].clone().reshape(self._keepdims)
             for name in self._of_neurons
@@ -295,7 +298,11 @@ class TorchMEmeL(StateInBuffers):
         ready: Tensor,
         number: Tensor,
     ) -> Tensor:
-        """Write the statistics; the number of values selected everywhere."""
+        """Update the statistics.
+
+        Returns:
+            Number of values selected, over all processes.
+        """
         group, batch = self.process_group, call.batch
         if pooled is None:
             batch, (number,) = torch_step.merge(group, batch, number)
@@ -351,7 +358,7 @@ class TorchMEmeL(StateInBuffers):
 
 
 class _AddLoss(torch.autograd.Function):
-    """Outputs as they are; backward, the gradient of a loss besides."""
+    """Function that returns the outputs and adds a loss going backward."""
 
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, loss: Tensor, scale: float) -> Any:
@@ -370,7 +377,7 @@ class _AddLoss(torch.autograd.Function):
 
 
 class _InGraph:
-    """`Random` and `RandomK` with the generator of PyTorch."""
+    """Selection of `Random` or `RandomK` with the generator of PyTorch."""
 
     random = True
     by_sample = False

@@ -1,4 +1,4 @@
-"""Run PyTorch modules to see what they return."""
+"""Run PyTorch modules and inspect their outputs."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from keras_memel.native.site import Site
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation without gradients; afterwards, back."""
+    """Set evaluation mode without gradients, and restore the modes on exit."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -27,13 +27,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def shapes(
     model: nn.Module, found: list[Site], output: Any, example: Any
 ) -> dict[str, tuple[int, ...]]:
-    """Find the shapes of what modules return, by their paths.
+    """Find the shapes of the outputs of modules, by path.
 
     Args:
-        model: A model.
-        found: The modules.
-        output: As of `outputs.select`.
-        example: A batch, as of `outputs.call`.
+        model: Any module.
+        found: Sites of the modules.
+        output: As in `outputs.select`.
+        example: A batch, as in `outputs.call`.
 
     Raises:
         ValueError: If one of the modules is never called, or has no such
@@ -53,7 +53,7 @@ def shapes(
     for site in found:
         if site.path not in seen:
             raise ValueError(
-                f"Module {site.path!r} is never called in the model: a MEmeL "
-                "there would do nothing."
+                f"Module {site.path!r} is never called in the model, so a "
+                "MEmeL after it would have no effect."
             )
     return seen

@@ -1,4 +1,4 @@
-"""Where a MEmeL can go in a PyTorch module: dotted paths, and patterns."""
+"""Find places for a MEmeL in a PyTorch module by dotted paths and patterns."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from keras_memel.utils import patterns
 
 
 def walk(model: nn.Module, memels: bool = False) -> list[Site]:
-    """The modules of a model but itself, each once, by their dotted paths.
+    """Return the modules of a model, without itself, each once, with paths.
 
     Args:
         model: Any module.
-        memels: Whether the TorchMEmeLs of the model itself are among them.
+        memels: Whether to include TorchMEmeLs that were not inserted.
     """
     found = []
     for path, module in model.named_modules():
@@ -37,19 +37,19 @@ def _chain(model: nn.Module, path: str) -> tuple[nn.Module, ...]:
 
 
 def is_host(module: nn.Module) -> bool:
-    """Check whether `insert` has put a TorchMEmeL after a module."""
+    """Check whether `insert` has added a TorchMEmeL after a module."""
     return "_memel_output" in vars(module) and isinstance(
         module._modules.get("memel"), TorchMEmeL
     )
 
 
 def is_inserted(host: nn.Module, module: nn.Module) -> bool:
-    """Check whether a module is the TorchMEmeL that `insert` has put there."""
+    """Check whether a module is the TorchMEmeL that `insert` has added."""
     return is_host(host) and host._modules.get("memel") is module
 
 
 def inserted(model: nn.Module) -> dict[str, TorchMEmeL]:
-    """The inserted TorchMEmeLs of a model, by the paths of their hosts."""
+    """Return the inserted TorchMEmeLs of a model by the path of their host."""
     found = {}
     for path, module in model.named_modules():
         if is_host(module):
@@ -60,7 +60,7 @@ def inserted(model: nn.Module) -> dict[str, TorchMEmeL]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside of what `torch.compile` returns."""
+    """Return the module inside a result of `torch.compile`, or the model."""
     inner = getattr(model, "_orig_mod", model)
     assert isinstance(inner, nn.Module)
     return inner
@@ -72,16 +72,16 @@ def select(
     memels: bool = False,
     argument: str = "where",
 ) -> list[Site]:
-    """The sites that `where` names, in the order of the model.
+    """Return the sites that `where` selects, in the order of the model.
 
     Args:
         model: Any module.
         where: As in `find`, with paths joined by ".".
-        memels: As of `walk`.
-        argument: What the user calls `where`.
+        memels: As in `walk`.
+        argument: Name of `where` in error messages.
 
     Raises:
-        ValueError: If it, or one pattern of several, names none.
+        ValueError: If `where`, or one pattern of several, selects no module.
     """
     tree = patterns.Tree(
         walk(model, memels),

@@ -1,4 +1,4 @@
-"""What a PyTorch module takes of a prompt, and what it generates."""
+"""Prepare a prompt for a PyTorch module, and generate its continuation."""
 
 import inspect
 from typing import Any
@@ -15,19 +15,20 @@ from keras_memel.utils import prompts
 def prepare(
     model: nn.Module, given: Any, generate: int, tokenizer: Any
 ) -> tuple[Any, int | None]:
-    """The batch of one that a module takes.
+    """Prepare a batch of one input for a module.
 
     Args:
         model: Any module.
         given: `text_or_inputs` of `prompt`.
-        generate: Number of tokens to generate at most.
+        generate: Maximum number of tokens to generate.
         tokenizer: As in `prompt`.
 
     Returns:
         Inputs, and the position of the first generated token, or `None`.
 
     Raises:
-        ValueError: If it cannot generate, or the text cannot be tokenized.
+        ValueError: If the module cannot generate, or the text cannot be
+            tokenized.
     """
     root = torch_paths.unwrap(model)
     config = getattr(root, "config", None)

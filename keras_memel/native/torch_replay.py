@@ -1,9 +1,10 @@
-"""Calls that activation checkpointing runs a second time.
+"""Repeat calls that activation checkpointing runs a second time.
 
-Checkpointing throws away what a part of a model computes, and computes it
-again in the backward pass. The second run has to use the statistics of the
-first and must not update them. So each call in training leaves what it used in
-a `Call`. The autograd graph of its outputs owns it: with the graph, it is gone.
+Checkpointing discards the intermediate results of a part of a model and
+computes them again in the backward pass. The second run has to use the
+statistics of the first and must not update them. Each call in training
+therefore records them in a `Call`. The autograd graph of the outputs owns the
+`Call`, which is freed together with the graph.
 """
 
 import dataclasses
@@ -17,8 +18,8 @@ import torch
 from keras_memel.core.moments import History
 from keras_memel.utils.types import Tensor
 
-# Calls without a graph that are kept: the first run of the reentrant kind of
-# checkpointing is without gradients.
+# Number of calls without a graph that are kept: reentrant checkpointing
+# disables gradients in the first run.
 MOST_WITHOUT_GRAPH = 8
 
 
@@ -29,20 +30,20 @@ def in_backward() -> bool:
 
 @torch.library.custom_op("keras_memel::first_run", mutates_args=())
 def first_run(steps: torch.Tensor) -> torch.Tensor:
-    """Copy the number of steps, in a compiled graph that is not run again.
+    """Copy the number of steps, in a compiled graph that runs only once.
 
-    A graph knows of no `Calls`: the second run of checkpointing would use the
-    statistics after the first, and update them.
+    A graph has no access to `Calls`. A second run by checkpointing would use
+    the statistics after the first run, and would update them again.
 
     Raises:
-        RuntimeError: If it is run again, in a backward pass.
+        RuntimeError: If the graph runs again, in a backward pass.
     """
     if in_backward():
         raise RuntimeError(
             "Activation checkpointing runs a compiled MEmeL again, which would "
             "use other statistics than in the first run. Use either "
             "`torch.compile` or checkpointing for the part of the model that "
-            "holds the MEmeL"
+            "contains the MEmeL"
         )
     return steps.clone()
 
@@ -54,18 +55,18 @@ def _(steps: torch.Tensor) -> torch.Tensor:
 
 @dataclasses.dataclass(eq=False)
 class Call:
-    """What one call used, and what it found.
+    """State and results of one call.
 
     Attributes:
-        history: Statistics before it, broadcastable to the values.
-        steps: Training steps before it, scalar.
-        selection: State of the selection before it.
-        valid: Its mask at the rank of the values, or `None`.
-        seed: State of the seed before it, or `None`.
-        batch: Moments of its values, over all processes.
+        history: Statistics before the call, broadcastable to the values.
+        steps: Number of training steps before the call, scalar.
+        selection: State of the selection before the call.
+        valid: Mask at the rank of the values, or `None`.
+        seed: State of the seed before the call, or `None`.
+        batch: Moments of the values, over all processes.
         total: Number of values selected, over all processes.
-        local: Mean of its values in this process: the mark it is found by.
-        runs: How often it was run again.
+        local: Mean of the values in this process, which identifies the call.
+        runs: Number of times that the call was run again.
     """
 
     history: History
@@ -80,7 +81,7 @@ class Call:
 
 
 class Calls:
-    """The calls of one module that may be run again."""
+    """Calls of one module that may be run again."""
 
     def __init__(self) -> None:
         self._owned: list[weakref.ref[Call]] = []
@@ -96,7 +97,7 @@ class Calls:
         return Calls()
 
     def alive(self) -> list[Call]:
-        """The calls that may be run again, the latest first."""
+        """Return the calls that may be run again, starting with the latest."""
         owned = [call for ref in self._owned if (call := ref()) is not None]
         return (owned + list(self._kept))[::-1]
 
@@ -111,17 +112,18 @@ class Calls:
         self._owned.append(weakref.ref(call))
 
     def find(self, mean: Callable[[Call], Tensor]) -> Call:
-        """The call that is run again now.
+        """Find the call that is now run again.
 
         Args:
-            mean: From a call to the mean of the values at hand by its
-                statistics, which equals that of the call it is.
+            mean: Function of a call that computes the mean of the present
+                values with its statistics. For the matching call the result
+                equals `local`.
 
         Raises:
-            RuntimeError: If none of the calls is it.
+            RuntimeError: If no call matches.
         """
-        # Of several with the same values, the latest that was not run again:
-        # a backward pass goes from the latest to the first.
+        # Several calls may have the same values. A backward pass runs from
+        # the latest to the first, so the latest that was not run again counts.
         calls = sorted(self.alive(), key=lambda call: call.runs)
         for call in calls:
             if len(calls) > 1:
@@ -131,9 +133,9 @@ class Calls:
             call.runs += 1
             return call
         raise RuntimeError(
-            "Activation checkpointing runs a MEmeL again, and its statistics "
-            "of the first run are not known any more. Use "
-            "`checkpoint(..., use_reentrant=False)`, which keeps them for as "
-            f"long as they are needed. Received: {len(calls)} calls, none of "
-            "them with these inputs"
+            "Activation checkpointing runs a MEmeL again, but its statistics "
+            "of the first run are no longer available. Use "
+            "`checkpoint(..., use_reentrant=False)`, which keeps them while "
+            f"they are needed. Received: {len(calls)} calls, none of them "
+            "with these inputs"
         )

@@ -1,4 +1,4 @@
-"""Saving PyTorch modules with their insertions."""
+"""Save PyTorch modules with their insertions."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from keras_memel.native.torch_memel import TorchMEmeL
 
 
 def save(model: nn.Module, filepath: Any) -> None:
-    """As `keras_memel.save`."""
+    """Implement `keras_memel.save`."""
     root = torch_paths.unwrap(model)
     torch.save(
         {
@@ -28,7 +28,7 @@ def save(model: nn.Module, filepath: Any) -> None:
 
 
 def restore(model: nn.Module, source: Any) -> nn.Module:
-    """As `keras_memel.restore`."""
+    """Implement `keras_memel.restore`."""
     root = torch_paths.unwrap(model)
     insertions, state, whole = _read(root, source)
     present = torch_paths.inserted(root)
@@ -36,8 +36,9 @@ def restore(model: nn.Module, source: Any) -> nn.Module:
     missing = [i["path"] for i in insertions if i["path"] not in modules]
     if missing:
         raise ValueError(
-            "Argument `model` must have the modules after which the file has "
-            f"MEmeLs. Received: a {type(root).__name__} without {missing}"
+            "Argument `model` must contain all modules that are followed by a "
+            "MEmeL in the file. "
+            f"Received: a {type(root).__name__} without {missing}"
         )
     for insertion in insertions:
         if insertion["path"] in present:
@@ -62,8 +63,9 @@ def restore(model: nn.Module, source: Any) -> nn.Module:
         }
         if not own:
             raise ValueError(
-                f"The statistics of the MEmeL after {path!r} are not in the "
-                f"file. Received: source={source!r}"
+                "Argument `source` must contain the statistics of every "
+                f"MEmeL. Received: source={source!r} without those of the "
+                f"MEmeL after {path!r}"
             )
         memel.load_state_dict(own)
     return model
@@ -72,10 +74,10 @@ def restore(model: nn.Module, source: Any) -> nn.Module:
 def _read(
     model: nn.Module, source: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
-    """Insertions, state, and whether the state is that of the whole model."""
+    """Read insertions and state, and whether it is the whole model's state."""
     path = pathlib.Path(os.fspath(source))
     if path.is_file():
-        # A serialized layer is made of plain numbers and names.
+        # A serialized layer consists of plain numbers and names.
         file = torch.load(path, map_location="cpu", weights_only=True)
         return file["insertions"], file["state_dict"], True
     if not (path / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""The state of a MEmeL in the buffers of a PyTorch module."""
+"""Store the state of a MEmeL in the buffers of a PyTorch module."""
 
 import copy
 from typing import Any
@@ -11,26 +11,26 @@ from keras_memel.core.selection import Selection
 from keras_memel.native.torch_replay import Calls
 from keras_memel.utils.types import Tensor
 
-# The order is that of `state_dict`.
+# `state_dict` has the same order.
 _OF_NEURONS = ("moving_mean", "moving_variance", "count", "count_low")
 _WITHOUT_FORGETTING = ("moving_mean_low", "moving_variance_low")
 _SCALARS = ("inhibited_rate", "skipped_updates", "skipped_updates_low")
 
 
 class StateInBuffers(nn.Module):
-    """Keep the statistics of neurons in buffers.
+    """Module that keeps the statistics of neurons in buffers.
 
-    They are float32 whatever the module is cast to, have the sizes of the
-    first inputs or of the file that is loaded, and start anew after the meta
-    device.
+    The buffers stay float32 when the module is cast. Their sizes come from
+    the first inputs or from the file that is loaded. A module that leaves the
+    meta device starts with initial statistics.
 
     Args:
-        selection: As of `MEmeL`: it may have a state of its own.
-        axis: As of `MEmeL`.
-        forget_steps: As of `MEmeL`.
+        selection: As in `MEmeL`. The selection may add its own state.
+        axis: As in `MEmeL`.
+        forget_steps: As in `MEmeL`.
     """
 
-    # Buffers.
+    # These attributes are buffers.
     moving_mean: Tensor
     steps: Tensor
 
@@ -39,10 +39,10 @@ class StateInBuffers(nn.Module):
         self.selection = selection
         self.axis = axis
         self.forget_steps = forget_steps
-        # The mask that the model around got, while it runs.
+        # Mask of the surrounding model during its call.
         self.noted_mask: Tensor | None = None
         self.penalty_value: Tensor | None = None
-        # Whether it follows a module by `insert`.
+        # Whether `insert` has attached the module to a host.
         self.attached = False
         self._calls = Calls()
         self._rank = 0
@@ -54,16 +54,17 @@ class StateInBuffers(nn.Module):
         self._state_keys = tuple(selection.initial_state())
 
     def _register_state(self) -> None:
-        """Make the buffers, after all other attributes.
+        """Create the buffers, after all other attributes.
 
         Raises:
-            ValueError: If the selection names its state like one of those.
+            ValueError: If a state of the selection has the name of another
+                attribute.
         """
         for name, value in self._initial_state(()).items():
             if hasattr(self, name):
                 raise ValueError(
-                    "`initial_state` of a selection must use names that the "
-                    f"layer does not have. Received: {name!r} from "
+                    "`initial_state` of a selection must use names that are "
+                    f"not attributes of the layer. Received: {name!r} from "
                     f"{type(self.selection).__name__}"
                 )
             self.register_buffer(name, value)
@@ -94,35 +95,36 @@ class StateInBuffers(nn.Module):
 
     @torch.compiler.disable
     def build(self, shape: tuple[int | None, ...], device: Any = None) -> None:
-        """Make the statistics for inputs of a shape.
+        """Create the statistics for inputs of a given shape.
 
         Args:
             shape: Shape of the inputs; `None` where a size does not matter.
-            device: Of the statistics; `None` leaves them where they are.
+            device: Device of the statistics. `None` keeps the present device.
 
         Raises:
-            ValueError: If the size of a neuron axis is not given, or the
-                selection cannot work on such samples.
+            ValueError: If the size of a neuron axis is unknown, or the
+                selection does not suit samples of this shape.
         """
         rank = len(shape)
         if rank < 2:
             raise ValueError(
                 "Argument `inputs` must have a batch axis and at least one "
-                f"more. Received: inputs of shape {tuple(shape)}"
+                f"other axis. Received: inputs of shape {tuple(shape)}"
             )
         neurons = axes.of_neurons(self.axis, rank)
         sizes = [shape[axis] for axis in neurons]
         if any(size is None for size in sizes):
             raise ValueError(
-                f"MEmeL keeps statistics of every neuron, and axis={self.axis} "
-                "makes neurons of an axis whose size is not known. Pass "
-                f"`axis=-1`, or its size. Received: shape={tuple(shape)}"
+                "MEmeL keeps statistics per neuron and needs the size of every "
+                f"neuron axis. With axis={self.axis} a size is unknown. Pass "
+                f"`axis=-1`, or the size. Received: shape={tuple(shape)}"
             )
         self.selection._check(tuple(shape[1:]))
         device = device or self.steps.device
         for name, buffer in list(self._buffers.items()):
             assert buffer is not None
-            # Not another tensor: DistributedDataParallel keeps hold of this.
+            # DistributedDataParallel keeps a reference to this tensor, so it
+            # must not be replaced by another.
             buffer.data = (
                 torch.zeros(sizes, dtype=torch.float32, device=device)
                 if name in self._of_neurons
@@ -141,10 +143,11 @@ class StateInBuffers(nn.Module):
         )
 
     def _check(self, inputs: Tensor) -> None:
-        """Raise if the inputs do not fit the state; build it if there is none.
+        """Check the inputs against the state, which is built if necessary.
 
         Raises:
-            ValueError: If they are not floating-point, or make other neurons.
+            ValueError: If the inputs are not floating-point or not dense, or
+                have other neurons.
         """
         if not inputs.is_floating_point():
             raise ValueError(
@@ -167,15 +170,15 @@ class StateInBuffers(nn.Module):
         )
         if not fits:
             raise ValueError(
-                f"MEmeL has statistics of neurons {self._keepdims}, and "
-                f"axis={self.axis} makes others of these inputs. Pass "
-                "`axis=-1` if the length varies. "
+                "MEmeL has statistics for neurons of shape "
+                f"{self._keepdims}, but with axis={self.axis} these inputs "
+                "have other neurons. Pass `axis=-1` if the length varies. "
                 f"Received: inputs of shape {shape}"
             )
 
     def _apply(self, fn: Any, recurse: bool = True) -> "StateInBuffers":
-        # A cast of the model must not reach the statistics: in bfloat16
-        # 256 + 1 = 256. They follow it to a device only.
+        # A cast of the model must not change the statistics: in bfloat16
+        # 256 + 1 = 256. They follow the model to another device only.
         for name, buffer in self._buffers.items():
             assert buffer is not None
             device = fn(buffer).device
@@ -192,7 +195,7 @@ class StateInBuffers(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *args: Any
     ) -> None:
-        # Before the first call the sizes are those of the file.
+        # Before the first call the file determines the sizes.
         loaded = state_dict.get(prefix + "moving_mean")
         if loaded is not None and loaded.numel() and not self.built:
             for name in self._of_neurons:
@@ -205,14 +208,15 @@ class StateInBuffers(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        # Graphs, and what holds for one call only, stay here.
+        # Graphs and the state of a single call are not copied.
         state.update(_calls=Calls(), noted_mask=None, penalty_value=None)
         return state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "StateInBuffers":
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        # Groups of processes and functions cannot be copied; rules need not.
+        # Process groups and functions cannot be copied, and rules need no
+        # copy.
         shared = {"process_group", "selection", "inhibition", "loss_scale"}
         for key, value in self.__getstate__().items():
             kept = value if key in shared else copy.deepcopy(value, memo)

@@ -1,9 +1,9 @@
-"""One training step of MEmeL in plain PyTorch.
+"""Compute one training step of MEmeL in plain PyTorch.
 
-The same formulas as in `core/`, in PyTorch's own operations: on the small
-tensors of a neuron's statistics each operation of `keras.ops` takes five times
-as long. The passes over the values are those of `kernels/torch.py`, so that the
-results equal the Keras layer's.
+The formulas are those of `core/`, in PyTorch's own operations: on the small
+tensors of the statistics an operation of `keras.ops` takes five times as long.
+The passes over the values are those of `kernels/torch.py`, so that the results
+equal those of the Keras layer.
 
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
@@ -29,7 +29,10 @@ def batch_moments(
     history: History,
     valid: Tensor | None,
 ) -> Moments:
-    """As `core.moments.batch_moments`; `count` may be one for all neurons."""
+    """Compute `core.moments.batch_moments` of one batch.
+
+    Without a mask `count` is one number, expanded to all neurons.
+    """
     if valid is None:
         number = math.prod([values.shape[axis] for axis in axes])
         count = history.count.new_full((), float(number))
@@ -60,7 +63,7 @@ def _near(
     count: Tensor,
     valid: Tensor | None,
 ) -> Tensor:
-    """A number near the values of each neuron, without a history of it."""
+    """Compute a number near the values of each neuron without its history."""
     if valid is not None:
         counted = torch.where(valid, values.to(torch.float32), 0.0)
         return counted.sum(axes, keepdim=True) / count.clamp(min=1.0)
@@ -70,10 +73,10 @@ def _near(
 
 
 def is_everywhere(condition: Tensor) -> bool:
-    """Check whether a condition holds everywhere, if the answer is at hand.
+    """Check whether a condition holds everywhere, if the check is fast.
 
-    An accelerator would have to finish its work first, and a graph cannot
-    depend on it: there, the result is false.
+    The result is false on an accelerator, which would have to finish its work
+    first, and in a graph, which cannot depend on it.
     """
     return (
         not torch.compiler.is_compiling()
@@ -83,7 +86,7 @@ def is_everywhere(condition: Tensor) -> bool:
 
 
 def pool(history: History, batch: Moments, forget_steps: int | None) -> History:
-    """As `core.moments.pool`."""
+    """Compute `core.moments.pool`."""
     m, b, low = history.count, batch.count, history.low
     step = batch.mean - history.mean
     if forget_steps is None:
@@ -106,7 +109,8 @@ def pool(history: History, batch: Moments, forget_steps: int | None) -> History:
     else:
         mean = history.mean + weight * step
     count, count_low = add_compensated(history.count, low.count, b)
-    # `torch.isfinite` makes five operations of each.
+    # One comparison replaces `torch.isfinite`, which runs five operations per
+    # tensor.
     largest = torch.maximum(mean.abs(), variance.abs())
     usable = (b > 0) & (largest < math.inf)
     if not is_everywhere(usable):
@@ -123,7 +127,7 @@ def pool(history: History, batch: Moments, forget_steps: int | None) -> History:
 
 
 def inverse_variance(variance: Tensor, epsilon: float, where: Tensor) -> Tensor:
-    """As `core.scores.inverse_variance`."""
+    """Compute `core.scores.inverse_variance`."""
     whole = is_everywhere(where)
     if whole:
         number = variance.new_full((), float(where.numel()))
@@ -146,7 +150,7 @@ def select(
     valid: Tensor | None,
     arguments: dict[str, Any],
 ) -> Tensor:
-    """Which values a selection selects, booleans of the values' shape."""
+    """Apply a selection; return booleans with the shape of the values."""
 
     def chosen(values: Tensor, valid: Tensor | None) -> Tensor:
         scores = kernels.score(values, mean, scale, valid)
@@ -165,7 +169,7 @@ def select(
 def updated(
     selection: Selection, share: Tensor, state: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """As `selection.update`."""
+    """Compute `selection.update`."""
     if type(selection) is not Rate:
         return selection.update(share, **state)
     nudge = selection.gain * (share / selection.rate - 1.0)
@@ -178,14 +182,14 @@ def updated(
 
 
 def replicas(group: Any) -> int:
-    """Number of processes that share the statistics."""
+    """Return the number of processes that share the statistics."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return int(torch.distributed.get_world_size(group))
     return 1
 
 
 def total(group: Any, *numbers: Tensor) -> list[Tensor]:
-    """Each number summed over the processes, float64, in one message."""
+    """Sum each number over the processes in float64, with one message."""
     flat = [number.detach().double().reshape(-1) for number in numbers]
     packed = torch.cat(flat)
     torch.distributed.all_reduce(packed, group=group)
@@ -196,7 +200,7 @@ def total(group: Any, *numbers: Tensor) -> list[Tensor]:
 def merge(
     group: Any, batch: Moments, *numbers: Tensor
 ) -> tuple[Moments, list[Tensor]]:
-    """As `core.sync.merge`."""
+    """Compute `core.sync.merge`."""
     if replicas(group) == 1:
         return batch, list(numbers)
     count, mean, variance = (part.double() for part in batch)

@@ -44,6 +44,26 @@ def test_every_public_name_exists():
         assert hasattr(keras_memel, name)
 
 
+@pytest.mark.quick
+def test_dir_shows_the_public_names_only():
+    public = {*keras_memel.__all__, "__version__"}
+    if hasattr(keras_memel, "TorchMEmeL"):
+        public.add("TorchMEmeL")
+    assert set(dir(keras_memel)) == public
+    # A room is an attribute of the package as soon as it is imported.
+    assert hasattr(keras_memel, "layers")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "name", ["inhibitions", "paper", "plots", "selections", "sync"]
+)
+def test_public_modules_can_be_imported(name):
+    module = importlib.import_module(f"keras_memel.{name}")
+    assert getattr(keras_memel, name) is module
+    assert name in dir(keras_memel)
+
+
 @pytest.mark.parametrize("folder", ["examples", "benchmarks"])
 def test_what_scripts_import_of_the_package_is_there(folder):
     """Some of them take minutes, and no test runs them."""

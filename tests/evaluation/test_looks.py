@@ -91,7 +91,7 @@ def test_tables_name_the_level_of_the_interval():
 def test_notes_say_at_which_look_one_is():
     found = Comparison(runs_of(BORDERLINE, (10, 20)))
     assert found.looks == (10, 20)
-    note = "Look 1 of 2 (10, 20 seeds): a verdict takes p < 0.01"
+    note = "Look 1 of 2 (10, 20 seeds): a verdict needs p < 0.01"
     assert note in found.notes()
     assert note in found.summary()
     assert Comparison(runs_of(BORDERLINE, (10,))).notes() == []
@@ -107,7 +107,7 @@ def test_notes_say_if_there_are_other_seeds_than_declared(looks, seeds, level):
     assert found.contrasts[0].level == level
     declared = ", ".join(map(str, looks))
     (note,) = found.notes()
-    assert note.startswith(f"{seeds} seeds, and {declared} were declared")
+    assert note.startswith(f"The study has {seeds} seeds, but {declared}")
 
 
 def test_notes_say_that_metrics_are_not_corrected_for():
@@ -116,7 +116,8 @@ def test_notes_say_that_metrics_are_not_corrected_for():
         for run in runs_of(BORDERLINE)
     ]
     found = Comparison(runs, higher_is_better={"loss": False})
-    assert any(n.startswith("2 metrics, and no corr") for n in found.notes())
+    start = "There are 2 metrics and no correction"
+    assert any(note.startswith(start) for note in found.notes())
     assert not any("metrics" in note for note in found.notes("accuracy"))
     assert "metrics" not in str(Comparison(runs_of(BORDERLINE)).notes())
 
@@ -134,7 +135,8 @@ def test_looks_are_declared_by_the_first_call_and_kept(tmp_path):
     third = quiet(train, ["a", "good"], 20, store=store, looks=[10, 20])
     assert third.runs == second.runs
     more = quiet(train, ["a", "good"], 21, store=store)
-    assert any(note.startswith("21 seeds, and 10, 20") for note in more.notes())
+    start = "The study has 21 seeds, but 10, 20"
+    assert any(note.startswith(start) for note in more.notes())
 
 
 def test_without_looks_the_seeds_of_the_first_call_are_declared(tmp_path):
@@ -146,7 +148,7 @@ def test_without_looks_the_seeds_of_the_first_call_are_declared(tmp_path):
     more = quiet(score, ["a", "good"], 12, store=store)
     assert more.looks == (10,)
     (note,) = more.notes()
-    assert note.startswith("12 seeds, and 10 were declared")
+    assert note.startswith("The study has 12 seeds, but 10 were declared")
 
 
 def test_a_trial_of_few_seeds_declares_nothing(tmp_path):

@@ -95,7 +95,7 @@ def test_two_seeds_show_nothing_and_the_output_says_so(finished):
     done, _, _ = finished
     assert done.stdout.count("not shown") == len(PAIRS)
     assert not re.search(r"better|worse|inf|nan", done.stdout)
-    assert "a verdict takes 10 seeds" in done.stdout
+    assert "a verdict needs 10 seeds" in done.stdout
 
 
 def test_a_second_call_trains_nothing_and_other_epochs_are_refused(

@@ -229,7 +229,7 @@ def test_a_list_that_shrank_makes_the_load_fail_rather_than_guess(tmp_path):
     model.blocks = list(model.blocks[1:])
     model.save(tmp_path / "m.keras")
 
-    with pytest.raises(ValueError, match="differs from the one that was saved"):
+    with pytest.raises(ValueError, match="differs from the saved one"):
         keras.saving.load_model(tmp_path / "m.keras")
 
 

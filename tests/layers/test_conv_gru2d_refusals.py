@@ -68,5 +68,5 @@ def test_wrong_calls_are_refused():
         call = tf.function(
             layer, input_signature=[tf.TensorSpec((1, None, 2, 2, 1))]
         )
-        with pytest.raises(ValueError, match="known number of them"):
+        with pytest.raises(ValueError, match="known number of time steps"):
             call(x[:1, :, :2, :2, :1])

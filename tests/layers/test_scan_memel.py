@@ -220,7 +220,7 @@ def test_frozen_and_at_inference(rng):
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="`memel` must be a `MEmeL`"):
         new(keras.layers.Dropout(0.1))
-    with pytest.raises(ValueError, match="score with the history"):
+    with pytest.raises(ValueError, match="have score_with='history'"):
         new(MEmeL(score_with="current"))
     memel = MEmeL()
     new(memel).build(SHAPE)

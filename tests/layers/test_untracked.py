@@ -71,7 +71,7 @@ def test_within_a_lambda_a_layer_acts_or_is_refused():
     x = np.ones((8, 4), "float32")
     model.predict(x, verbose=0)
     if BACKEND == "jax":
-        with pytest.raises(ValueError, match="does not hold the layer"):
+        with pytest.raises(ValueError, match="does not track the layer"):
             model.fit(x, x, verbose=0)
         assert state(layer)["steps"] == 0
     else:
@@ -92,7 +92,7 @@ def test_within_a_scan_that_no_model_holds_too():
     x = np.ones((2, 2, 2, 2, 1), "float32")
     trainable = [v.value for v in model.trainable_variables]
     model.stateless_call(trainable, [], x, training=False)
-    with pytest.raises(ValueError, match="does not hold the layer"):
+    with pytest.raises(ValueError, match="does not track the layer"):
         model.stateless_call(trainable, [], x, training=True)
 
 

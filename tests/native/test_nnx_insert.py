@@ -144,7 +144,7 @@ def test_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="Orbax"):
         save(Network(), "model.keras")
     model = network(axis=None)
-    with pytest.raises(ValueError, match="statistics of neurons"):
+    with pytest.raises(ValueError, match="statistics for neurons"):
         model(X[0][:, :3])
 
 

@@ -400,7 +400,7 @@ def test_restore_reads_a_folder_of_save_pretrained(state, tmp_path):
 
 def test_restore_refuses_a_folder_without_statistics(tmp_path):
     model = insert(text(), "layer.[12]", memel())
-    with pytest.raises(ValueError, match="are not in the"):
+    with pytest.raises(ValueError, match="must contain the statistics"):
         restore(text(), pretrained(model, tmp_path, None))
     assert (tmp_path / "config.json").exists()
     with pytest.raises(ValueError, match="`source` must be a file"):

@@ -135,7 +135,7 @@ def test_a_conversion_that_drops_it_says_so():
     quantized = torch.ao.quantization.quantize_dynamic(
         model, {nn.Linear}, dtype=torch.qint8
     )
-    with pytest.warns(UserWarning, match="dropped the MEmeL"):
+    with pytest.warns(UserWarning, match="removed the MEmeL"):
         y = quantized(X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -155,7 +155,7 @@ def test_a_memel_that_is_replaced_or_deleted_is_gone():
 
     model = two()
     del model.a.memel
-    with pytest.warns(UserWarning, match="dropped the MEmeL"):
+    with pytest.warns(UserWarning, match="removed the MEmeL"):
         model(X)
     assert inserted(strip(model)) == {}
     assert not model.a._forward_hooks

@@ -1,4 +1,4 @@
-"""What the studies make of their runs: tables, figures, pages, claims."""
+"""Tables, figures and pages of the studies, and checks of their claims."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ PAGES = training.EXAMPLES.parent / "docs" / "studies"
 
 
 def environments(runs):
-    """Backend and versions of the runs, in one line."""
+    """Return the backend and the versions of the runs, in one line."""
     found = sorted(
         {
             ", ".join(
@@ -28,9 +28,15 @@ def environments(runs):
 
 
 def check(comparison, claims):
-    """Raise unless each claim of a page, metric: {(arm, other): verdict}, is
-    the verdict of the stored runs: words cannot be made from them, but must
-    not outlive them."""
+    """Raise unless the stored runs support each claim of a page.
+
+    The sentences of a page are written by hand. This check fails if new runs
+    contradict them.
+
+    Args:
+        comparison: The stored runs.
+        claims: Metric: {(arm, other): verdict}.
+    """
     for metric, verdicts in claims.items():
         found = {
             (c.arm, c.other): c.verdict
@@ -40,23 +46,23 @@ def check(comparison, claims):
         for pair, verdict in verdicts.items():
             if found[pair] != verdict:
                 raise AssertionError(
-                    f"The page says that {pair[0]} vs. {pair[1]} ({metric}) "
-                    f"is {verdict!r}; the runs say {found[pair]!r}."
+                    f"The page claims that {pair[0]} vs. {pair[1]} ({metric}) "
+                    f"is {verdict!r}; the runs show {found[pair]!r}."
                 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A table of RESULTS.md: what was tried, and what the runs say.
+    """Describe a table of RESULTS.md.
 
     Attributes:
-        title: What was done, on what.
-        comparison: What came of it.
-        metric: The one that counts, named before the runs.
-        scale: 100 makes points of shares.
-        unit: Of the numbers.
-        better: What "better" means, where it is not a better network.
-        wrong: Share of wrong labels, if the task is to do well in spite of
+        title: Data and methods.
+        comparison: Its runs.
+        metric: The main metric, chosen before the runs.
+        scale: Factor of the numbers; 100 converts shares to points.
+        unit: Unit of the numbers.
+        better: Meaning of "better", if it is not a better network.
+        wrong: Share of wrong labels, if the task is accuracy in spite of
             them.
         tuned: Whether each method had several trials.
     """
@@ -72,7 +78,7 @@ class Finding:
 
 
 def only(comparison, metric):
-    """The same comparison of one metric: statistics of others take time."""
+    """Return the comparison of one metric, without the slow tests of others."""
     runs = [
         {**run, "scores": {metric: run["scores"][metric]}}
         if metric in run.get("scores", ())
@@ -83,16 +89,16 @@ def only(comparison, metric):
         pair for pair in comparison.pairs if pair[1] != comparison.baseline
     ]
     up = comparison.higher_is_better
-    if isinstance(up, dict):  # whose names must be those of metrics
+    if isinstance(up, dict):  # It may only name metrics of the runs.
         up = up.get(metric, True)
     return Comparison(runs, comparison.arms, comparison.baseline, pairs, up)
 
 
 def decimals(contrasts, scale=1):
-    """How many decimals the ends of these intervals have.
+    """Return the number of decimals of the ends of these intervals.
 
-    The end of a bootstrap interval of some 10,000 resamples is known to about
-    1 % of the width of the interval: the last decimal is worth more than that.
+    The end of a bootstrap interval of about 10,000 resamples is accurate to
+    about 1 % of its width. The last decimal is coarser than that.
     """
     widths = [abs(scale * (c.high - c.low)) for c in contrasts]
     widest = max((w for w in widths if not math.isnan(w)), default=1.0)
@@ -100,7 +106,7 @@ def decimals(contrasts, scale=1):
 
 
 def effect(contrast):
-    """Mean and interval of a contrast that is a row of its own, two cells."""
+    """Return the mean and the interval of a contrast as two cells."""
     places = decimals([contrast])
     mean, low, high = (
         f"{number:+.{places}f}"
@@ -114,13 +120,13 @@ def percent(share):
 
 
 def closed(lines, files, runs):
-    """The page of these lines, with where its numbers come from."""
+    """Return the page of these lines, with its run files and versions."""
     files = f"examples/studies/results/{files}"
     return tidy([*lines, "", f"Run files: {files}; {environments(runs)}."])
 
 
 def tidy(lines):
-    """A page of these lines: no empty line follows another."""
+    """Return the page of these lines, without consecutive empty lines."""
     text = "\n".join(lines) + "\n"
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
@@ -130,12 +136,13 @@ def tidy(lines):
 def answer_first(answer, lines):
     """Return the lines of a page with the answer and the figure on top.
 
-    answer: one or two sentences, printed in bold.
-    lines: title, comment, the paragraphs of the method, a paragraph that begins
-        with "Seen", a figure, and the results.
+    Args:
+        answer: One or two sentences, printed in bold.
+        lines: Title, comment, the paragraphs of the method, a paragraph that
+            begins with "Finding: ", a figure, and the results.
     """
     figure = next(i for i, line in enumerate(lines) if line.startswith("!["))
-    seen = next(i for i, line in enumerate(lines) if line.startswith("Seen"))
+    seen = next(i for i, line in enumerate(lines) if line.startswith("Finding"))
     title, method = lines[:4], lines[4:seen]
     results = lines[figure + 1 :]
     first = next((line for line in results if line), "##")
@@ -145,7 +152,7 @@ def answer_first(answer, lines):
         "",
         lines[figure],
         "",
-        capital(lines[seen].removeprefix("Seen: ")),
+        capital(lines[seen].removeprefix("Finding: ")),
         *lines[seen + 1 : figure],
         "## Method",
         "",
@@ -164,18 +171,18 @@ def runs_of(comparisons):
 
 
 def notes(comparison, metric="accuracy"):
-    """What there is to say of a comparison, as the end of its section."""
+    """Return the notes on a comparison, for the end of its section."""
     return ["", *(f"- {note}" for note in comparison.notes(metric))]
 
 
 def table(rows):
-    """Rows of cells, the first of which is the header, in Markdown."""
+    """Return a Markdown table of rows of cells; the first is the header."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
 def differences(columns):
-    """Mean difference of accuracy and verdict of each pair.
+    """Return a table of the mean difference and the verdict of each pair.
 
     Args:
         columns: `Comparison` by the title of its column, with the same pairs.
@@ -193,7 +200,7 @@ def differences(columns):
 
 
 def means(columns, metric, scale=100, decimals=1):
-    """Mean of the seeds of each arm, a column a comparison."""
+    """Return a table of the mean of each arm, a column per comparison."""
     rows = [["", *columns]]
     for arm in next(iter(columns.values())).arms:
         rows.append(
@@ -207,21 +214,21 @@ def means(columns, metric, scale=100, decimals=1):
 
 
 def accuracies(columns):
-    """Differences and means of the accuracy, and what they are."""
+    """Return the tables of differences and means of the accuracy."""
     return [
         "Difference of accuracy in points, and verdict (Holm's correction over "
         "the rows of a column):",
         "",
         *differences(columns),
         "",
-        "Accuracy, %, mean of the seeds:",
+        "Accuracy, %, mean over the seeds:",
         "",
         *means(columns, "accuracy"),
     ]
 
 
 def edges(columns, methods, arms):
-    """How often the last strength of a grid was chosen, in per cent.
+    """Return a table of how often the last rate of a grid was chosen, in %.
 
     Args:
         columns: `Comparison` of tuned methods, by the title of the column.
@@ -246,7 +253,7 @@ INTERVALS = (
 
 
 def intervals(comparison, axes, title):
-    """Accuracy of each arm vs. the baseline, mean and interval."""
+    """Plot the accuracy of each arm vs. the baseline, mean and interval."""
     rows = [
         c
         for c in comparison.contrasts
@@ -292,7 +299,7 @@ def side_by_side(comparisons):
 
 
 def bare(panel):
-    """Takes from a panel what tells nothing, and adds a light grid."""
+    """Remove spines from a panel, and add a light grid."""
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
 
