@@ -98,11 +98,12 @@ def page(studies):
         f"validation on the seeds {plan.TUNING_SEEDS}, which no table uses."
     ]
     for condition, (comparison, chosen) in studies.items():
-        parts += _condition(condition, comparison, chosen)
+        parts += sections(condition, comparison, chosen)
     return "\n\n".join(parts) + "\n"
 
 
-def _condition(condition, comparison, chosen):
+def sections(condition, comparison, chosen):
+    """Return the tables of a condition, each with its title."""
     family = plan.FAMILIES[condition.family]
     numbers = {"glue": (1, 6), "imagenet": (2, 7), "nowcasting": (3, 8)}
     table, kept = numbers[condition.family]

@@ -4,9 +4,11 @@
 
 Wang et al. (2024) reverse the gradient of the most deviant values. Yan et al.
 (2024, arXiv 2406.17969) argue that monosemanticity should be encouraged, by
-less correlated features. This script compares both, and their placebos, on the
-same tasks: Reverse Deactivation with a gradient of -delta (inhibit), of +delta
-(encourage), and a penalty on the correlation of units. It writes
+less correlated features. Nasiri-Sarvi et al. (2026, arXiv 2602.12403) reward
+units that respond to similar inputs. This script compares all three, and
+placebos, on the same tasks: Reverse Deactivation with a gradient of -delta
+(inhibit), of +delta (encourage), a penalty on the correlation of units, and
+MonoLoss. It writes
 docs/studies/encourage.md.
 """
 
@@ -65,6 +67,60 @@ def squared_correlation(values):
     return total / (units * (units - 1))
 
 
+@keras.saving.register_keras_serializable("studies")
+class MonoLoss(keras.layers.Layer):
+    """A loss: `weight * (1 - mean MonoScore)` of the units over a batch
+    (Nasiri-Sarvi et al. 2026). The values stay what they are."""
+
+    def __init__(self, weight, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def call(self, values, embeddings, training=None):
+        if training:
+            score = keras.ops.mean(monoscores(values, embeddings))
+            self.add_loss(self.weight * (1.0 - score))
+        return values
+
+
+def monoscores(values, embeddings):
+    """Return the MonoScore of each unit over a batch, `(units,)`.
+
+        a_n = (z_n - min z) / (max z - min z)
+        MonoScore = sum_(n < m) a_n a_m cos(e_n, e_m) / sum_(n < m) a_n a_m
+
+    `values` holds the `z_n`, `(batch, units)`, `embeddings` the `e_n`. Twice
+    each sum over pairs is a squared sum over inputs, minus the sum of squares.
+    The gradient flows through the minimum and the maximum too, as it does in
+    the code that the authors released (github.com/AtlasAnalyticsLab/MonoLoss,
+    sae/loss.py and finetuning/utils.py at commit 7108eb9). A unit that never
+    changes scores 0.
+    """
+    ops = keras.ops
+    length = ops.sqrt(ops.sum(ops.square(embeddings), axis=1, keepdims=True))
+    directions = embeddings / ops.maximum(length, 1e-8)
+    low, high = ops.min(values, axis=0), ops.max(values, axis=0)
+    a = (values - low) / (high - low + 1e-8)
+    squares = ops.sum(ops.square(a), axis=0)
+    mean = ops.matmul(ops.transpose(directions), a)
+    similar = ops.sum(ops.square(mean), axis=0) - squares
+    return similar / (ops.square(ops.sum(a, axis=0)) - squares + 1e-8)
+
+
+def with_monoloss(plain, weight):
+    """Return `plain` with a MonoLoss before both ReLUs, whose embeddings are
+    the inputs. Its layers are those of `plain`, so that training it trains
+    both."""
+    inputs = values = keras.Input(plain.input_shape[1:])
+    for layer in plain.layers:
+        if isinstance(layer, keras.layers.ReLU):
+            values = MonoLoss(weight)(values, inputs)
+        values = layer(values)
+    model = keras.Model(inputs, values)
+    model.compile(plain.optimizer, plain.loss)
+    return model
+
+
 def stands_out(delta):
     return MEmeL(Rate(RATE), ReverseDeactivation(delta))
 
@@ -73,22 +129,35 @@ def any_value(delta):
     return MEmeL(Random(RATE), ReverseDeactivation(delta))
 
 
-# The layer of each method, a function of its strength, and its trials.
+# The layer of each method, a function of its strength, and its trials. The
+# released scripts of MonoLoss try weights up to 0.1, on one layer.
 METHODS = {
     "inhibit": (stands_out, (0.5, 1.0, 2.0)),
     # -1 is naive (b) of the paper.
     "encourage": (stands_out, (-0.5, -1.0, -2.0)),
     "decorrelate": (Decorrelation, (0.1, 1.0, 10.0)),
+    "MonoLoss": (MonoLoss, (0.1, 1.0, 10.0)),
     "placebo of inhibit": (any_value, (0.5, 1.0, 2.0)),
     "placebo of encourage": (any_value, (-0.5, -1.0, -2.0)),
     "naive (a)": (lambda rate: MEmeL(Rate(rate), "naive_a"), (0.05, 0.1, 0.2)),
     "dropout": (keras.layers.Dropout, (0.2, 0.5, 0.65)),
 }
-ARMS = {"plain": ("plain", 0.0)} | {
-    f"{method} {strength:g}": (method, strength)
-    for method, (_, strengths) in METHODS.items()
-    for strength in strengths
-}
+
+
+def trials(methods):
+    """Arms by name: plain training, and each method with each strength."""
+    return {"plain": ("plain", 0.0)} | {
+        f"{method} {strength:g}": (method, strength)
+        for method in methods
+        for strength in METHODS[method][1]
+    }
+
+
+# MonoLoss came later, and was run on another processor. There all that it is
+# compared with was run again, into a store of its own.
+FIRST = [method for method in METHODS if method != "MonoLoss"]
+LATER = ("MonoLoss", "inhibit", "dropout")
+ARMS, LATER_ARMS = trials(FIRST), trials(LATER)
 CONTRASTS = [
     ("inhibit", "encourage"),
     ("inhibit", "decorrelate"),
@@ -96,6 +165,7 @@ CONTRASTS = [
     ("encourage", "placebo of encourage"),
     ("decorrelate", "dropout"),
 ]
+LATER_CONTRASTS = [("inhibit", "MonoLoss"), ("MonoLoss", "dropout")]
 MEASURES = {
     "phi": "phi that 2 % of the values exceed",
     "fkr": "False Killing Rate",
@@ -111,7 +181,13 @@ def run(name, share, path, arm, seed):
     def between():
         return [METHODS[method][0](strength)] if method in METHODS else []
 
-    model = training.trained(data, between, seed, key=(name, arm))
+    if method == "MonoLoss":
+        model = training.build(
+            list, seed, inputs=data.images.shape[1], classes=data.classes
+        )
+        training.fit(with_monoloss(model, strength), data)
+    else:
+        model = training.trained(data, between, seed, key=(name, arm))
     return label_noise.scores(model, data) | measures(model, data)
 
 
@@ -124,24 +200,40 @@ def measures(model, data):
     phi, labels = training.phi(values), data.labels[data.test]
     own = labels[:, None] == training.features(phi, labels, data.classes)
     limit, killed = training.extremes(phi, own)
-    correlation = squared_correlation(keras.ops.convert_to_tensor(values))
-    return {"phi": limit, "fkr": killed, "correlation": float(correlation)}
+    tensor = keras.ops.convert_to_tensor(values)
+    images = keras.ops.convert_to_tensor(data.images[data.test])
+    return {
+        "phi": limit,
+        "fkr": killed,
+        "correlation": float(squared_correlation(tensor)),
+        "monoscore": float(keras.ops.mean(monoscores(tensor, images))),
+    }
 
 
-def store(name, share):
-    return training.store(f"encourage_{name}", share)
+def store(name, share, which="encourage"):
+    return training.store(f"{which}_{name}", share)
 
 
 def stored():
     """Return the comparison of tuned methods for each task."""
+    return compared("encourage", ARMS, FIRST, CONTRASTS)
+
+
+def stored_later():
+    """Return that of MonoLoss and the methods that were run again with it."""
+    return compared("monoloss", LATER_ARMS, LATER, LATER_CONTRASTS)
+
+
+def compared(which, arms, methods, contrasts):
+    """Return the comparison of tuned methods for each task that is complete."""
     return {
         (name, share): Comparison(
-            training.tuned(RunStore(store(name, share)).read(), ARMS),
-            ["plain", *METHODS],
-            contrasts=CONTRASTS,
+            training.tuned(RunStore(store(name, share, which)).read(), arms),
+            ["plain", *methods],
+            contrasts=contrasts,
         )
         for name, share in TASKS
-        if training.complete(store(name, share), ARMS)
+        if training.complete(store(name, share, which), arms)
     }
 
 
@@ -279,7 +371,7 @@ def page(comparisons):
         "",
         "How often the last strength of a grid was chosen, %:",
         "",
-        *pages.edges(columns, METHODS, ARMS),
+        *pages.edges(columns, FIRST, ARMS),
         "",
         f"{incomplete}The networks are small and classify images, whereas Yan "
         "et al. study the alignment of language models and the correlation "
@@ -311,6 +403,8 @@ def main():
     for name, share in TASKS:
         train = functools.partial(run, name, share, options.data)
         compare(train, ARMS, options.seeds, store=store(name, share))
+        later = store(name, share, "monoloss")
+        compare(train, LATER_ARMS, options.seeds, store=later)
     write()
 
 

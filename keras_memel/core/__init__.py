@@ -1,1 +1,1 @@
-"""The method as pure functions: moments, scores, selections, inhibitions."""
+"""Pure functions of the method: moments, scores, selections, inhibitions."""

@@ -1,4 +1,4 @@
-"""Which axes are neurons, and which positions a mask leaves."""
+"""Find the axes that index neurons, and expand masks to the inputs."""
 
 import numbers
 from typing import Any
@@ -9,7 +9,7 @@ from keras_memel.utils.types import Tensor
 
 
 def check(axis: Any) -> int | tuple[int, ...] | None:
-    """The argument `axis`, if it can be one."""
+    """Return a valid argument `axis` in its simplest form, or raise."""
     if axis is None:
         return None
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
@@ -28,7 +28,7 @@ def check(axis: Any) -> int | tuple[int, ...] | None:
 def of_neurons(
     axis: int | tuple[int, ...] | None, rank: int
 ) -> tuple[int, ...]:
-    """The axes that tell neurons apart, positive and in order."""
+    """Return the axes that index the neurons, positive and sorted."""
     if axis is None:
         return tuple(range(1, rank))
     axes = axis if isinstance(axis, tuple) else (axis,)
@@ -48,7 +48,7 @@ def of_neurons(
 
 
 def expand_mask(mask: Tensor | None, inputs: Tensor) -> Tensor | None:
-    """A Keras mask, which lacks trailing axes, at the rank of the inputs."""
+    """Add the trailing axes that a Keras mask lacks to match the inputs."""
     if mask is None:
         return None
     mask = ops.cast(mask, "bool")

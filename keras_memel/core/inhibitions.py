@@ -1,4 +1,4 @@
-"""What is done to selected values: (values, mask, mean) -> values.
+"""Inhibitions: treatments of selected values, (values, mask, mean) -> values.
 
     inhibition           forward        gradient     source
     ReverseDeactivation  mean           -delta * g   [Wang et al. 2024] Eq. 12
@@ -7,7 +7,7 @@
     LogPenalty           value          g + penalty  [Wang et al. 2025] Eq. 5
     Observe              value          g
 
-An inhibition has no state; one object may serve many layers.
+An inhibition has no state, so that one object may serve many layers.
 
 References:
     [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
@@ -28,18 +28,19 @@ from keras_memel.utils.types import Tensor
 
 
 class Inhibition:
-    """Base class: subclass it to try an inhibition of your own.
+    """Base class of inhibitions. Subclass it to write a custom inhibition.
 
-    Override `__call__`, `loss`, or both; and `get_config` if the constructor
-    takes arguments. Decorate the class with
-    `@keras.saving.register_keras_serializable()` and models that hold it can
-    be saved and loaded.
+    Override `__call__`, `loss`, or both. Override `get_config` too if the
+    constructor has arguments. Decorate the class with
+    `@keras.saving.register_keras_serializable()`, so that models with this
+    inhibition can be saved and loaded.
 
     Attributes:
         loss_is_mean: True if `loss` is a mean over the selected values. On
-            many replicas it is then the mean over those of all. Else it is
-            what the engine makes of the losses of replicas: their average. A
-            subclass that overrides `loss` sets it again if it still holds.
+            several replicas, the layer then computes the mean over the
+            selected values of all replicas. Otherwise the backend averages
+            the losses of the replicas. A subclass that overrides `loss` sets
+            this attribute again if it still holds.
 
     Example:
 
@@ -56,35 +57,35 @@ class Inhibition:
         serialization.drop_promises(cls, "loss", ("loss_is_mean",))
 
     def __call__(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
-        """Inhibit.
+        """Inhibit the selected values.
 
         Args:
             values: Activations `(batch, ..., neurons)` in the compute dtype,
                 with their gradient.
-            mask: Booleans of the same shape: true where selected.
+            mask: Booleans of the same shape, true for selected values.
             mean: Running mean of every neuron, broadcastable to `values`, in
-                their dtype. It carries no gradient.
+                their dtype and without gradient.
 
         Returns:
-            The values that the next layer gets, in the same shape and dtype.
+            Values for the next layer, of the same shape and dtype.
         """
         del mask, mean
         return values
 
     def loss(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor | None:
-        """A scalar to add to the loss of the model, or `None` (default).
+        """Compute a scalar to add to the loss of the model. Defaults to `None`.
 
-        Takes what `__call__` takes.
+        The arguments are those of `__call__`.
         """
         del values, mask, mean
         return None
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor, as in any Keras object.
+        """Return the arguments of the constructor, as in any Keras object.
 
         Raises:
-            NotImplementedError: If there are some, and the class does not
-                override this.
+            NotImplementedError: If the constructor has arguments, and the
+                class does not override this method.
         """
         return serialization.default_config(self, Inhibition)
 
@@ -104,21 +105,22 @@ InhibitionLike: TypeAlias = str | Inhibition | type[Inhibition] | dict[str, Any]
 
 @keras.saving.register_keras_serializable("keras_memel")
 class ReverseDeactivation(Inhibition):
-    """Replace by the mean, and reverse the gradient.
+    """Replace selected values by the mean, and reverse their gradient.
 
-    [Wang et al. 2024] Eq. 12 and App. E.3, `ng` = stop-gradient:
+    [Wang et al. 2024] Eq. 12 and App. E.3, where `ng` stops the gradient:
 
         z' = -delta z + ng(mean + delta z)
 
-    so that the value is the mean and the gradient is `-delta g`. The loss
-    wants its value back and pushes the output towards `z`, away from the
-    mean; reversed, this pushes the neuron *towards* its mean (Lemma 3.3).
-    Computed as `ng(mean) - delta (z - ng(z))`, which is the same number and,
-    unlike the form above, does not lose the mean to cancellation in float16.
+    The value becomes the mean and the gradient becomes `-delta g`. The
+    gradient of the loss pushes the output back towards `z`, away from the
+    mean. The reversed gradient pushes the neuron *towards* its mean (Lemma
+    3.3). The code computes `ng(mean) - delta (z - ng(z))`. This is the same
+    number, but does not lose the mean to cancellation in float16.
 
     Args:
-        delta: Factor of the reversed gradient. 1 is the paper's RD, 0 its
-            naive (a), -1 its naive (b); MEmeL-Tune tries 1, 5, 10, 50, 100.
+        delta: Factor of the reversed gradient. 1 is the paper's Reverse
+            Deactivation, 0 its naive (a), -1 its naive (b). MEmeL-Tune tries
+            1, 5, 10, 50 and 100.
 
     Raises:
         ValueError: If `delta` is not a finite number.
@@ -144,20 +146,23 @@ class ReverseDeactivation(Inhibition):
 
 @keras.saving.register_keras_serializable("keras_memel")
 class LogPenalty(Inhibition):
-    """Leave the values; add a penalty on their distance from the mean.
+    """Keep the values, and add a penalty on their distance from the mean.
 
-    [Wang et al. 2025] Eq. 5, over the selected values (`ng` = stop-gradient):
+    [Wang et al. 2025] Eq. 5 over the selected values, where `ng` stops the
+    gradient:
 
         loss += weight * mean(log((z - ng(mean))^2 + tiny))
 
-    The variance of the scale is dropped there, since small variances made
-    the gradients unstable; `tiny` bounds them at the mean itself, where the
-    logarithm has none. With nothing selected the penalty is 0. The mean is over
-    the selected values of all replicas, if their losses are averaged.
+    The equation omits the variance of the scale, because small variances made
+    the gradients unstable. `tiny` bounds the gradient at the mean, where that
+    of the logarithm is infinite. If no value is selected, the penalty is 0. The
+    mean is over the selected values of all replicas if the losses of the
+    replicas are averaged.
 
     Args:
         weight: Factor of the penalty.
-        tiny: Added to the square, in squared units of the activation.
+        tiny: Constant added to the squared deviation, in squared units of the
+            activation.
 
     Raises:
         ValueError: If `weight` is negative, or `tiny` is not positive.
@@ -182,8 +187,8 @@ class LogPenalty(Inhibition):
     def loss(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
         values = ops.cast(values, "float32")
         mean = ops.stop_gradient(ops.cast(mean, "float32"))
-        # Twice `where`: the gradient of an unselected value must not even be
-        # computed from it, since a non-finite one would give 0 * inf = NaN.
+        # Use `where` twice. The gradient of an unselected value must not be
+        # computed from it: a non-finite value would give 0 * inf = NaN.
         deviation = ops.where(mask, values - mean, 1.0)
         logs = ops.where(mask, ops.log(ops.square(deviation) + self.tiny), 0.0)
         number = ops.maximum(kernels.count(mask), 1.0)
@@ -195,7 +200,7 @@ class LogPenalty(Inhibition):
 
 @keras.saving.register_keras_serializable("keras_memel")
 class Observe(Inhibition):
-    """Leave the values and their gradient: keep statistics only.
+    """Keep the values and their gradient, and only update the statistics.
 
     Example:
 
@@ -213,7 +218,7 @@ _NAMES: dict[str, Callable[[], Inhibition]] = {
 
 
 def get(identifier: InhibitionLike) -> Inhibition:
-    """An inhibition from its name, its config, its class or itself.
+    """Return an inhibition, given its name, its config, its class or itself.
 
     Args:
         identifier: `"reverse"`, `"naive_a"`, `"naive_b"`, `"penalty"`,
@@ -221,7 +226,7 @@ def get(identifier: InhibitionLike) -> Inhibition:
             that `serialize` returns.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If `identifier` is none of these.
 
     Example:
 
@@ -232,5 +237,5 @@ def get(identifier: InhibitionLike) -> Inhibition:
 
 
 def serialize(inhibition: Inhibition) -> dict[str, Any]:
-    """The config of an inhibition, which `get` turns back into one."""
+    """Return the config of an inhibition, from which `get` makes it again."""
     return serialization.serialize(inhibition)

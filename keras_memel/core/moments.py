@@ -1,17 +1,17 @@
 """Batch moments and the pooled update of Lemma 3.2 of [Wang et al. 2024].
 
-A neuron's statistics are three numbers: how many samples they rest on, their
-mean, and their variance. A training step measures them on its batch
-(`batch_moments`) and merges them into the history (`pool`). Where a batch
-comes in pieces, one time step after the other, `Sums` adds them up.
+The statistics of a neuron are three numbers: the count, the mean and the
+variance of its samples. A training step computes them on its batch
+(`batch_moments`) and merges them into the history (`pool`). If a batch arrives
+in pieces, one time step after the other, `Sums` accumulates them.
 
 A long run adds small changes to large numbers, which one float32 would round
-away. A `History` keeps what is rounded in numbers of its own
+away. A `History` therefore stores the rounding errors in separate numbers
 (`add_compensated`).
 
-All functions are pure: arrays in, arrays out. All arrays are float32; the
-neuron axes of `values` keep their places and the others have size 1 in what
-is returned ("keepdims"), so that everything broadcasts.
+All functions are pure, and all arrays are float32. The neuron axes of `values`
+keep their positions. The other axes have size 1 in the results ("keepdims"), so
+that the results broadcast.
 
 References:
     [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
@@ -33,11 +33,11 @@ class Moments(NamedTuple):
     """Count, mean and variance of the values of every neuron.
 
     Attributes:
-        count: Number of samples that the other two rest on, `(neurons)`.
-        mean: Their mean, `(neurons)`, in units of the activation.
-        variance: Their variance, `(neurons)`, in squared units: *biased*
-            (divided by the count) for a batch, *unbiased* (divided by the
-            count minus one) for a history.
+        count: Number of samples per neuron, `(neurons)`.
+        mean: Mean of the samples, `(neurons)`, in units of the activation.
+        variance: Variance of the samples, `(neurons)`, in squared units. It is
+            *biased* (divided by the count) for a batch and *unbiased* (divided
+            by the count minus one) for a history.
 
     Example:
 
@@ -59,10 +59,11 @@ class History(NamedTuple):
     `count + low.count` is exact up to 2^47.
 
     Attributes:
-        count: Number of samples of every neuron, `(neurons)`.
-        mean: Their mean, `(neurons)`, in units of the activation.
-        variance: Their unbiased variance, `(neurons)`, in squared units.
-        low: The low parts. Those of mean and variance change only in a history
+        count: Number of samples per neuron, `(neurons)`.
+        mean: Mean of the samples, `(neurons)`, in units of the activation.
+        variance: Unbiased variance of the samples, `(neurons)`, in squared
+            units.
+        low: Low parts. Those of mean and variance change only in a history
             that never forgets.
 
     Example:
@@ -81,23 +82,23 @@ class History(NamedTuple):
 
     @property
     def moments(self) -> Moments:
-        """The high parts."""
+        """High parts, as `Moments`."""
         return Moments(self.count, self.mean, self.variance)
 
 
 def add_compensated(
     high: Tensor, low: Tensor, change: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`high + low + change` as a rounded sum and what the rounding left.
+    """Compute `high + low + change` as a rounded sum and its rounding error.
 
-    [Dekker 1971] Fast2Sum. The sum of two integers is exact. Where `change` is
-    larger than `high` and not an integer, the low part may be inexact, by less
-    than the rounding of `change`.
+    This is Fast2Sum of [Dekker 1971]. The sum of two integers is exact. If
+    `change` is larger than `high` and not an integer, the low part may be
+    inexact, by less than the rounding of `change`.
 
     Args:
         high: A float32 number.
-        low: What is missing from it, at most half a unit in its last place.
-        change: What to add.
+        low: Rounding error of `high`, at most half a unit in its last place.
+        change: Number to add.
 
     Returns:
         The new `high` and `low`.
@@ -116,11 +117,11 @@ def add_compensated(
 
 
 def sample_count(shape: Any, axes: tuple[int, ...], mask: Tensor) -> Tensor:
-    """Number of values that each neuron has in a batch.
+    """Count the values of each neuron in a batch.
 
     Args:
         shape: Shape of the values, `ops.shape(values)`.
-        axes: Sample axes, over which the values of one neuron lie.
+        axes: Sample axes, over which the values of a neuron are pooled.
         mask: `None`, or booleans of the rank of the values, broadcastable
             to them: true where a value counts.
 
@@ -131,7 +132,7 @@ def sample_count(shape: Any, axes: tuple[int, ...], mask: Tensor) -> Tensor:
         return ops.cast(math.prod([shape[axis] for axis in axes]), "float32")
     count = ops.sum(ops.cast(mask, "float32"), axis=axes, keepdims=True)
     for axis in axes:
-        if mask.shape[axis] == 1:  # broadcast: one flag stands for many values
+        if mask.shape[axis] == 1:  # broadcast: one flag applies to many values
             count = count * ops.cast(shape[axis], "float32")
     return count
 
@@ -142,28 +143,28 @@ def batch_moments(
     history: Moments,
     mask: Tensor = None,
 ) -> Moments:
-    """Moments of every neuron on one batch, in one pass over the values.
+    """Compute the moments of every neuron on a batch, in one pass.
 
-    Deviations are taken from a shift `s`, `d = z - s`, and
+    With deviations `d = z - s` from a shift `s`,
 
         mean = s + E[d],    variance = E[d^2] - E[d]^2,
 
-    where `s` is the mean of the history. The difference cancels only where
-    the batch has moved away from the history, `E[d]^2 >> variance`; and there
-    `pool` adds that very square, which dwarfs the error. (With `s = 0`, as in
+    where `s` is the mean of the history. The difference loses digits only if
+    the batch is far from the history, `E[d]^2 >> variance`. `pool` then adds
+    this same square, which is much larger than the error. (With `s = 0`, as in
     `ops.moments` on PyTorch, a mean of 100 with a deviation of 0.01 gives a
-    negative variance.) A neuron without history takes its `s` from the batch.
+    negative variance.) For a neuron without history, `s` comes from the batch.
 
     Args:
         values: Activations `(batch, ..., neurons)`.
-        axes: Sample axes, over which the values of one neuron lie.
-        history: What is known of the neurons before this batch.
+        axes: Sample axes, over which the values of a neuron are pooled.
+        history: Moments of the neurons before this batch.
         mask: `None`, or booleans of the rank of `values`, broadcastable to
             them: true where a value counts.
 
     Returns:
-        `Moments` with the *biased* variance. Where no value counts, all three
-        are 0. Where a value that counts is not finite, or its square is not,
+        `Moments` with the *biased* variance. If no value of a neuron counts,
+        all three are 0. If a value that counts or its square is not finite,
         the mean or the variance is not finite either.
 
     Example:
@@ -181,12 +182,12 @@ def batch_moments(
 
 
 class Sums(NamedTuple):
-    """Sums from which the moments of a batch follow, that comes in pieces.
+    """Sums that give the moments of a batch that arrives in pieces.
 
-    As `batch_moments`, from a shift `s` and deviations `d = z - s`.
+    They use a shift `s` and deviations `d = z - s`, as in `batch_moments`.
 
     Attributes:
-        count: Number of values so far; broadcastable to the neurons.
+        count: Number of values so far, broadcastable to the neurons.
         shift: `s`, `(neurons)`.
         first: Sum of `d`, `(neurons)`.
         second: Sum of `d^2`, `(neurons)`.
@@ -208,11 +209,11 @@ class Sums(NamedTuple):
 
     @classmethod
     def start(cls, history: Moments, mask: Tensor = None) -> "Sums":
-        """Sums of nothing.
+        """Return the sums before the first piece.
 
         Args:
-            history: What is known of the neurons before this batch.
-            mask: `None`, or any of the masks that the pieces will have.
+            history: Moments of the neurons before this batch.
+            mask: `None`, or any of the masks of the pieces.
         """
         mean = kernels.as_float32(history.mean)
         zeros = ops.zeros_like(mean)
@@ -226,14 +227,14 @@ class Sums(NamedTuple):
         known: Tensor,
         mask: Tensor = None,
     ) -> "Sums":
-        """With one more piece.
+        """Return the sums with one more piece.
 
         Args:
             values: Activations `(batch, ..., neurons)`.
-            axes: Sample axes, over which the values of one neuron lie.
-            known: Booleans, `(neurons)`: true for those with a history. The
-                others take their shift from the first piece that counts.
-            mask: As of `batch_moments`; one that differs between samples only.
+            axes: Sample axes, over which the values of a neuron are pooled.
+            known: Booleans `(neurons)`, true for neurons with a history. The
+                shift of the others comes from the first piece that counts.
+            mask: As in `batch_moments`, but it may differ between samples only.
         """
         values = ops.convert_to_tensor(values)
         near = ops.logical_or(known, self.count > 0)
@@ -246,7 +247,7 @@ class Sums(NamedTuple):
         )
 
     def moments(self) -> Moments:
-        """What `batch_moments` finds for all pieces at once."""
+        """Return the result of `batch_moments` on all pieces together."""
         count, shift, first, second = self
         divisor = kernels.at_least(count, 1.0)
         offset = first / divisor
@@ -254,7 +255,7 @@ class Sums(NamedTuple):
         return Moments(
             count=ops.broadcast_to(count, shift.shape),
             mean=kernels.where(count > 0, shift + offset, 0.0),
-            # `where`, not `maximum`: a NaN must stay one on every backend.
+            # `maximum` would not keep a NaN on every backend.
             variance=kernels.where(variance < 0, 0.0, variance),
         )
 
@@ -266,7 +267,7 @@ def _sums(
     mean: Tensor,
     mask: Tensor,
 ) -> Sums:
-    """Sums of `values` from `mean`, or where not `known` from one of them."""
+    """Sum deviations from `mean` or, if not `known`, from one of the values."""
     count = sample_count(ops.shape(values), axes, mask)
     near = _near_value(values, axes, count, mask)
     shift = kernels.where(known, mean, near)
@@ -276,8 +277,8 @@ def _sums(
 def _near_value(
     values: Tensor, axes: tuple[int, ...], count: Tensor, mask: Tensor
 ) -> Tensor:
-    # Where all count, the first value; else their mean, at the price of one
-    # more pass. Sums, since those are defined for an empty batch too.
+    # If all values count, use the first one. Otherwise use their mean, which
+    # needs one more pass. Compute both as sums, which an empty batch has too.
     if mask is None:
         first = tuple(
             slice(0, 1) if axis in axes else slice(None)
@@ -304,21 +305,21 @@ def pool(
         v  <- m b (mu - mu')^2 / ((m + b - 1)(m + b))
               + (b v' + (m - 1) v) / (m + b - 1)
 
-    Forgetting (App. C.1): the history counts as `m = min(count, n_f b)`, so
-    that from `n_f` equal batches on every batch has the weight `1/(n_f + 1)`.
-    Without forgetting the changes become ever smaller, and mean and variance
-    are sums of two float32 numbers, which do not stand still.
+    Forgetting (App. C.1): the history counts as `m = min(count, n_f b)`. After
+    `n_f` equal batches, each further batch has the weight `1/(n_f + 1)`.
+    Without forgetting, the changes become ever smaller. Mean and variance are
+    then sums of two float32 numbers, so that small changes still count.
 
     Args:
-        history: What earlier calls returned, or moments with the unbiased
+        history: Result of earlier calls, or moments with the unbiased
             variance.
         batch: Moments with the biased variance.
         forget_steps: `n_f`; `None` never forgets and pools exactly.
 
     Returns:
-        `History` with the unbiased variance (0 where fewer than two samples
-        were seen) and the number of samples seen in all. A neuron whose batch
-        is empty or not finite keeps its history, count and all.
+        `History` with the unbiased variance (0 for fewer than two samples) and
+        the number of all samples so far. A neuron whose batch is empty or not
+        finite keeps its history, including its count.
 
     Example:
 
@@ -335,8 +336,8 @@ def pool(
     low = history.low if isinstance(history, History) else _NOTHING
     history, batch = _as_tensors(history), _as_tensors(batch)
     m, b = history.count, batch.count
-    # mu + w (mu' - mu) rather than (m mu + b mu') / (m + b): the same number,
-    # without the rounding of two large products.
+    # Use mu + w (mu' - mu). It equals (m mu + b mu') / (m + b), but avoids the
+    # rounding of two large products.
     step = batch.mean - history.mean
     count_low = kernels.as_float32(low.count)
     if forget_steps is None:
@@ -351,8 +352,8 @@ def pool(
     variance = (spread + old) / freedom
     if forget_steps is None:
         mean, mean_low = add_compensated(history.mean, low.mean, weight * step)
-        # As a change, once the history outweighs the batch: the difference is
-        # then not one of two nearly equal numbers.
+        # Once the history outweighs the batch, add a change. This avoids the
+        # difference of two nearly equal numbers.
         change = (spread - b * history.variance) / freedom
         changed = add_compensated(history.variance, low.variance, change)
         settled = m > b

@@ -1,4 +1,4 @@
-"""The Monosemantic Scale of [Wang et al. 2024], Definition 3.1.
+"""Monosemantic Scale of [Wang et al. 2024], Definition 3.1.
 
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
@@ -11,7 +11,7 @@ from keras import ops
 from keras_memel import kernels
 from keras_memel.utils.types import Tensor
 
-# The smallest normal float32: below it a variance says nothing, and its
+# The smallest normal float32. A smaller variance has no meaning, and its
 # reciprocal overflows.
 TINY = 1.1754944e-38
 
@@ -23,33 +23,34 @@ def monosemantic_scale(
     epsilon: float = 0.0,
     where: Tensor = None,
 ) -> Tensor:
-    """Squared deviation of values from their history, in variances.
+    """Compute the squared deviation of values from their history, in variances.
 
     [Wang et al. 2024] Eq. 7, with the compensated variance of Algorithm 2:
 
         phi(z_i) = (z_i - mean_i)^2
                    / (variance_i + epsilon * mean_k(variance_k))
 
-    Large means far from what the neuron did before: the mark of a neuron that
-    answers to one feature only. For a Gaussian neuron phi follows a
-    chi-squared law with one degree of freedom: 2 % of the values lie above
-    5.41.
+    A high scale means that a value is far from the history of its neuron. A
+    neuron that responds to one thing only has such values. For a Gaussian
+    neuron, phi follows a chi-squared distribution with one degree of freedom:
+    2 % of the values exceed 5.41.
 
     Args:
         values: Activations `z`, `(batch, ..., neurons)`.
         mean: Mean of every neuron over its history, broadcastable to
             `values`.
-        variance: Unbiased variance of the same, in squared units.
-        epsilon: Share of the mean variance of all neurons that is added to
-            each. It keeps neurons that hardly move from scoring highest.
-        where: `None`, or booleans of the shape of `variance`: true for a
-            neuron that has a history. The others score NaN and are left out
-            of the mean variance.
+        variance: Unbiased variance of every neuron over its history, in
+            squared units.
+        epsilon: Fraction of the mean variance of all neurons that is added to
+            each variance. It keeps neurons that barely vary from scoring
+            highest.
+        where: `None`, or booleans of the shape of `variance`: true for
+            neurons that have a history. The others score NaN and are excluded
+            from the mean variance.
 
     Returns:
         `phi`, float32, of the shape of `values`, in variances. It is 0 where
-        the denominator is 0 (nothing to compare with), and not finite where a
-        value is not.
+        the denominator is 0, and not finite where a value is not finite.
 
     Example:
 
@@ -69,13 +70,13 @@ def monosemantic_scale(
 def inverse_variance(
     variance: Tensor, epsilon: float = 0.0, where: Tensor = None
 ) -> Tensor:
-    """What a squared deviation is multiplied with, neuron by neuron.
+    """Compute the factor of the squared deviation per neuron.
 
-    Takes what `monosemantic_scale` takes.
+    The arguments are those of `monosemantic_scale`.
 
     Returns:
-        `1 / (variance_i + epsilon * mean_k(variance_k))`, 0 where that is not
-        a number that has a reciprocal, NaN where `where` is false.
+        `1 / (variance_i + epsilon * mean_k(variance_k))`: 0 where the
+        denominator is NaN or at most `TINY`, and NaN where `where` is false.
     """
     variance = kernels.as_float32(variance)
     if where is None:
@@ -88,7 +89,7 @@ def inverse_variance(
     denominator = kernels.where(denominator > TINY, denominator, math.inf)
     if where is not None:
         denominator = kernels.where(where, denominator, math.nan)
-    # The division last: XLA makes no part of it again for every value.
+    # Divide last, so that XLA repeats no part of this for every value.
     return 1.0 / denominator
 
 
@@ -99,21 +100,22 @@ def phi(
     epsilon: float = 0.0,
     where: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Compute the monosemantic scale in NumPy, for what is not a tensor.
+    """Compute the monosemantic scale of NumPy arrays.
 
     The equation is that of `monosemantic_scale`, in the dtype of the arrays.
 
     Args:
         values: Activations, `(batch, ..., neurons)`.
         mean: Mean of each neuron, broadcastable to `values`.
-        variance: Unbiased variance of each neuron, as `mean`.
-        epsilon: Share of the mean variance of all neurons that is added.
-        where: `None`, or booleans as `variance`: true for a neuron that has a
-            history. The others score 0.
+        variance: Unbiased variance of each neuron, of the shape of `mean`.
+        epsilon: Fraction of the mean variance of all neurons that is added to
+            each variance.
+        where: `None`, or booleans of the shape of `variance`: true for neurons
+            that have a history. The others score 0.
 
     Returns:
-        `phi`, of the shape of `values`, in variances: 0 where the denominator
-        is 0, not finite where a value is not.
+        `phi`, of the shape of `values`, in variances. It is 0 where the
+        denominator is 0, and not finite where a value is not finite.
 
     Example:
 
@@ -128,7 +130,7 @@ def phi_denominator(
     epsilon: float = 0.0,
     where: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Compute the denominator of `phi`, infinite where there is none."""
+    """Compute the denominator of `phi`, infinite where it is not positive."""
     known = np.ones(variance.shape, bool) if where is None else where
     average = variance[known].mean() if known.any() else 0.0
     denominator = variance + epsilon * average

@@ -1,6 +1,6 @@
-"""The base class of all selections, and of your own.
+"""Base class of all selections, including custom ones.
 
-The selections themselves are in `selections.py`.
+The selections of the package are in `selections.py`.
 """
 
 from typing import Any
@@ -11,25 +11,25 @@ from keras_memel.utils.types import Tensor
 
 
 class Selection:
-    """Base class: subclass it to try a selection of your own.
+    """Base class of selections. Subclass it to write a custom selection.
 
-    Override `__call__`; `get_config` if the constructor takes arguments; and
-    `initial_state` with `update` if it remembers something. Decorate the
-    class with `@keras.saving.register_keras_serializable()` and models that
-    hold it can be saved and loaded.
+    Override `__call__`. Override `get_config` too if the constructor has
+    arguments, and `initial_state` and `update` if the selection has a state.
+    Decorate the class with `@keras.saving.register_keras_serializable()`, so
+    that models with this selection can be saved and loaded.
 
     Attributes:
-        skips_negative: True if a score below 0 is never selected, which saves
-            the layer a pass over the values to see to it.
-        by_sample: True if what is selected in a sample depends on the scores
-            of that sample alone, so that the layer may ask for some samples
-            at a time, which is faster on PyTorch.
-        random: True if `__call__` takes a `seed`, a
-            `keras.random.SeedGenerator` that the layer keeps and saves. It is
-            made from the attribute `seed` of the selection, if there is one.
+        skips_negative: True if a score below 0 is never selected. The layer
+            then saves the pass over the values that ensures this.
+        by_sample: True if the selection in a sample depends on the scores of
+            this sample only. The layer may then pass some samples at a time,
+            which is faster on PyTorch.
+        random: True if `__call__` has an argument `seed`, a
+            `keras.random.SeedGenerator` that the layer creates and saves. The
+            layer uses the attribute `seed` of the selection, if it has one.
 
-    The first two are promises about `__call__`: a subclass that overrides it
-    does not inherit them, and sets them again if they still hold.
+    The first two are promises about `__call__`. A subclass that overrides
+    `__call__` does not inherit them, and sets them again if they still hold.
 
     Example:
 
@@ -42,7 +42,7 @@ class Selection:
     skips_negative = False
     by_sample = False
     random = False
-    # Whether `__call__(score, _cutoff(score))` is `__call__(score)`.
+    # Whether `__call__(score, _cutoff(score))` equals `__call__(score)`.
     _has_cutoff = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -51,16 +51,16 @@ class Selection:
         serialization.drop_promises(cls, "__call__", promises)
 
     def __call__(self, score: Tensor, **state: Any) -> Tensor:
-        """Select.
+        """Select values.
 
         Args:
-            score: Monosemantic scale of every value, float32,
-                `(batch, ..., neurons)`, in variances. -1 where there is none:
-                the value is masked or not finite, its neuron has no history,
-                or the late start is not over. What is selected there is
-                ignored.
-            **state: What `initial_state` declares, each by its name; and
-                `seed` if `random`.
+            score: Monosemantic scale of every value in variances, float32,
+                `(batch, ..., neurons)`. It is -1 for a value that must not be
+                selected: the value is masked or not finite, its neuron has no
+                history, or the late start is not over. The layer ignores a
+                selection of such a value.
+            **state: The state, by the names in `initial_state`, and `seed` if
+                `random`.
 
         Returns:
             Booleans of the shape of `score`, or broadcastable to it.
@@ -70,20 +70,20 @@ class Selection:
         )
 
     def initial_state(self) -> dict[str, float]:
-        """Name and first value of every float32 scalar to remember."""
+        """Return the names and initial values of the state, float32 scalars."""
         return {}
 
     def update(self, share: Tensor, **state: Any) -> dict[str, Tensor]:
-        """The state after a training step.
+        """Compute the state after a training step.
 
         Args:
-            share: Selected share of the values that could be selected,
-                a scalar in [0, 1]. On many replicas, the share over all.
-            **state: The state that the selection was made with.
+            share: Fraction of the selectable values that was selected, a
+                scalar in [0, 1]. On several replicas, the fraction over all.
+            **state: The state before the step.
 
         Returns:
-            The new state. It is dropped after a step in which no value could
-            be selected.
+            The new state. The layer ignores it after a step without
+            selectable values.
         """
         del share
         return state
@@ -92,16 +92,16 @@ class Selection:
         """Raise if the selection cannot work on samples of this shape.
 
         Args:
-            shape: Shape of one sample; `None` where it is not known.
+            shape: Shape of one sample, `None` for unknown sizes.
         """
         del shape
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor, as in any Keras object.
+        """Return the arguments of the constructor, as in any Keras object.
 
         Raises:
-            NotImplementedError: If there are some, and the class does not
-                override this.
+            NotImplementedError: If the constructor has arguments, and the
+                class does not override this method.
         """
         return serialization.default_config(self, Selection)
 

@@ -1,16 +1,17 @@
-"""Which values are inhibited: score -> boolean mask.
+"""Selections: rules for which values are inhibited, score -> boolean mask.
 
     selection   a value is selected if                           source
     TopK(k)     its score is among the k highest of its sample   MEmeL, k = 1
-    Rate(r)     its score reaches a threshold that is nudged     L2E, r = 2 %
-                each step until a share r of all values does
+    Rate(r)     its score reaches a threshold that is adjusted   L2E, r = 2 %
+                each step until a fraction r of all values does
     Threshold   its score reaches a constant
     Random(r)   a draw with probability r selects it: the placebo of Rate
     RandomK(k)  it is among k drawn from its sample: the placebo of TopK
 
-A selection is a pure rule. What it must remember between steps (the moving
-threshold of `Rate`) it declares in `initial_state`; the layer keeps it as
-weights and passes it in, so that one object may serve many layers.
+A selection is a pure rule. If it has a state, such as the moving threshold of
+`Rate`, it declares the state in `initial_state`. The layer stores the state in
+weights and passes it to the selection, so that one object may serve many
+layers.
 
 References:
     [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
@@ -35,18 +36,18 @@ from keras_memel.utils.types import Tensor
 
 @keras.saving.register_keras_serializable("keras_memel")
 class TopK(Selection):
-    """The k highest scores of each sample, over all its positions.
+    """Select the k highest scores of each sample, over all its positions.
 
-    [Wang et al. 2024]: k = 1 is MEmeL; MEmeL-Tune tries 1, 5, 10, 50, 100.
-    Values that tie with the k-th are selected too, as in the authors' code,
-    unless their score is 0: such a value is where it always was.
+    In [Wang et al. 2024], MEmeL uses k = 1 and MEmeL-Tune tries 1, 5, 10, 50
+    and 100. Values that tie with the k-th are selected too, as in the authors'
+    code, unless their score is 0: such a value does not deviate.
 
     Args:
-        k: Number of values a sample.
+        k: Number of values per sample.
 
     Raises:
-        ValueError: If `k` is below 1 or above the number of values of a
-            sample (at build, or at the first call if the length is unknown).
+        ValueError: If `k` is below 1 or above the number of values of a sample
+            (raised in `build`, or in the first call if the length is unknown).
 
     Example:
 
@@ -70,7 +71,7 @@ class TopK(Selection):
         return (score >= cutoff) & (score > 0)
 
     def _cutoff(self, score: Tensor) -> Tensor:
-        """The k-th highest score of each sample, `(batch, 1, ..., 1)`."""
+        """Return the k-th highest score per sample, `(batch, 1, ..., 1)`."""
         self._check(tuple(score.shape)[1:])
         return kernels.kth_largest(score, self.k)
 
@@ -90,11 +91,12 @@ class TopK(Selection):
 
 @keras.saving.register_keras_serializable("keras_memel")
 class Threshold(Selection):
-    """Every score that reaches a constant.
+    """Select every score that reaches a constant.
 
     Args:
-        threshold: In variances. 5.41 selects 2 % of the values of a Gaussian
-            neuron, 6.63 selects 1 %, 9 (three deviations) 0.27 %.
+        threshold: Threshold in variances. Of the values of a Gaussian neuron,
+            5.41 selects 2 %, 6.63 selects 1 %, and 9 (three standard
+            deviations) selects 0.27 %.
 
     Raises:
         ValueError: If `threshold` is not a positive number.
@@ -122,23 +124,24 @@ class Threshold(Selection):
 
 @keras.saving.register_keras_serializable("keras_memel")
 class Rate(Selection):
-    """A global share of all values, by a threshold that moves.
+    """Select a fraction of all values by a moving threshold.
 
-    After [Wang et al. 2025]. Nothing is sorted: each score is compared with
-    the threshold of the step before, which is then nudged by how far the
-    share `s` that it selected was off the wanted rate `r`:
+    The rule follows [Wang et al. 2025]. It needs no sort: each score is
+    compared with the threshold of the previous step. The threshold is then
+    adjusted by the deviation of the selected fraction `s` from the target `r`:
 
         threshold <- threshold * exp(min(gain * (s / r - 1), 2))
 
-    The nudge is proportional to `s`, so that few values a step (a share that
-    jumps between 0 and several times `r`) blur the threshold without moving
-    it. It starts from the quantile of the chi-squared law with one degree of
-    freedom, where it belongs if neurons are Gaussian: 5.41 for 2 %.
+    With few values per step, `s` jumps between 0 and several times `r`. The
+    adjustment is proportional to `s`, so that this adds noise to the threshold
+    but no bias. The initial threshold is the quantile of the chi-squared
+    distribution with one degree of freedom, which is correct for Gaussian
+    neurons: 5.41 for 2 %.
 
     Args:
-        rate: Wanted share `r`, in (0, 1).
-        gain: Speed. The threshold is found again within about `5 / gain`
-            steps after a jump; its noise grows with the gain.
+        rate: Target fraction `r`, in (0, 1).
+        gain: Speed of the adjustment. The threshold recovers from a jump
+            within about `5 / gain` steps. Its noise grows with the gain.
 
     Raises:
         ValueError: If `rate` or `gain` is outside (0, 1).
@@ -154,8 +157,8 @@ class Rate(Selection):
 
     skips_negative = True
     by_sample = True
-    # The threshold falls for as long as a layer is dead; this keeps it a
-    # normal float32 from which a few steps lead back.
+    # The threshold decreases while a layer is dead. This bound keeps it a
+    # normal float32, from which it recovers in a few steps.
     lowest = 1e-6
 
     def __init__(self, rate: float = 0.02, gain: float = 0.1):
@@ -163,8 +166,8 @@ class Rate(Selection):
         self.gain = arguments.number(
             "gain", gain, "between 0 and 1", 0.0, 1.0, low_included=False
         )
-        # Here, and not when the layer is built: `torch.compile` may be tracing
-        # that, and cannot look into the quantile.
+        # Compute this here and not in `build`, which `torch.compile` may trace:
+        # it cannot trace the quantile.
         normal = statistics.NormalDist()
         self._start = normal.inv_cdf(1.0 - self.rate / 2.0) ** 2
 
@@ -185,17 +188,17 @@ class Rate(Selection):
 
 @keras.saving.register_keras_serializable("keras_memel")
 class Random(Selection):
-    """The placebo: the same share, chosen blindly.
+    """Select each value independently with the same probability: the placebo.
 
-    What MEmeL does beyond `Random` at the same rate is the effect of *which*
-    values it picks; what both do is the effect of noise.
+    Compare `Rate` with `Random` at the same rate. Any difference is due to
+    *which* values are selected. Any effect they share is due to noise.
 
     Args:
-        rate: Probability of each value to be selected, in (0, 1).
-        seed: Integer, for the same choices again; `None` draws one. Layers
-            with the same seed choose the same places; of several sites,
-            `keras_memel.insert` gives each but the first a seed of its own,
-            drawn from this one.
+        rate: Probability that a value is selected, in (0, 1).
+        seed: Integer seed. `None` draws a seed. Layers with the same seed
+            select the same positions, so `keras_memel.insert` gives each
+            insertion point after the first its own seed, derived from this
+            one.
 
     Raises:
         ValueError: If `rate` is outside (0, 1), or `seed` is not an integer.
@@ -228,7 +231,7 @@ class RandomK(TopK):
     """Select k values of each sample at random: the placebo of `TopK(k)`.
 
     Each set of k values with a score above 0, which `TopK` could select, is
-    equally likely; a sample with fewer of them has them all selected.
+    equally likely. If a sample has fewer such values, all are selected.
 
     Args:
         k: Number of values per sample.
@@ -258,8 +261,8 @@ class RandomK(TopK):
         shape = ops.shape(score)
         drawn = keras.random.uniform(shape, dtype="float32", seed=seed)
         drawn = ops.where(score > 0, drawn, -1.0)
-        # By place, since of thousands of draws some are equal: a cutoff would
-        # select both.
+        # Select by position: some of thousands of draws are equal, and a cutoff
+        # would select both.
         size = math.prod(shape[1:])
         places = ops.top_k(ops.reshape(drawn, (shape[0], size)), self.k)[1]
         first = size * ops.expand_dims(ops.arange(shape[0]), 1)
@@ -296,7 +299,7 @@ _NAMES: dict[str, Callable[[], Selection]] = {
 
 
 def get(identifier: SelectionLike) -> Selection:
-    """A selection from its name, its config, its class or itself.
+    """Return a selection, given its name, its config, its class or itself.
 
     Args:
         identifier: `"top_k"`, `"rate"`, `"threshold"`, `"random"`,
@@ -304,7 +307,7 @@ def get(identifier: SelectionLike) -> Selection:
             that `serialize` returns.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If `identifier` is none of these.
 
     Example:
 
@@ -315,5 +318,5 @@ def get(identifier: SelectionLike) -> Selection:
 
 
 def serialize(selection: Selection) -> dict[str, Any]:
-    """The config of a selection, which `get` turns back into one."""
+    """Return the config of a selection, from which `get` makes it again."""
     return serialization.serialize(selection)

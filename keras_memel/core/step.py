@@ -1,16 +1,16 @@
-"""One step of a MEmeL as a pure function: the specification of the layer.
+"""Step of a MEmeL as a pure function, which specifies the layer.
 
     (values, state, mask, settings) -> (outputs, loss, new state)
 
-Data flow through four pure stages, in this order with `score_with="history"`;
-with "current" the update precedes the selection:
+A step has four pure stages. With `score_with="history"` the selection precedes
+the update of the statistics; with "current" it follows the update:
 
     values --moments--> statistics --scores--> phi --selections--> mask
     values + mask + statistics --inhibitions--> outputs
 
-`layers/memel.py` keeps the state in weights and calls `step`. A scan over time
+`layers/memel.py` stores the state in weights and calls `step`. A scan over time
 (`layers/scan_memel.py`) calls the same parts at other times: `replace` at each
-time step, and `learn` once after the last.
+time step, and `learn` once after the last one.
 
 Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
@@ -39,24 +39,23 @@ from keras_memel.core.scores import inverse_variance
 from keras_memel.core.selection import Selection
 from keras_memel.utils.types import Tensor
 
-# A scan adds 1 from one time step to the next. Within one, a selection that
-# draws more than once must not draw what another time step does.
+# Distance between the seeds that a selection draws within one time step of a
+# scan. A scan adds 1 per time step, and no two time steps may share a seed.
 WITHIN_A_SCAN = 7919
 
 
 class LayerState(NamedTuple):
-    """Everything that a layer remembers between two steps.
+    """State of a layer between two steps.
 
     Attributes:
         history: Statistics of every neuron, broadcastable to the values.
         steps: Number of training steps, integer scalar.
         inhibited_rate: Fraction of the values selected in the last training
             step, scalar.
-        skipped_updates: Number of updates of a neuron that were skipped since
-            its values were not finite, over all neurons: a high and a low
-            part, scalars.
-        selection: The state of the selection, by name.
-        seed: The state of the random numbers, or `None` without any.
+        skipped_updates: Number of updates skipped because of non-finite
+            values, summed over the neurons: a high and a low part, scalars.
+        selection: State of the selection, by name.
+        seed: State of the random numbers, or `None` for a selection without.
     """
 
     history: History
@@ -68,13 +67,13 @@ class LayerState(NamedTuple):
 
 
 class Inhibited(NamedTuple):
-    """The outcome of a selection and an inhibition.
+    """Result of a selection and an inhibition.
 
     Attributes:
-        outputs: What the next layer gets.
-        number: Number of values selected, on this replica.
-        loss: To be added to the loss, or `None`.
-        seed: The state of the random numbers afterwards.
+        outputs: Values for the next layer.
+        number: Number of values selected on this replica.
+        loss: Scalar to add to the loss, or `None`.
+        seed: State of the random numbers after the draws.
     """
 
     outputs: Tensor
@@ -85,17 +84,17 @@ class Inhibited(NamedTuple):
 
 @dataclass(eq=False)
 class Settings:
-    """What stays the same from step to step.
+    """Settings of a layer, which are the same in every step.
 
     Args:
-        selection: Which values to inhibit.
-        inhibition: What to do with them.
-        sample_axes: Axes of the values that a neuron's statistics pool over.
+        selection: Rule that selects values.
+        inhibition: Treatment of selected values.
+        sample_axes: Axes over which the values of a neuron are pooled.
         forget_steps: `n_f`, or `None` to pool exactly.
         late_start: `l_s`.
-        epsilon: Fraction of the mean variance that is added to each.
+        epsilon: Fraction of the mean variance that is added to each variance.
         score_with: `"history"` or `"current"`.
-        process_group: Processes that share a batch, on PyTorch.
+        process_group: Group of the processes that share a batch, on PyTorch.
     """
 
     selection: Selection
@@ -106,7 +105,7 @@ class Settings:
     epsilon: float = 0.01
     score_with: str = "history"
     process_group: Any = None
-    # The parts that make passes over the values, each compiled where that pays.
+    # Functions that make passes over the values, compiled where this is faster.
     measure: Callable[..., Moments] = field(init=False)
     inhibit: Callable[..., Any] = field(init=False)
     replace: Callable[..., Any] = field(init=False)
@@ -116,7 +115,7 @@ class Settings:
         self.measure = kernels.fused(partial(_measure, self.sample_axes))
         self.add_to = kernels.fused(partial(_add_to, self.sample_axes))
         rules = self.selection, self.inhibition
-        # XLA would draw other numbers than TensorFlow does without it.
+        # Do not compile random draws: XLA draws other numbers than TensorFlow.
         fused = (lambda f: f) if self.selection.random else kernels.fused
         self.inhibit = fused(partial(_inhibit, *rules, self.epsilon))
         self.replace = fused(partial(_replace, *rules))
@@ -129,16 +128,16 @@ def step(
     settings: Settings,
     learning: bool = True,
 ) -> tuple[Tensor, Tensor | None, LayerState]:
-    """Find and inhibit monosemantic values, and learn the statistics.
+    """Detect and inhibit monosemantic values, and update the statistics.
 
     Args:
         values: Activations `(batch, ..., neurons)`.
-        state: What is known before.
+        state: State before the step.
         mask: `None`, or booleans of the rank of `values`, broadcastable to
             them: true where a value counts.
-        settings: The rules.
+        settings: Settings of the layer.
         learning: Whether this is a training step. At inference the statistics
-            stay as they are.
+            do not change.
 
     Returns:
         Outputs, a scalar to add to the loss (or `None`), and the new state.
@@ -168,7 +167,7 @@ def step(
 
 
 def is_ready(statistics: History, steps: Tensor, settings: Settings) -> Tensor:
-    """Whether each neuron may be inhibited."""
+    """Return whether each neuron may be inhibited."""
     return (statistics.count > 0) & (steps >= settings.late_start)
 
 
@@ -180,16 +179,16 @@ def learn(
     settings: Settings,
     pooled: History | None = None,
 ) -> tuple[Tensor | None, LayerState]:
-    """The loss and the state after a training step.
+    """Compute the loss and the state after a training step.
 
     Args:
-        state: The state before it.
-        batch: Moments of its values on this replica; on all of them if
-            `pooled` is given.
-        ready: Which neurons could be inhibited.
-        found: What the inhibition did.
-        settings: The rules.
-        pooled: Moments of history and batch, if they are known already.
+        state: State before the step.
+        batch: Moments of the values on this replica, or on all replicas if
+            `pooled` is passed.
+        ready: Booleans, true for neurons that could be inhibited.
+        found: Result of the inhibition.
+        settings: Settings of the layer.
+        pooled: Moments of history and batch, if they are already computed.
     """
     group, number = settings.process_group, found.number
     if pooled is None:
@@ -233,7 +232,7 @@ def replace(
     state: LayerState,
     settings: Settings,
 ) -> Inhibited:
-    """Select and inhibit, by the `inverse_variance` of every neuron."""
+    """Select and inhibit values, given the `inverse_variance` of neurons."""
     return _drawing(
         settings.replace,
         settings,
@@ -247,25 +246,25 @@ def replace(
 
 
 class Draws(keras.random.SeedGenerator):
-    """A generator of seeds that assigns to no variable.
+    """Generator of seeds that does not assign to a variable.
 
     Args:
-        state: The state of a `keras.random.SeedGenerator`.
-        stride: How far two draws are apart.
+        state: State of a `keras.random.SeedGenerator`.
+        stride: Distance between the seeds of two draws.
     """
 
     def __init__(self, state: Tensor, stride: int = 1):
         self._first, self._stride, self._drawn = state, stride, 0
 
     def next(self, ordered: bool = True) -> Tensor:
-        """The seed of one draw, each time another."""
+        """Return the seed of the next draw."""
         seed = self.now
         self._drawn += 1
         return seed
 
     @property
     def now(self) -> Tensor:
-        """The state after the draws so far."""
+        """State after the draws so far."""
         moved = np.array([0, self._stride * self._drawn])
         dtype = keras.backend.standardize_dtype(self._first.dtype)
         return self._first + ops.convert_to_tensor(moved, dtype)
@@ -278,7 +277,7 @@ def _drawing(
     *tensors: Any,
     stride: int = 1,
 ) -> Inhibited:
-    """`rule` of tensors and the arguments of the selection."""
+    """Call `rule` with tensors and the arguments of the selection."""
     arguments, draws = dict(state.selection), None
     if settings.selection.random:
         arguments["seed"] = draws = Draws(state.seed, stride)
@@ -316,7 +315,7 @@ def _inhibit(
     mask: Tensor | None,
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Outputs, the number of values selected, and a loss if there is one."""
+    """Compute outputs, the number of selected values, and a loss or `None`."""
     scale = inverse_variance(statistics.variance, epsilon, where=ready)
     return _replace(
         selection, inhibition, values, statistics.mean, scale, mask, arguments
@@ -332,7 +331,7 @@ def _replace(
     mask: Tensor | None,
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `_inhibit`, from the `inverse_variance` of every neuron."""
+    """Compute `_inhibit`, given the `inverse_variance` of every neuron."""
 
     def select(values: Tensor, mask: Tensor | None) -> Tensor:
         def score(values: Tensor) -> Tensor:

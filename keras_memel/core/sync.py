@@ -1,20 +1,21 @@
-"""One statistic from many replicas: what they tell one another, and how.
+"""Compute one statistic from many replicas.
 
-Each replica of a network sees a part of the batch. A neuron's history is that
-of the whole: counts, sums and sums of squares are added over the replicas,
+Each replica of a network processes a part of the batch. The history of a neuron
+covers the whole batch. Counts, sums and sums of squares are added over the
+replicas,
 
     n = sum_r n_r,    mean = sum_r n_r mean_r / n,
     variance = sum_r n_r (variance_r + mean_r^2) / n - mean^2,
 
-which are the moments of all values together; an average of the replicas'
-variances would lack the part that lies between them. The three and the number
-of selected values travel as one vector in one all-reduce, `8 (3 neurons + 1)`
-bytes: float64, in which the square of a float32 is exact, so that nothing
-cancels that float32 could hold, and no shift has to be agreed upon first. All
-replicas get the same sums and go on alike, bit for bit.
+which gives the moments of all values together. An average of the variances of
+the replicas would omit the variance between replicas. One all-reduce sums the
+three and the number of selected values as one vector of `8 (3 neurons + 1)`
+bytes. Its dtype is float64, in which the square of a float32 is exact: the
+variance loses no digits that float32 could hold, and the replicas need no
+common shift. All replicas receive the same sums and stay equal bit by bit.
 
     engine                               how the replicas are found
-    JAX, `keras.distribution` or a jit   not at all: XLA compiles one program
+    JAX, `keras.distribution` or a jit   not needed: XLA compiles one program
       of sharded arrays                  for all devices, whose sums are global
     TensorFlow, `tf.distribute`          the replica context of a
                                          MirroredStrategy or
@@ -22,8 +23,9 @@ replicas get the same sums and go on alike, bit for bit.
     PyTorch, `torch.distributed`         a process group, by default that of
                                          all processes
 
-With one replica nothing is packed or sent. The tests run all of these, the
-workers of a MultiWorkerMirroredStrategy as two processes of one machine.
+With one replica, no data are packed or sent. The tests run all of these
+engines. The workers of a MultiWorkerMirroredStrategy are then two processes on
+one machine.
 
 An engine must ensure two things. Every replica runs every training step, with
 an empty batch if it has no samples (`DistributedDataParallel.join` does not
@@ -51,18 +53,19 @@ elif _BACKEND == "torch":
 
 
 def replicas(group: Any = None) -> int:
-    """Number of replicas that run this training step, each on its own values.
+    """Return the number of replicas that run this training step.
 
-    1 on JAX, where arrays are global.
+    Each replica processes different values. The number is 1 on JAX, where
+    arrays are global.
 
     Args:
-        group: On PyTorch, the process group of the replicas; `None`: the
-            default group, of all processes.
+        group: Process group of the replicas, on PyTorch. `None` is the default
+            group of all processes.
 
     Raises:
-        ValueError: Where replicas cannot be kept equal: on an unknown backend,
-            under an asynchronous or another `tf.distribute` strategy, and
-            inside `jax.shard_map` or `jax.pmap`.
+        ValueError: If the replicas cannot be kept equal: on an unknown
+            backend, under an asynchronous or another `tf.distribute` strategy,
+            and inside `jax.shard_map` or `jax.pmap`.
 
     Example:
 
@@ -76,21 +79,21 @@ def replicas(group: Any = None) -> int:
     if _BACKEND == "torch":
         return _replicas_torch(group)
     raise ValueError(
-        "MEmeL trains on the backends 'jax', 'tensorflow' and 'torch'. "
+        "MEmeL requires the Keras backend 'jax', 'tensorflow' or 'torch'. "
         f"Received: backend={_BACKEND!r}"
     )
 
 
 def total(*numbers: Tensor, group: Any = None) -> tuple[Tensor, ...]:
-    """Each number summed over the replicas, all in one message.
+    """Sum each number over the replicas, all in one message.
 
     Args:
-        *numbers: float32 tensors of any shapes, the same on all replicas.
-        group: As of `replicas`.
+        *numbers: float32 tensors. Their shapes are equal on all replicas.
+        group: As in `replicas`.
 
     Returns:
-        As many float32 tensors of the same shapes, equal on all replicas. No
-        gradient flows through them.
+        One float32 tensor per number, of the same shape, with the same values
+        on all replicas and without gradient.
 
     Example:
 
@@ -105,18 +108,18 @@ def total(*numbers: Tensor, group: Any = None) -> tuple[Tensor, ...]:
 def merge(
     batch: Moments, *numbers: Tensor, group: Any = None
 ) -> tuple[Any, ...]:
-    """Moments of the whole batch from those of each replica's part.
+    """Compute the moments of the whole batch from those of each replica.
 
     Args:
-        batch: Moments of the local values, with the biased variance. Parts
-            may differ in size, or be empty.
-        *numbers: float32 tensors to be summed, in the same message.
-        group: As of `replicas`.
+        batch: Moments of the local values, with the biased variance. The parts
+            of the batch may differ in size, or be empty.
+        *numbers: float32 tensors to sum in the same message.
+        group: As in `replicas`.
 
     Returns:
-        The moments, then as many sums; all equal on all replicas. A neuron
-        whose moments are not finite on one replica has none that are: its
-        update is skipped, and counted, on each.
+        The moments, followed by the sums, all equal on all replicas. If the
+        moments of a neuron are not finite on one replica, they are not finite
+        on any: each replica skips the update and counts it as skipped.
 
     Example:
 
@@ -135,7 +138,7 @@ def merge(
     divisor = ops.maximum(count, 1.0)
     mean = first / divisor
     variance = second / divisor - mean * mean
-    # `where`, not `maximum`: a NaN must stay one on every backend.
+    # `maximum` would not keep a NaN on every backend.
     variance = ops.where(variance < 0, 0.0, variance)
     merged = Moments(*(ops.cast(x, "float32") for x in (count, mean, variance)))
     return merged, *(ops.cast(s, "float32") for s in sums)
@@ -144,17 +147,17 @@ def merge(
 def weighted(
     mean: Tensor, number: Tensor, total: Tensor, group: Any = None
 ) -> Tensor:
-    """A local mean, so weighted that its average is the mean of all values.
+    """Weight a local mean so that its average is the mean of all values.
 
-    `DistributedDataParallel` and Keras under `tf.distribute` average what the
-    replicas add to the loss. This makes up for the share of the values that
-    each has.
+    `DistributedDataParallel` and Keras under `tf.distribute` average the losses
+    of the replicas. The weight accounts for the different number of values per
+    replica.
 
     Args:
-        mean: Over the local values, with its gradient.
-        number: How many of them there are.
-        total: How many there are on all replicas.
-        group: As of `replicas`.
+        mean: Mean of the local values, with its gradient.
+        number: Number of local values.
+        total: Number of values on all replicas.
+        group: As in `replicas`.
 
     Example:
 
@@ -172,9 +175,9 @@ def _check_group(group: Any) -> Any:
         return None
     if _BACKEND != "torch":
         raise ValueError(
-            "Argument `process_group` is for PyTorch: other backends know the "
-            f"replicas. Received: process_group={group!r} on the backend "
-            f"{_BACKEND!r}"
+            "Argument `process_group` must be None except on PyTorch: other "
+            "backends determine the replicas. "
+            f"Received: process_group={group!r} on the backend {_BACKEND!r}"
         )
     kind = getattr(torch.distributed, "ProcessGroup", ())
     if not isinstance(group, kind):
@@ -188,7 +191,7 @@ def _check_group(group: Any) -> Any:
 
 
 def _all_reduce(parts: tuple[Tensor, ...], group: Any) -> list[Tensor]:
-    """Sums over the replicas, float64, of one vector of all parts."""
+    """Sum all parts over the replicas, as one float64 vector."""
     shapes = [tuple(part.shape) for part in parts]
     flat = [ops.reshape(ops.cast(part, "float64"), (-1,)) for part in parts]
     packed = ops.stop_gradient(ops.concatenate(flat))
@@ -209,7 +212,7 @@ def _replicas_jax() -> int:
         raise ValueError(
             "MEmeL trains on many devices under `jax.jit`, with "
             "`keras.distribution` or sharded arrays. Inside `jax.shard_map` "
-            "or `jax.pmap` each device would keep statistics of its own. "
+            "or `jax.pmap` each device would keep separate statistics. "
             f"Received: a trace that is mapped over the axes {axes}"
         )
     return 1
@@ -227,16 +230,16 @@ def _replicas_tensorflow() -> int:
             tf.distribute.MultiWorkerMirroredStrategy,
         ),
     ):
-        # The workers of a ParameterServerStrategy do not wait for one another;
-        # on TPUs nobody has tried, and JAX is the way there.
+        # The workers of a ParameterServerStrategy do not wait for each other. A
+        # TPUStrategy has not been tested. On TPUs, use JAX.
         raise ValueError(
             "MEmeL trains under `tf.distribute` with a MirroredStrategy, a "
             "MultiWorkerMirroredStrategy or a OneDeviceStrategy, whose "
             "replicas step together. "
             f"Received: a strategy of type {type(strategy).__name__}"
         )
-    # Outside of `strategy.run` a call sees the whole batch, and what it
-    # assigns goes to all copies.
+    # Outside of `strategy.run`, a call receives the whole batch, and its
+    # assignments update all copies.
     if tf.distribute.in_cross_replica_context():
         return 1
     return int(strategy.num_replicas_in_sync)

@@ -1,1 +1,1 @@
-"""The monitor of a training run, and the faults that it detects."""
+"""Monitor training runs and detect faults."""

@@ -1,4 +1,4 @@
-"""What MEmeL layers do, in the logs of other trainers."""
+"""Log the readings of MEmeL layers in other trainers."""
 
 from typing import Any
 
@@ -7,19 +7,20 @@ from keras_memel.utils import arguments
 
 
 def trainer_callback(every: int | None = None) -> Any:
-    """Make a callback of the Hugging Face `Trainer` that logs `readings`.
+    """Create a callback of the Hugging Face `Trainer` that logs `readings`.
 
     Args:
-        every: Number of optimizer steps between two readings. `None`: whenever
-            the trainer itself logs.
+        every: Number of optimizer steps between two readings. `None` reads
+            whenever the trainer itself logs.
 
     Returns:
-        A `transformers.TrainerCallback`. The names in the logs are those of
+        A `transformers.TrainerCallback`. The logs use the names of
         `keras_memel.readings`.
 
     Raises:
         ImportError: If transformers is not installed.
-        ValueError: When training starts, if the model has no MEmeL.
+        ValueError: If the model is without a MEmeL; raised when training
+            starts.
     """
     from transformers import TrainerCallback
 
@@ -53,11 +54,11 @@ def trainer_callback(every: int | None = None) -> Any:
 
 
 def lightning_callback() -> Any:
-    """Make a callback of Lightning that logs `readings` after each batch.
+    """Create a callback of Lightning that logs `readings` after a batch.
 
     Returns:
-        A `lightning.pytorch.Callback`; how often it writes is
-        `log_every_n_steps` of the trainer.
+        A `lightning.pytorch.Callback`, which logs every `log_every_n_steps`
+        steps of the trainer.
 
     Raises:
         ImportError: If lightning is not installed.

@@ -1,7 +1,7 @@
-"""The signs that a MEmeL does not do what it should, and the cure of each.
+"""Detect the signs of a MEmeL that does not work, and name their cure.
 
-Pure functions of two readings of a layer's weights; `watch_masks` alone
-touches a layer, for as long as it is trained.
+The functions are pure and compare two readings of the weights of a layer. Only
+`watch_masks` changes a layer, and only during training.
 """
 
 import contextlib
@@ -29,21 +29,21 @@ _WATCHED = "_memel_saw_mask"
 NEVER_MOVED = (
     "never moved",
     "its statistics did not move in training. It is not called, or `training` "
-    "does not reach it: let the `call` of every model and layer around it take "
-    "`training` and pass it on.",
+    "does not reach it: the `call` of every model and layer around it must "
+    "accept `training` and pass it on.",
 )
 
 
 class WeightSnapshot(NamedTuple):
-    """The weights of a MEmeL at one time, as NumPy arrays and numbers.
+    """Weights of a MEmeL at one time, as NumPy arrays and numbers.
 
     Attributes:
-        steps, inhibited_rate, threshold: As the weights; threshold is NaN for
-            a selection without one.
-        skipped: Updates of a neuron that were skipped, since its values were
-            not finite.
-        count, mean, variance: Of the shape of the neurons.
-        replicas: The means of each replica, where a backend holds several.
+        steps, inhibited_rate, threshold: Values of the weights. The threshold
+            is NaN for a selection without one.
+        skipped: Number of updates that neurons skipped because of non-finite
+            values.
+        count, mean, variance: Statistics with the shape of the neurons.
+        replicas: Means of each replica, if the backend has several.
     """
 
     steps: float
@@ -57,7 +57,7 @@ class WeightSnapshot(NamedTuple):
 
 
 def read(layer: MEmeL) -> WeightSnapshot:
-    """The weights of a layer as they are."""
+    """Read the present weights of a layer."""
     threshold = getattr(layer, "threshold", None)
     return WeightSnapshot(
         float(to_numpy(layer.steps)),
@@ -72,12 +72,12 @@ def read(layer: MEmeL) -> WeightSnapshot:
 
 
 def _replicas(weight: Any, group: Any) -> tuple[Array, ...]:
-    # TensorFlow keeps a copy a replica in one variable; PyTorch a process a
-    # replica; on JAX there is one array, whatever it is spread over.
+    # TensorFlow keeps one copy per replica in one variable, and PyTorch uses
+    # one process per replica. JAX has one array for all devices.
     backend = keras.backend.backend()
     if backend == "jax":
         return ()
-    value = getattr(weight, "value", weight)  # a buffer of PyTorch has none
+    value = getattr(weight, "value", weight)  # PyTorch buffers lack `value`.
     if backend == "tensorflow":
         copies = getattr(value, "values", ())
         copies = () if callable(copies) else copies
@@ -99,10 +99,10 @@ def _replicas(weight: Any, group: Any) -> tuple[Array, ...]:
 
 
 def target_rate(layer: MEmeL) -> float | None:
-    """The share of values that the selection aims at; `None` without one.
+    """Return the target share of selected values; `None` without a target.
 
-    That of `TopK` is `k` of all values of a sample, `None` if their number is
-    not known; padding makes the real one higher.
+    The target of `TopK` is `k` divided by the number of values of a sample,
+    and `None` if this number is unknown. Padding makes the real share higher.
     """
     if isinstance(layer.selection, (Rate, Random)):
         return layer.selection.rate
@@ -114,17 +114,18 @@ def target_rate(layer: MEmeL) -> float | None:
 def scales(
     layer: MEmeL, reading: WeightSnapshot, call: dict[str, Array]
 ) -> Array:
-    """The monosemantic scale of values, by the statistics of the layer.
+    """Compute the monosemantic scale of values with the layer's statistics.
 
     Args:
-        layer: The layer.
-        reading: Its weights.
-        call: `values`, `(batch, ...)`, and `mask` if there is one.
+        layer: A MEmeL.
+        reading: Weights of the layer.
+        call: `values`, `(batch, ...)`, and an optional `mask`.
 
     Returns:
-        The scales of all values that count, flat, without those that are not
-        finite and those of neurons without history; NaN if none remains. The
-        scale of a value at the mean of a neuron without variance is 0.
+        Scales of all values that count, flat. Non-finite scales and neurons
+        without history are excluded. The result is one NaN if no value
+        remains. The scale of a value at the mean of a neuron without variance
+        is 0.
     """
     shape = layer._keepdims_shape
     seen = reading.count > 0
@@ -146,16 +147,16 @@ def found(
     before: WeightSnapshot | None,
     now: WeightSnapshot,
 ) -> Iterator[tuple[str, str]]:
-    """The signs in the weights of a layer.
+    """Detect faults in the weights of a layer.
 
     Args:
-        layer: The layer.
-        first: Its weights when training began.
-        before: Those of the last reading, if there was one.
-        now: Those of this reading.
+        layer: A MEmeL.
+        first: Weights of the layer at the start of training.
+        before: Weights at the previous reading, or `None`.
+        now: Weights at this reading.
 
     Yields:
-        The kind of each sign, and what to tell the user.
+        Kind of each fault, and the message for the user.
     """
     if now.steps == first.steps and layer.trainable:
         yield NEVER_MOVED
@@ -164,24 +165,24 @@ def found(
             "finite",
             "some of its values are not finite (NaN or infinity). They pass "
             "unchanged, and their neurons skipped an update of the statistics "
-            f"{now.skipped - (before or first).skipped:.0f} times. Look for "
-            "NaN in the data, lower the learning rate, clip gradients, or "
+            f"{now.skipped - (before or first).skipped:.0f} times. Check the "
+            "data for NaN, lower the learning rate, clip gradients, or "
             "scale the loss in half precision.",
         )
     if vars(layer).get(LOST_PADDING):
         yield (
             "padding",
-            "padding may be counted as data: the model has padding masks, and "
+            "padding may be counted as data: the model has padding masks, but "
             "none is known to fit the output of this layer, for example after "
             "a convolution. Insert after a layer that receives the mask as "
-            "`padding_mask`, or call a MEmeL of your own with `mask`.",
+            "`padding_mask`, or call your own MEmeL with `mask`.",
         )
     if vars(layer).get(_WATCHED) is False:
         yield (
             "mask",
-            "padding is counted as data: the model makes a mask, and none "
-            "reaches it. A layer in between drops the mask: give that layer "
-            "`supports_masking = True`, or pass `mask` to the MEmeL.",
+            "padding is counted as data: the model creates a mask, but it "
+            "does not reach the MEmeL. A layer in between drops the mask: set "
+            "its `supports_masking = True`, or pass `mask` to the MEmeL.",
         )
     if before is None:
         return
@@ -192,11 +193,11 @@ def found(
         if settled and off:
             yield (
                 "rate",
-                f"{now.inhibited_rate:.2%} of its values are inhibited, and "
-                f"{layer.selection.rate:.2%} should be. If the values change "
-                "fast, raise the `gain` of `Rate` or lower the learning rate; "
-                "if most values are equal (a dead layer), put the MEmeL before "
-                "the activation function.",
+                f"{now.inhibited_rate:.2%} of its values are inhibited "
+                f"instead of {layer.selection.rate:.2%}. If the values change "
+                "fast, raise the `gain` of `Rate` or lower the learning rate. "
+                "If most values are equal (a dead layer), place the MEmeL "
+                "before the activation function.",
             )
     old, new = before.variance.mean(), now.variance.mean()
     if ready and old > 0 and new < 1e-4 * old:
@@ -204,7 +205,7 @@ def found(
             "collapse",
             f"its mean variance fell from {old:.3g} to {new:.3g}: the layer "
             "before it stopped responding to its inputs. Lower the learning "
-            "rate, the inhibited rate or `delta`, or look for dead units "
+            "rate, the inhibited rate or `delta`, or search for dead neurons "
             "with `keras_memel.analyze`.",
         )
     if ready and old > 0:
@@ -215,8 +216,8 @@ def found(
                 "jump",
                 f"its statistics jumped: means by {jump:.3g} standard "
                 f"deviations, the mean variance from {old:.3g} to {new:.3g}. "
-                "What was normal no longer is: lower the learning rate, clip "
-                "gradients, or check the data for a change.",
+                "The old history no longer applies: lower the learning rate, "
+                "clip gradients, or check the data for a change.",
             )
     if any(
         not np.allclose(now.replicas[0], other, rtol=1e-3, atol=1e-6)
@@ -224,14 +225,14 @@ def found(
     ):
         yield (
             "replicas",
-            "its statistics differ between replicas, so that each inhibits "
-            "by a history of its own. Synchronize them, or keep all replicas "
-            "on one process.",
+            "its statistics differ between replicas, so that each replica "
+            "inhibits by another history. Synchronize them, or keep all "
+            "replicas in one process.",
         )
 
 
 def _off(rate: float, before: WeightSnapshot, now: WeightSnapshot) -> bool:
-    # Twice in a row, so that one odd batch is no sign.
+    # The rate must be off in two readings, because one odd batch is no fault.
     return all(
         one.inhibited_rate < rate / 4 or one.inhibited_rate > min(4 * rate, 1)
         for one in (before, now)
@@ -241,16 +242,16 @@ def _off(rate: float, before: WeightSnapshot, now: WeightSnapshot) -> bool:
 def watch_masks(
     model: keras.Model, layers: dict[str, MEmeL]
 ) -> Callable[[], None]:
-    """Notes whether a mask reaches each layer while a model is trained.
+    """Record whether a mask reaches each layer while a model is trained.
 
-    Costs nothing in a compiled step: `call` runs when it is traced.
+    A compiled step is not slower, because `call` only runs during tracing.
 
     Args:
-        model: The model.
-        layers: Its MEmeLs by path.
+        model: A Keras model.
+        layers: MEmeLs of the model, by path.
 
     Returns:
-        A function that ends it.
+        A function that stops the recording.
     """
     undo = contextlib.ExitStack()
     if not any(map(_makes_mask, model._flatten_layers())):

@@ -1,4 +1,4 @@
-"""MonosemanticityMonitor: what MEmeL layers do, in the logs of `fit`."""
+"""MonosemanticityMonitor: readings of MEmeL layers in the logs of `fit`."""
 
 import contextlib
 import math
@@ -25,61 +25,68 @@ from keras_memel.monitoring.readings import numbers as numbers_of
 from keras_memel.utils import arguments
 from keras_memel.utils.types import Array
 
-# Inputs that are run through the model at once.
+# Number of inputs per forward pass.
 _BATCH = 32
-# Of the wall time of training; above it the monitor says so.
+# The monitor warns when it takes more than this fraction of the training time.
 _MOST_OVERHEAD = 0.01
 
 
 class MonosemanticityMonitor(keras.callbacks.Callback):
-    """Puts what each MEmeL layer does into the logs of `fit`.
+    """Log the state of each MEmeL layer in `fit`, and warn of faults.
 
     CSVLogger, TensorBoard, W&B, MLflow and the progress bar read the same
-    logs, if they stand *after* the monitor in the list of callbacks. The names
-    start with the path of the layer in the model:
+    logs if they follow the monitor in the list of callbacks. The names start
+    with the path of the layer in the model:
 
         <layer>/inhibited_rate  share of the values inhibited in the last step
-        <layer>/target_rate     the share that its selection aims at, if it has
-                                one: `rate`, or `k` of the values of a sample
-        <layer>/threshold       of `Rate`: its moving threshold, in variances
-        <layer>/ms_50, ms_99    quantiles of the monosemantic scale on `x`, by
-                                the layer's own statistics, in variances
+        <layer>/target_rate     target share of its selection, if it has a
+                                target: `rate`, or `k` over the values per
+                                sample
+        <layer>/threshold       moving threshold of `Rate`, in variances
+        <layer>/ms_50, ms_99    quantiles of the monosemantic scale on `x`,
+                                with the layer's own statistics, in variances
 
-    It warns, once for each layer and kind, with what to do about it: of
-    statistics that never moved, of values that are not finite, of padding
-    whose mask never came, of an inhibited rate far from its target, of a
-    variance that collapsed, of statistics that jump, of replicas that differ,
-    of the layers when they take more than `max_overhead` of a step, of the
-    monitor itself when it takes more than 1 % of the time after its first
-    reading, and of a logger that is called before the monitor.
+    The monitor warns once per layer and kind of fault, and names a cure:
 
-    A number that is not defined is NaN: `inhibited_rate` of a layer that has
-    counted no value, and the quantiles if no value is finite.
+    - statistics that never moved
+    - values that are not finite
+    - padding whose mask never reached the layer
+    - an inhibited rate far from its target
+    - a variance that collapsed
+    - statistics that jump
+    - replicas that differ
+    - layers that take more than `max_overhead` of a step
+    - a monitor that takes more than 1 % of the time after its first reading
+    - a logger that is called before the monitor
+
+    An undefined number is NaN: `inhibited_rate` of a layer that has not
+    counted any value, and the quantiles if all values are non-finite.
 
     Args:
-        every: "epoch", or a number of steps. On JAX each reading brings all
-            weights of the model back from the compiled loop: prefer a large
-            number.
-        x: Inputs on which the quantiles are measured, a batch or a few hundred
-            samples, as in `analyze`, but that can be read again and again;
-            run through the model (which is compiled anew for it) at each
-            reading. `None`: no quantiles, and next to no cost.
-        quantiles: Which, in (0, 1).
-        histograms: Directory for histograms of means, variances and, with `x`,
-            of the scale, for TensorBoard; needs TensorFlow, as Keras' own
-            TensorBoard callback does. `None`: none.
-        measure_overhead: `True` measures once per `fit`, after the first
-            reading, the share of a training step (forward and backward pass
-            of the first batch of `x`) that the MEmeLs take, and logs it as
-            `memel_overhead`. It compiles two more steps; weights, statistics
-            and seeds of the model do not change.
-        max_overhead: Warn above this share.
-        progress_bar: `False` keeps the numbers off the progress bar of `fit`;
-            other callbacks get them as before.
+        every: "epoch", or a number of steps between two readings. On JAX each
+            reading copies all weights of the model from the compiled loop:
+            prefer a large number.
+        x: Inputs on which the quantiles are measured: a batch or a few
+            hundred samples, as in `analyze`, in a form that can be read
+            several times. Each reading runs them through the model, which is
+            compiled again for this. `None` measures no quantiles, at almost
+            no cost.
+        quantiles: Quantiles to log, in (0, 1).
+        histograms: TensorBoard directory for histograms of means, variances
+            and, with `x`, the scale. They need TensorFlow, as Keras' own
+            TensorBoard callback does. `None` writes no histograms.
+        measure_overhead: Whether to measure the share of a training step
+            (forward and backward pass of the first batch of `x`) that the
+            MEmeLs take, once per `fit` after the first reading. It is logged
+            as `memel_overhead`. The measurement compiles two more steps; the
+            weights, statistics and seeds of the model do not change.
+        max_overhead: Share of a step above which the monitor warns.
+        progress_bar: Whether the progress bar of `fit` shows the numbers.
+            Other callbacks always receive them.
 
     Raises:
-        ValueError: If an argument is none of these, or `measure_overhead` is
-            `True` without `x`; when training starts, if the model has no
+        ValueError: If an argument is invalid, or `measure_overhead` is `True`
+            without `x`; when training starts, if the model is without a
             MEmeL.
 
     Example:
@@ -116,8 +123,8 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             hasattr(x, "__next__") or Source(x, _BATCH).size == 0
         ):
             raise ValueError(
-                "Argument `x` must hold inputs that can be read at every "
-                "reading: arrays, texts, or a dataset. "
+                "Argument `x` must contain inputs that can be read several "
+                "times: arrays, texts, or a dataset. "
                 f"Received: x={x!r} ({type(x).__name__})"
             )
         self.x = x
@@ -132,8 +139,8 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         )
         if self.measure_overhead and x is None:
             raise ValueError(
-                "Argument `measure_overhead` needs inputs to measure on: pass "
-                "`x` too. Received: measure_overhead=True, x=None"
+                "Argument `measure_overhead` needs inputs to measure on: also "
+                "pass `x`. Received: measure_overhead=True, x=None"
             )
         self.max_overhead = arguments.number(
             "max_overhead", max_overhead, "at least 0", 0.0
@@ -143,16 +150,16 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         self.histograms = histograms
         self._writer: Any = None
         self._warned: set[tuple[str, str]] = set()
-        # Keras waits for every step of a model that has a callback for steps:
-        # this is one only if it is asked for.
+        # Keras waits for every step if a callback has a method for steps, so
+        # the method is only added if `every` needs it.
         if every != "epoch":
             self.on_train_batch_end = self._on_step
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        # Found once, since the search takes a while in a large model.
+        # The layers are found once: the search is slow for a large model.
         self._layers = memels(self.model)
         self._last: dict[str, float] = {}
-        self._unwatch()  # of a training that was interrupted
+        self._unwatch()  # An interrupted training may still be watched.
         with contextlib.ExitStack() as undo:
             undo.callback(diagnostics.watch_masks(self.model, self._layers))
             self._join(surroundings.others(self), undo)
@@ -161,10 +168,11 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         self._first = {
             path: diagnostics.read(layer)
             for path, layer in self._layers.items()
-            if layer.built  # others are at their first step
+            if layer.built  # Other layers are built in their first step.
         }
         self._step, self._seen = 0, -1
-        # The first reading is not counted: it compiles, as the first epoch.
+        # The first reading compiles, as the first epoch does, and is not
+        # counted.
         self._own, self._start = 0.0, math.inf
         if self.histograms is not None:
             self._writer = _writer(self.histograms)
@@ -180,7 +188,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         self._seen = -1
 
     def _on_step(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        # Of a model with `steps_per_execution`, several at once.
+        # With `steps_per_execution` a call covers several steps.
         before, every = self._step, int(self.every)
         self._step += batch - self._seen
         self._seen = batch
@@ -199,7 +207,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         self._check_overhead()
 
     def _join(self, callbacks: list[Any], undo: contextlib.ExitStack) -> None:
-        """Look at the other callbacks of this training."""
+        """Check and adapt the other callbacks of this training."""
         if not self.progress_bar:
             surroundings.keep_off(callbacks, self._last, undo)
         early = surroundings.before(self, callbacks, list(self._layers))
@@ -207,14 +215,14 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
             self._warn(
                 "",
                 "order",
-                "Callbacks that are called before the monitor do not get its "
-                f"numbers: {', '.join(early)}. Put the monitor first in the "
-                "list `callbacks`.",
+                "Callbacks that are called before the monitor do not receive "
+                f"its numbers: {', '.join(early)}. Place the monitor first in "
+                "the list `callbacks`.",
             )
 
     def _read(self) -> None:
         start = time.perf_counter()
-        model = self.model  # On JAX, to ask for it brings weights up to date
+        model = self.model  # On JAX this access updates the weights.
         layers = self._layers
         phis = self._scales(model, layers) if self.x is not None else {}
         for path, layer in layers.items():
@@ -250,7 +258,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
         source = Source(self.x, _BATCH)
         inputs = next(iter(source.inputs(Labels(None, None, source))))
         preprocessor = getattr(self.model, "preprocessor", None)
-        if preprocessor is not None:  # As models of keras_hub do
+        if preprocessor is not None:  # Models of keras_hub apply it in `fit`.
             inputs, *_ = keras.utils.unpack_x_y_sample_weight(
                 preprocessor(inputs)
             )
@@ -263,8 +271,8 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
                 "layers",
                 f"The MEmeL layers take {share:.1%} of a training step, more "
                 f"than max_overhead={self.max_overhead:g}. Select with "
-                '`"rate"`, which does not sort, put MEmeLs after fewer layers, '
-                "or pass `axis=-1`.",
+                '`"rate"`, which does not sort, insert after fewer layers, or '
+                "pass `axis=-1`.",
             )
 
     def _note(
@@ -292,7 +300,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
     def _scales(
         self, model: keras.Model, layers: dict[str, MEmeL]
     ) -> dict[str, Array]:
-        """The scale of every value on `x`, by the layers' statistics."""
+        """Compute the scales of all values on `x`, by path of the layer."""
         hidden = paths.in_scans(model)
         wanted = [
             path
@@ -324,7 +332,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
                 "",
                 "overhead",
                 f"The monitor itself takes {self._own / total:.1%} of the "
-                "training time. Read more rarely (a larger `every`), or pass "
+                "training time. Read less often (a larger `every`), or pass "
                 "fewer inputs `x`.",
             )
 
@@ -336,12 +344,12 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
 
 def _writer(directory: str) -> Any:
     try:
-        import tensorboard  # noqa: F401 - TensorFlow needs it to write
+        import tensorboard  # noqa: F401 - TensorFlow writes with it
         import tensorflow as tf
     except ImportError as error:
         raise ImportError(
-            "Histograms for TensorBoard are written by TensorFlow, as those "
-            "of Keras' own callback: pip install tensorflow tensorboard. "
+            "Argument `histograms` needs TensorFlow and TensorBoard, as Keras' "
+            "own callback does: pip install tensorflow tensorboard. "
             f"Received: histograms={directory!r}"
         ) from error
     return tf.summary.create_file_writer(str(directory))

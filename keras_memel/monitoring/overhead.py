@@ -14,25 +14,26 @@ from keras import ops
 from keras_memel.layers.memel import MEmeL
 from keras_memel.utils.types import Tensor
 
-# Steps of each kind: the median of so many is stable to a few percent.
+# Number of steps of each kind. Their median is stable to a few percent.
 _STEPS = 7
 
 
 def overhead(model: keras.Model, layers: Iterable[MEmeL], inputs: Any) -> float:
     """Measure the time of a training step with and without MEmeLs.
 
-    A step is a forward and a backward pass of the mean square of the outputs
-    and the losses of the layers, in training mode, compiled as the model is.
-    Steps of both kinds alternate; `1 - median(without) / median(with)` is
-    returned. All variables of the model keep their values.
+    A step is a forward and a backward pass in training mode, compiled like the
+    model. Its objective is the mean square of the outputs plus the losses of
+    the layers. Steps of both kinds alternate. All variables of the model keep
+    their values.
 
     Args:
         model: A compiled model.
-        layers: Its MEmeLs.
+        layers: MEmeLs of the model.
         inputs: A batch of inputs.
 
     Returns:
-        The share of the step, at most 1; noise can make it negative.
+        Share of the step that the MEmeLs take, `1 - median(without) /
+        median(with)`. It is at most 1; noise can make it negative.
     """
     layers = list(layers)
     inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
@@ -64,7 +65,7 @@ def _unchanged(model: keras.Model) -> Iterator[None]:
     if keras.backend.backend() == "torch":
         import torch
 
-        # Dropout of Keras draws from the global generator there.
+        # On PyTorch the Dropout of Keras draws from the global generator.
         state = torch.random.fork_rng()
     try:
         with state:
@@ -98,7 +99,7 @@ def _objective(outputs: Any, losses: list[Any]) -> Tensor:
 
 
 def _step(model: keras.Model, inputs: Any) -> Callable[[], None]:
-    """One training step, which waits for its end."""
+    """Create a function that runs one training step and waits for its end."""
     makers = {
         "jax": _jax_step,
         "tensorflow": _tensorflow_step,

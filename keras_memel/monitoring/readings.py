@@ -1,4 +1,4 @@
-"""Read what the MEmeL layers of a model do, as numbers for a log."""
+"""Read the state of the MEmeL layers of a model as numbers for a log."""
 
 import math
 from typing import Any
@@ -18,23 +18,24 @@ from keras_memel.monitoring.diagnostics import WeightSnapshot
 def readings(model: Any) -> dict[str, float]:
     """Read the state of each MEmeL of a model.
 
-    This is the core of `MonosemanticityMonitor`, for training loops of your
-    own. On JAX, write the weights back into the model before you call it.
+    Use it in your own training loop: it is the core of
+    `MonosemanticityMonitor`. On JAX, write the weights back into the model
+    before you call it.
 
     Args:
-        model: A Keras model, or a module of PyTorch or Flax NNX, with MEmeLs,
-            inserted or its own.
+        model: A Keras model, or a module of PyTorch or Flax NNX, with MEmeLs
+            that were inserted or are part of it.
 
     Returns:
-        A dictionary from `"<layer>/<number>"` to a number, for each layer that
-        is built, by its path as in `find`: `inhibited_rate`, the share of the
+        A dictionary from `"<layer>/<number>"` to a number, for each built
+        layer, by its path as in `find`. `inhibited_rate` is the share of the
         values that were inhibited in the last training step, in [0, 1] (NaN
-        if the layer has counted no value); `target_rate`, the share that its
-        selection aims at, if it has one; and `threshold`, the moving
+        if the layer has not counted any value). `target_rate` is the target
+        share of its selection, if it has a target. `threshold` is the moving
         threshold of `Rate`, in variances.
 
     Raises:
-        ValueError: If the model has no MEmeL that can be read.
+        ValueError: If the model does not contain a MEmeL that can be read.
 
     Example:
 
@@ -57,13 +58,13 @@ def memels(model: Any) -> dict[str, Any]:
     """Find the MEmeLs of a model.
 
     Args:
-        model: As of `readings`.
+        model: As in `readings`.
 
     Returns:
         The layers by their paths.
 
     Raises:
-        ValueError: As of `readings`.
+        ValueError: As in `readings`.
     """
     found: dict[str, Any] = {}
     if (other := native.verbs(model)) is not None:
@@ -76,9 +77,9 @@ def memels(model: Any) -> dict[str, Any]:
         found |= paths.in_scans(model)
     if not found:
         raise ValueError(
-            "The model has no MEmeL to monitor. Add one with "
-            "`model.add(MEmeL())` or `keras_memel.insert(model, ...)`; one "
-            "inside of a TimeDistributed or of a cell is out of reach. "
+            "Argument `model` must contain a MEmeL to monitor. Add one with "
+            "`model.add(MEmeL())` or `keras_memel.insert(model, ...)`. A "
+            "MEmeL inside a TimeDistributed or a cell cannot be read. "
             f"Received: {model!r}"
         )
     return found
@@ -88,11 +89,11 @@ def numbers(layer: MEmeL, snapshot: WeightSnapshot) -> dict[str, float]:
     """Summarize the weights of a layer.
 
     Args:
-        layer: The layer.
-        snapshot: Its weights.
+        layer: A MEmeL.
+        snapshot: Weights of the layer.
 
     Returns:
-        Numbers by their names, as of `readings`.
+        Numbers by their names, as in `readings`.
     """
     seen = snapshot.count.any()
     found = {"inhibited_rate": snapshot.inhibited_rate if seen else math.nan}

@@ -1,4 +1,4 @@
-"""The callbacks around a callback: those before it, and the progress bar."""
+"""Find the callbacks around a callback, and adapt the progress bar."""
 
 import contextlib
 import inspect
@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-# Loggers of Keras, and modules of those of others.
+# Loggers of Keras, and modules of other loggers.
 _LOGGERS = (
     keras.callbacks.CSVLogger,
     keras.callbacks.TensorBoard,
@@ -20,15 +20,15 @@ _MODULES = ("wandb", "mlflow", "neptune", "comet_ml", "clearml", "aim")
 def others(callback: keras.callbacks.Callback) -> list[Any]:
     """Find all callbacks of the training that calls a callback.
 
-    Keras gives a callback no reference to the others, so that they are taken
-    from the `CallbackList` that is calling.
+    A callback of Keras has no reference to the others. They are read from the
+    calling `CallbackList`.
 
     Args:
         callback: The callback, during one of its methods.
 
     Returns:
-        The callbacks in the order of their calls; empty if something else than
-        a `CallbackList` is calling.
+        The callbacks in the order of their calls; empty if the caller is not a
+        `CallbackList`.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -46,16 +46,16 @@ def before(
     callbacks: list[Any],
     layers: Collection[str],
 ) -> list[str]:
-    """Name the callbacks that miss what a callback adds to the logs.
+    """Name the callbacks that miss the numbers that a callback logs.
 
     Args:
-        callback: The callback.
+        callback: The callback that adds the numbers.
         callbacks: All callbacks in the order of their calls.
-        layers: What the names of the numbers start with.
+        layers: Paths of the layers, with which the names of the numbers start.
 
     Returns:
-        The class names of loggers, and of callbacks that monitor one of the
-        numbers, that are called before it.
+        Class names of the loggers, and of the callbacks that monitor one of
+        the numbers, that are called before it.
     """
     found = []
     for other in callbacks:
@@ -82,9 +82,9 @@ def keep_off(
     """Keep numbers off the progress bar.
 
     Args:
-        callbacks: The callbacks of a training.
-        names: The names of the numbers, read at each call.
-        undo: Gets what makes the progress bar show them again.
+        callbacks: Callbacks of a training.
+        names: Names of the numbers, read at each call.
+        undo: Stack that receives the functions to restore the progress bar.
     """
     for bar in callbacks:
         if not isinstance(bar, keras.callbacks.ProgbarLogger):

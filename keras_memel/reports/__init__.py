@@ -1,1 +1,1 @@
-"""What analyze returns, and how it is saved, drawn and browsed."""
+"""Reports of `analyze`: arrays, files, figures and the neuron page."""

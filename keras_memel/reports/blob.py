@@ -1,4 +1,4 @@
-"""Arrays side by side in one block of bytes."""
+"""Store arrays one after the other in one block of bytes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from keras_memel.utils.types import Array
 
 
 class Blob:
-    """Collect arrays, each of which JSON can refer to.
+    """Collection of arrays, each of which JSON can refer to.
 
     Example:
 
@@ -29,7 +29,7 @@ class Blob:
         """Add an array.
 
         Args:
-            values: The array.
+            values: Array to add.
             dtype: "i1", "u1", "u2", "i4", "u4", "f4" or "f8".
 
         Returns:
@@ -38,18 +38,18 @@ class Blob:
         kind = np.dtype(dtype).newbyteorder("<")
         array = np.ascontiguousarray(values, dtype=kind)
         found = {"a": self._size, "t": dtype, "n": list(array.shape)}
-        # A typed array begins at a multiple of the size of its items.
+        # A typed array must begin at a multiple of its item size.
         padding = -array.nbytes % 8
         self._parts.append(array.tobytes() + bytes(padding))
         self._size += array.nbytes + padding
         return found
 
     def counts(self, values: Array) -> dict[str, Any]:
-        """Add whole numbers from 0 up, in as few bytes as they need."""
+        """Add non-negative integers in the smallest dtype that fits them."""
         most = int(np.max(values, initial=0))
         dtype = "u1" if most < 1 << 8 else "u2" if most < 1 << 16 else "u4"
         return self.add(values, dtype)
 
     def content(self) -> bytes:
-        """All arrays, one after the other."""
+        """Return the bytes of all arrays, one after the other."""
         return b"".join(self._parts)

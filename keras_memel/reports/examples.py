@@ -1,4 +1,4 @@
-"""What a report keeps of single inputs, neuron by neuron."""
+"""Define the values of single inputs that a report keeps per neuron."""
 
 from typing import NamedTuple
 
@@ -6,32 +6,33 @@ from keras_memel.utils.types import Array
 
 
 class Examples(NamedTuple):
-    """What each neuron does on some inputs.
+    """Activations of each neuron on some inputs.
 
-    Two sides: the inputs with the highest value, 0, and those with the lowest,
-    1. Each input is there once, however often it comes near. Beside them
-    stands a sample of inputs, the same for all neurons: those for whose numbers
-    a hash is lowest.
+    The examples have two sides: side 0 are the inputs with the highest value,
+    side 1 those with the lowest. Each side contains an input once, even if it
+    has several extreme values. A sample of inputs is added, the same for all
+    neurons: the inputs whose number has the lowest hash.
 
-    Activations are shares of `most`, in float16: infinite where a value is not
-    finite, NaN where a mask leaves nothing. Positions are flat indices into
-    `sizes`; where a layer is called several times per input, those of its
-    first call.
+    Activations are shares of `most`, in float16. They are infinite where a
+    value is not finite, and NaN where a mask excludes the value. Positions are
+    flat indices into `sizes`. If a layer is called several times per input,
+    the first call is kept.
 
     Attributes:
         input: Numbers of inputs, `(neurons, 2, examples)`; -1 where there are
             fewer.
-        position: Where the highest, or lowest, value is, of the same shape.
-        value: That value, of the same shape.
+        position: Position of the highest or lowest value, same shape.
+        value: Highest or lowest value, same shape.
         activation: All values of the neuron on that input, `(neurons, 2,
             examples, *sizes)`.
         most: Highest absolute value among those kept, `(neurons,)`.
-        sample: Numbers of the inputs of the sample, `(sample,)`, rising by
+        sample: Numbers of the inputs of the sample, `(sample,)`, sorted by
             `sample_order`.
-        sample_order: The hash of each, by which samples are merged.
-        sample_position, sample_value: Where the highest value is, and the
+        sample_order: Hash of each number, by which samples are merged.
+        sample_position, sample_value: Position of the highest value, and the
             value, `(neurons, sample)`.
-        sample_activation: `(neurons, sample, *sizes)`.
+        sample_activation: All values on the inputs of the sample, `(neurons,
+            sample, *sizes)`.
     """
 
     input: Array
@@ -47,13 +48,14 @@ class Examples(NamedTuple):
 
 
 class Unlabelled(NamedTuple):
-    """The values of each neuron that have no label.
+    """Statistics of the values of each neuron without a label.
 
     Attributes:
-        count, zeros: How many values there are, and how many are exactly 0,
-            `(neurons,)`.
-        mean, ms: Their mean, and mean `phi`; NaN if there are none.
-        histogram: `(neurons, bins)`, of the bins of the other labels.
+        count, zeros: Number of these values, and number of those that are
+            exactly 0, `(neurons,)`.
+        mean, ms: Mean value and mean `phi`; NaN without values.
+        histogram: Number of values per bin, `(neurons, bins)`, with the bins
+            of the labels.
     """
 
     count: Array
@@ -64,15 +66,15 @@ class Unlabelled(NamedTuple):
 
 
 class Field(NamedTuple):
-    """The receptive field of a layer: which part of the input one value sees.
+    """Receptive field of a layer: the part of the input behind one value.
 
     The value at position `p` of an axis depends on `size` values of the same
-    axis of the input, from `offset + p * stride` on. An offset below 0 reaches
-    into the padding.
+    axis of the input, starting at `offset + p * stride`. A negative offset
+    reaches into the padding.
 
     Attributes:
         input: Sizes of the axes of the input, one or two.
-        size, stride, offset: Along each axis.
+        size, stride, offset: One number per axis.
     """
 
     input: tuple[int, ...]

@@ -1,8 +1,8 @@
-"""Inputs that a report keeps, in its file.
+"""Store the inputs that a report keeps in its file.
 
 An input is a text, an array, or a list, tuple or dictionary of these. All
-leaves of one place in the structure go into two arrays: the values, one after
-the other, and the shapes.
+leaves at one place of the structure are stored in two arrays: the values, one
+after the other, and the shapes.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import numpy as np
 def write(
     kept: dict[int, Any] | None, told: dict[str, Any], arrays: dict[str, Any]
 ) -> None:
-    """Add what is kept to the fields and the arrays of a file."""
+    """Add the kept inputs to the fields and the arrays of a file."""
     if kept is None:
         return
     leaves = [keras.tree.flatten(one) for one in kept.values()]
@@ -40,7 +40,7 @@ def write(
 
 
 def read(told: Mapping[str, Any], file: Any) -> dict[int, Any] | None:
-    """What `write` added; `None` if nothing was kept."""
+    """Read the inputs that `write` added; `None` without kept inputs."""
     if "kept" not in told:
         return None
     numbers = file["kept/numbers"].tolist()
@@ -60,9 +60,9 @@ def read(told: Mapping[str, Any], file: Any) -> dict[int, Any] | None:
 
 
 def _structure(one: Any) -> Any:
-    """What `_built` needs to know, in JSON."""
+    """Describe the structure of an input in JSON, for `_built`."""
     if isinstance(one, Mapping):
-        # In the order in which Keras flattens them.
+        # Keras flattens dictionaries in the order of their keys.
         return {"dict": [[key, _structure(one[key])] for key in sorted(one)]}
     if isinstance(one, (list, tuple)):
         return {"list": [_structure(part) for part in one]}

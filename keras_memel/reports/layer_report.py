@@ -1,4 +1,4 @@
-"""The neurons of one layer, as arrays.
+"""Store the neurons of one layer as arrays.
 
 References:
     [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
@@ -31,25 +31,25 @@ from keras_memel.utils import arguments
 from keras_memel.utils import renamed
 from keras_memel.utils.types import Array
 
-# Share of the values that leave the median, below which a neuron is rare.
+# A neuron is rare if a smaller share of its values is far from the median.
 RARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """Hold the neurons of one layer: arrays whose first axis is the neuron.
+    """Neurons of one layer, as arrays whose first axis is the neuron.
 
-    `phi` is the monosemantic scale of a value by the mean and variance of its
-    neuron over all the data, `(z - mean)^2 / (variance + epsilon * mean_k(
-    variance_k))` [Wang et al. 2024, Eq. 7], in variances.
+    `phi` is the monosemantic scale of a value, computed with the mean and
+    variance of its neuron over all the data: `(z - mean)^2 / (variance +
+    epsilon * mean_k(variance_k))` [Wang et al. 2024, Eq. 7], in variances.
 
     One half of the inputs chooses the label of each neuron and the rules for
-    F1; the other half scores them (`Report.held_out`). The attributes below
-    say "scored" where they come from the second half alone.
+    F1; the other half scores them (`Report.held_out`). Attributes that are
+    marked "scored" below come from the second half alone.
 
     `layer[77]` is the row of a neuron in the table of the layer, a
-    `pandas.Series`. A neuron is named by an integer where the neurons are
-    channels, and by a tuple where they are positions of `shape`.
+    `pandas.Series`. An integer names a neuron if the neurons are channels,
+    and a tuple if they are positions of `shape`.
 
     Attributes:
         path: Path of the layer, as in `find`.
@@ -57,98 +57,105 @@ class LayerReport:
             first axis of all arrays counts them in this order.
         directions: Whether the "neurons" are directions that were passed to
             `analyze`; `shape` is then `(directions,)`.
-        epsilon: Of the scale.
-        count: Values that count: not masked, and finite.
-        nonfinite: Values that are not masked, and not finite either. They are
-            left out of everything else.
-        mean, variance, minimum, maximum: Of the values; the variance unbiased.
-        kurtosis: Their excess kurtosis, 0 for a Gaussian (biased, as in
-            `scipy.stats.kurtosis`).
+        epsilon: Fraction of the mean variance in `phi`.
+        count: Number of values that count: not masked, and finite.
+        nonfinite: Number of values that are not masked but not finite. All
+            other attributes exclude them.
+        mean, variance, minimum, maximum: Statistics of the values. The
+            variance is unbiased.
+        kurtosis: Excess kurtosis of the values, 0 for a Gaussian (biased, as
+            in `scipy.stats.kurtosis`).
         magnitude: Mean absolute value.
         over_threshold: Share of the values with `phi` of at least the
             `threshold` of the report.
-        ranked: Number of values that `ms_curve`, the histogram and all figures
-            of detection rest on: `count`, or that of a uniform sample where
-            the values did not fit the disk limit.
+        ranked: Number of values that `ms_curve`, the histogram and all
+            detection scores are based on: `count`, or the size of a uniform
+            sample if the values exceeded the disk limit.
         ms_curve: `phi` at some ranks (`ranking.ranks`), highest first.
-        histogram: Values per label and bin, `(neurons, shown, bins)`, bins of
-            equal width from minimum to maximum; one row without labels.
+        histogram: Number of values per label and bin, `(neurons, shown,
+            bins)`, with bins of equal width from minimum to maximum; one row
+            without labels.
         top_input: Numbers of the inputs with the highest `phi`, highest
             first, `(neurons, top)`, each input once; -1 where there are fewer,
             and for a dead neuron.
-        top_position: Where in the input, as a flat index into the axes that
-            are neither batch nor neurons; 0 where there are none.
-        top_value, top_ms: The value of that input with the highest `phi`, and
-            this `phi`.
+        top_position: Position in that input, as a flat index into the axes
+            that are neither batch nor neurons; 0 without such axes.
+        top_value, top_ms: Value with the highest `phi` in that input, and its
+            `phi`.
         sizes: Sizes of the axes that `top_position` counts.
-        zeros: How many of the ranked values are exactly 0.
-        activity: Share of the ranked values that are farther from the median
-            than a tenth of the farthest one (`rare`).
-        histogram_all: Ranked values per bin, `(neurons, bins)`, with those
-            that have no label.
-        examples: What each neuron does on the inputs that move it most, and on
-            a sample (`Examples`).
-        field: The part of the input that one value is computed from (`Field`).
-            `None` where it is not known, as in files of older versions; the
-            same holds for `zeros`, `activity`, `histogram_all`, `examples`.
-        state: With `analyze(pool=)`: what `Report.merge` needs (`MergeState`).
-        monoscore: With `embeddings`, else `None`: how similar the inputs are
-            that a neuron responds to [Pach et al. 2025, Eq. 9], in the form of
-            arXiv 2602.12403: the mean cosine similarity of the embeddings of
-            two inputs, weighted by `a_n a_m`, with `a_n = (z_n - minimum) /
-            (maximum - minimum)`, over all pairs. With several values per input
-            the pairs are those of values of different inputs. It goes up to 1;
-            a neuron that responds to all inputs alike has the mean similarity
-            of all inputs, not 0. NaN for a dead neuron.
+        zeros: Number of ranked values that are exactly 0.
+        activity: Share of the ranked values whose distance from the median
+            exceeds a tenth of the largest such distance (`rare`).
+        histogram_all: Number of ranked values per bin, `(neurons, bins)`,
+            including values without a label.
+        examples: Activations of each neuron on the inputs with its highest
+            and lowest values, and on a sample (`Examples`).
+        field: Part of the input that one value depends on (`Field`). `None`
+            if it is unknown, as in files of older versions; the same applies
+            to `zeros`, `activity`, `histogram_all` and `examples`.
+        state: Data for `Report.merge` (`MergeState`), with `analyze(pool=)`.
+        monoscore: Similarity of the inputs that a neuron responds to [Pach et
+            al. 2025, Eq. 9], with `embeddings`, else `None`. In the form of
+            arXiv 2602.12403 it is the mean cosine similarity of the
+            embeddings of two inputs, weighted by `a_n a_m`, with `a_n = (z_n -
+            minimum) / (maximum - minimum)`, over all pairs. With several
+            values per input, the pairs consist of values of different inputs.
+            The highest possible score is 1. A neuron that responds equally to
+            all inputs has the mean similarity of all inputs, not 0. NaN for a
+            dead neuron.
 
     With labels, else `None`:
-        labels: Their names; all numbers of labels below are indices of it.
-        label_count: Values of each label, of all inputs, `(neurons, labels)`.
-        label_mean: Mean value on each label, of all inputs.
-        label_ms: Mean `phi` on each label, of all inputs.
+        labels: Names of the labels. All label numbers below are indices into
+            it.
+        label_count: Number of values of each label, over all inputs,
+            `(neurons, labels)`.
+        label_mean: Mean value on each label, over all inputs.
+        label_ms: Mean `phi` on each label, over all inputs.
         label_f1: Scored F1 of one threshold for each label: the best on the
             half that chooses (`ranking.best_rules`).
         histogram_label: Labels of the rows of the histogram, `(neurons,
             shown)`: all, or the 64 with the highest mean `phi`.
-        label: The label of each neuron: of those that occur in both halves,
-            that with the highest mean `phi` on the half that chooses [Wang et
-            al. 2025, Eq. 3]; -1 for a dead neuron.
-        mean_on_label, ms_on_label: Scored mean value, and mean `phi`, on that
+        label: Label of each neuron: among the labels that occur in both
+            halves, the one with the highest mean `phi` on the half that
+            chooses [Wang et al. 2025, Eq. 3]; -1 for a dead neuron.
+        mean_on_label, ms_on_label: Scored mean value and mean `phi` on that
             label.
-        f1_label: The label whose F1 exceeds that of a rule without the neuron
-            by the most, on the half that chooses; -1 for a dead neuron.
-        f1, f1_baseline: Its scored F1, and `2 p / (1 + p)`, the F1 of a rule
-            that selects all values, with `p` the share of the label.
+        f1_label: Label whose F1, on the half that chooses, most exceeds the
+            F1 of a rule without the neuron; -1 for a dead neuron.
+        f1, f1_baseline: Scored F1 for `f1_label`, and `2 p / (1 + p)`, the F1
+            of a rule that selects all values, with `p` the share of the label.
         class_selectivity: Scored selectivity index of [Morcos et al. 2018],
-            `(m - r) / (m + r)`: `m` is the mean value on the label with the
-            highest mean on the half that chooses, `r` the mean of the other
-            labels' means. About 0 for labels that are noise, 1 for a neuron
-            that is 0 on all other labels. NaN where values are negative: it is
-            defined for values such as those after a ReLU.
-        roc_auc, average_precision, ks_statistic: How well `phi` detects the
-            values of the label, scored (`ranking.detection`).
-        roc_auc_null: The ROC-AUC that 95 % of unrelated labels do not exceed.
+            `(m - r) / (m + r)`. `m` is the mean value on the label with the
+            highest mean on the half that chooses, and `r` the mean of the
+            means of the other labels. About 0 for noise labels, 1 for a neuron
+            that is 0 on all other labels. NaN if values are negative: the
+            index is defined for values such as those after a ReLU.
+        roc_auc, average_precision, ks_statistic: Scored quality of `phi` as a
+            detector of the values of the label (`ranking.detection`).
+        roc_auc_null: ROC-AUC that 95 % of unrelated labels do not exceed.
         roc_auc_p: p-value of the ROC-AUC, for one neuron.
-        p_corrected: The same, corrected by Holm's method for the number of
+        p_corrected: `roc_auc_p` with Holm's correction for the number of
             neurons in the report.
-        label_fms: With `fms=p`, else `None`: the feature monosemanticity
-            score of each label [Härle et al. 2025], at the neuron that detects
-            it best, `(neurons, labels)`; NaN for all other neurons. It is
-            `A (2 (A - B) + 1 - G) / 2`: `A` is the balanced accuracy of the
-            best rule with one threshold on one neuron; `B` that of the best
-            one once the best neuron was removed, `p` times; `G` what 1 to 5
-            more levels of a decision tree add to `A`, on average. Fitted on
-            the half that chooses, scored on the other. 0.25 for a label that
-            is noise, 0.5 for one that many neurons know equally well, without
-            error, and 1 for one that a single neuron knows so. The mean
-            over labels, `np.nanmean(label_fms)`, is the score of the layer.
-        scored: Number of values that the scores rest on.
-        label_zeros: Ranked values of each label of the histogram that are
-            exactly 0, `(neurons, shown)`.
-        unlabelled: Those without a label (`Unlabelled`); `None` if all have
-            one.
-        curve: Scored `phi` at some ranks, and how many values are selected
-            there, and of the label (`ranking.Curve`).
+        label_fms: Feature monosemanticity score of each label [Härle et al.
+            2025], with `fms=p`, else `None`. It is stored at the neuron that
+            detects the label best, `(neurons, labels)`, with NaN for all
+            other neurons. The score is `A (2 (A - B) + 1 - G) / 2`. `A` is the
+            balanced accuracy of the best rule with one threshold on one
+            neuron. `B` is that of the best rule after the best neuron was
+            removed `p` times. `G` is the average gain over `A` from 1 to 5
+            more levels of a decision tree. The rules are fitted on the half
+            that chooses and scored on the other. The score is 0.25 for a
+            noise label, 0.5 for a label that many neurons detect equally well
+            without error, and 1 for a label that a single neuron detects so.
+            The mean over labels, `np.nanmean(label_fms)`, is the score of the
+            layer.
+        scored: Number of values that the scores are based on.
+        label_zeros: Number of ranked values of each label of the histogram
+            that are exactly 0, `(neurons, shown)`.
+        unlabelled: Values without a label (`Unlabelled`); `None` if all values
+            have labels.
+        curve: Scored `phi` at some ranks, with the number of values selected
+            there and the number of these with the label (`ranking.Curve`).
 
     Example:
 
@@ -233,7 +240,7 @@ class LayerReport:
 
     @property
     def neurons(self) -> list[Any]:
-        """What each neuron is called: an integer, or a tuple by position."""
+        """Names of the neurons: integers, or tuples for positions."""
         if len(self.shape) == 1:
             return list(range(len(self)))
         return list(np.ndindex(self.shape))
@@ -245,7 +252,7 @@ class LayerReport:
             neuron: An integer for a channel, or a tuple for a position.
 
         Raises:
-            ValueError: If the layer has no such neuron.
+            ValueError: If the layer does not contain this neuron.
         """
         place = neuron if isinstance(neuron, tuple) else (neuron,)
         whole = all(
@@ -269,7 +276,7 @@ class LayerReport:
 
     @property
     def ms_max(self) -> Array:
-        """Highest `phi` of each neuron, `(neurons,)`; 0 of a dead one."""
+        """Highest `phi` of each neuron, `(neurons,)`; 0 for a dead neuron."""
         return np.where(self.dead, 0.0, self.top_ms[:, 0])
 
     @property
@@ -278,10 +285,10 @@ class LayerReport:
         return (self.count > 0) & (self.minimum == self.maximum)
 
     def dormant(self, tau: float = 0.025) -> Array:
-        """Whether a neuron hardly fires, compared with its layer.
+        """Return which neurons are nearly silent, compared with the layer.
 
-        Its mean absolute value is at most `tau` times the mean of those of
-        the layer [Sokar et al. 2023, Definition 3.1].
+        The mean absolute value of a dormant neuron is at most `tau` times the
+        mean of those of the layer [Sokar et al. 2023, Definition 3.1].
         """
         seen = self.count > 0
         mean = self.magnitude[seen].mean() if seen.any() else 0.0
@@ -289,10 +296,10 @@ class LayerReport:
 
     @property
     def rare(self) -> Array:
-        """Whether a neuron leaves its resting value, the median, rarely.
+        """Whether a neuron rarely leaves its resting value, the median.
 
         Under 1 % of its values are farther from the median than a tenth of the
-        farthest one. Figures of such a neuron rest on few values.
+        largest distance. The scores of such a neuron depend on few values.
         """
         if self.activity is None:
             return np.zeros(len(self), bool)
@@ -300,10 +307,11 @@ class LayerReport:
 
     @property
     def direction(self) -> Array | None:
-        """Whether a neuron fires for its label, 1, or is silent on it, -1.
+        """Direction of the response: 1 if a neuron is above its mean, else -1.
 
-        The sign of `mean_on_label - mean`; NaN without a label. The scale is
-        high for both.
+        It is the sign of `mean_on_label - mean`: 1 for a neuron that fires for
+        its label, -1 for a neuron that is silent on it, and NaN without a
+        label. The scale is high in both directions.
         """
         if self.mean_on_label is None:
             return None
@@ -311,17 +319,18 @@ class LayerReport:
 
     @property
     def fms(self) -> Array | None:
-        """Highest `label_fms` of each neuron; NaN if it is best for none."""
+        """Highest `label_fms` of each neuron; NaN if it is best at no label."""
         if self.label_fms is None:
             return None
         highest = np.nan_to_num(self.label_fms, nan=-np.inf).max(1)
         return np.where(np.isfinite(highest), highest, np.nan)
 
     def ms_quantile(self, q: float) -> Array:
-        """A quantile of `phi` of each neuron, `(neurons,)`.
+        """Compute a quantile of `phi` of each neuron, `(neurons,)`.
 
-        The value at rank `ceil((1 - q) n)` from the top: that of which a share
-        `1 - q` is reached or exceeded. Interpolated as in `ranking.quantile`.
+        It is the value at rank `ceil((1 - q) n)` from the top: a share `1 - q`
+        of the values reaches or exceeds it. It is interpolated as in
+        `ranking.quantile`.
         """
         q = arguments.number("q", q, "between 0 and 1", 0.0, 1.0 + 1e-12)
         rank = np.ceil(np.round((1 - q) * self.ranked, 6))
@@ -330,17 +339,18 @@ class LayerReport:
     def false_killing_rate(
         self, rate: float | None = 0.02, threshold: float | None = None
     ) -> Array:
-        """As `Report.false_killing_rate`, of this layer, `(neurons,)`."""
+        """Compute `Report.false_killing_rate` for this layer, `(neurons,)`."""
         if self.curve is None or self.scored is None:
             raise unlabelled("The False Killing Rate")
         if (rate is None) == (threshold is None):
             raise ValueError(
-                "Pass either `rate` or `threshold`, and None for the other. "
+                "Exactly one of the arguments `rate` and `threshold` must be "
+                "given, and the other must be None. "
                 f"Received: rate={rate!r}, threshold={threshold!r}"
             )
         if threshold is not None:
             low = arguments.number("threshold", threshold, "at least 0", 0.0)
-            low *= 1 - 2.0**-21  # `detection` compares float32
+            low *= 1 - 2.0**-21  # `detection` compares float32.
             reach = (self.curve.threshold >= low).sum(1) - 1
             rows = np.arange(len(self))
             selected = self.curve.selected[rows, reach].astype("float64")
@@ -360,7 +370,7 @@ class LayerReport:
 
     @property
     def blind_rate(self) -> Array:
-        """The False Killing Rate of a blind choice; NaN without a label."""
+        """False Killing Rate of a random choice; NaN without a label."""
         if self.curve is None:
             raise unlabelled("The False Killing Rate")
         hits, every = self.curve.hits[:, -1], self.curve.selected[:, -1]
@@ -368,7 +378,7 @@ class LayerReport:
             return np.asarray(1 - hits / every)
 
     def to_dataframe(self, rate: float = 0.02) -> Any:
-        """As `Report.to_dataframe`, of this layer."""
+        """Return the rows of `Report.to_dataframe` for this layer."""
         import pandas as pd
 
         return pd.DataFrame(self.columns(rate))
@@ -379,7 +389,7 @@ class LayerReport:
 
 
 def corrected(layers: dict[str, LayerReport]) -> dict[str, LayerReport]:
-    """The layers with p-values that are corrected over all of them."""
+    """Return the layers with p-values that are corrected over all layers."""
     p = [layer.roc_auc_p for layer in layers.values()]
     found = ranking.holm(np.concatenate(p))
     ends = np.cumsum([len(layer) for layer in layers.values()])
@@ -392,7 +402,7 @@ def corrected(layers: dict[str, LayerReport]) -> dict[str, LayerReport]:
 
 
 def unlabelled(what: str) -> ValueError:
-    """The error of asking for what needs labels."""
+    """Create the error for a figure that needs labels."""
     return ValueError(
         f"{what} needs labels: pass `labels` to `analyze`. "
         "Received: a report without labels"

@@ -1,4 +1,4 @@
-"""What a report keeps of each layer so that it can be merged with others."""
+"""Define the state of a layer that merging reports needs."""
 
 from typing import NamedTuple
 
@@ -12,17 +12,17 @@ class MergeState(NamedTuple):
         moments: Count, mean, and sums of the second, third and fourth powers of
             deviations, `(5, neurons)`.
         absolute: Sum of absolute values, `(neurons,)`.
-        far, far_where: The highest values and, negated, the lowest, `(2, top,
+        far, far_where: Highest values and, negated, lowest values, `(2, top,
             neurons)`; number of the input and position of each.
         label_moments: Count, mean and second sum of each half and label, `(3,
             2, labels, neurons)`.
         set_start, set_member: Labels of each code (`LabelSets`).
-        values: A uniform sample of the values, `(neurons, rows)`; NaN is left
-            out.
+        values: Uniform sample of the values, `(neurons, rows)`. NaN marks
+            excluded values.
         tags: Code of the label and number of the input of each row, `(rows,
-            2)`; no columns without labels.
-        share: Probability with which a row is in the sample, `(1,)`.
-        most: Rows that the sample may have, `(1,)`.
+            2)`; zero columns without labels.
+        share: Probability that a row is in the sample, `(1,)`.
+        most: Maximum number of rows of the sample, `(1,)`.
     """
 
     moments: Array

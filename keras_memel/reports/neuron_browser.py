@@ -1,8 +1,8 @@
-"""One page to look through the neurons of a report: `Report.to_html`.
+"""Write one page to browse the neurons of a report: `Report.to_html`.
 
-The page holds two things beside its code: JSON, and a blob of arrays that the
-JSON refers to by offset, both compressed. The browser draws only those rows and
-charts that are looked at: small SVGs, in colours that follow the theme.
+The page contains its code, JSON, and a blob of arrays that the JSON refers to
+by offset. JSON and blob are compressed. The browser draws only the visible
+rows and charts: small SVGs in colours that follow the theme.
 """
 
 import base64
@@ -34,10 +34,10 @@ from keras_memel.utils.types import Array
 if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
-# Of the payload: it changes when other code is needed to read it.
+# Version of the payload. It changes when reading needs other code.
 VERSION = 1
 _RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-# Of a curve with 256 points.
+# Number of points that are kept of a curve with 256 points.
 _POINTS = 50
 
 
@@ -56,7 +56,7 @@ def write(
     target = pathlib.Path(path)
     if not target.parent.is_dir():
         raise ValueError(
-            "Argument `path` must be in a folder that exists. "
+            "Argument `path` must be in an existing folder. "
             f"Received: path={str(path)!r}"
         )
     if kind not in ("auto", *shown_inputs.KINDS):
@@ -66,8 +66,8 @@ def write(
         )
     if tokenize is not None and kind not in ("auto", "text"):
         raise ValueError(
-            "Argument `tokenize` is of texts. "
-            f"Received: tokenize={tokenize!r} with kind={kind!r}"
+            "Argument `tokenize` is only for texts: pass kind='text' or "
+            f"'auto'. Received: tokenize={tokenize!r} with kind={kind!r}"
         )
     if other is not None and not isinstance(other, type(report)):
         raise ValueError(
@@ -115,7 +115,7 @@ def _page(data: dict[str, Any], blob: Blob, title: str) -> str:
         "data": _packed(told.encode()),
         "blob": _packed(blob.content()),
     }
-    # In one pass: a value may hold what looks like a mark.
+    # One pass replaces all marks, because a value may contain a mark itself.
     return re.sub(
         "{{(title|style|script|data|blob)}}",
         lambda mark: values[mark[1]],
@@ -124,13 +124,13 @@ def _page(data: dict[str, Any], blob: Blob, title: str) -> str:
 
 
 def _packed(content: bytes) -> str:
-    # The lowest level: the page is small, and the highest takes 20 times as
-    # long to save a tenth.
+    # The lowest level suffices: the page is small, and the highest level needs
+    # 20 times as long to save a tenth.
     return base64.b64encode(gzip.compress(content, 1, mtime=0)).decode()
 
 
 def _save(target: pathlib.Path, text: str) -> None:
-    """In whole or not at all, as a report is saved."""
+    """Save a file completely or not at all, as `Report.save` does."""
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         unfinished.write_text(text, encoding="utf-8")
@@ -146,7 +146,7 @@ def _facts(report: "Report", shown: Shown | None) -> list[tuple[str, str]]:
     names = {"text": "texts", "image": "images", "series": "series"}
     what = names[shown.kind] if shown else "inputs"
     if not any(layer.sizes for layer in report.layers.values()):
-        what = what.replace("series", "inputs")  # Plain vectors
+        what = what.replace("series", "inputs")  # They are plain vectors.
     most = max(
         int(layer.count.max(initial=0)) for layer in report.layers.values()
     )
@@ -184,7 +184,7 @@ def _shown(shown: Shown | None, blob: Blob) -> dict[str, Any]:
 
 
 def _side(report: "Report", blob: Blob) -> dict[str, Any]:
-    """One of the reports: its layers, and the columns of its table."""
+    """Convert one report: its layers and the columns of its table."""
     layers, first = [], 0
     for layer in report.layers.values():
         layers.append({"first": first, **_layer(layer, blob)})
@@ -222,7 +222,7 @@ def _layer(layer: LayerReport, blob: Blob) -> dict[str, Any]:
         layer.variance, layer.epsilon, layer.count > 0
     )
     whole = layer.histogram_all
-    if whole is None:  # An older file: without labels there is one row
+    if whole is None:  # An older file; without labels it has one row.
         whole = layer.histogram.sum(1)
     zeros = layer.zeros
     points = np.unique(np.linspace(0, ranking.RANKS - 1, _POINTS).astype(int))
@@ -252,14 +252,14 @@ def _layer(layer: LayerReport, blob: Blob) -> dict[str, Any]:
 
 
 def _without_zeros(layer: LayerReport, counts: Array, zeros: Any) -> Array:
-    """Histograms without the values that are 0: these are told apart."""
+    """Subtract the values that are 0, which the page shows separately."""
     if zeros is None:
         return counts
     found = np.array(counts, "int64")
     bins = found.shape[-1]
     low = np.asarray(layer.minimum, "float64")[:, None]
     span = np.asarray(layer.maximum, "float64")[:, None] - low
-    # Where the bins of `rank_statistics` begin.
+    # These are the lower edges of the bins of `rank_statistics`.
     inner = low + span * (np.arange(1, bins) / bins)
     holds = (inner <= 0).sum(1)
     rows = np.arange(len(found))
@@ -268,7 +268,7 @@ def _without_zeros(layer: LayerReport, counts: Array, zeros: Any) -> Array:
 
 
 def _full_scale(layer: LayerReport, counts: Array, zeros: Any) -> Array:
-    """The value of the strongest shade: the 99.5 % quantile of those not 0."""
+    """Compute the value of the full shade: the 99.5 % quantile without 0."""
     counts = _without_zeros(layer, counts, zeros)
     bins = counts.shape[1]
     share = np.arange(bins + 1) / bins
@@ -332,7 +332,7 @@ def _labelled(layer: LayerReport, blob: Blob) -> dict[str, Any]:
 
 
 def _seen(layer: LayerReport) -> set[int]:
-    """Numbers of the inputs that some neuron of the layer shows."""
+    """Return the numbers of the inputs that some neuron of a layer shows."""
     numbers = layer.top_input
     if layer.examples is not None:
         both = (layer.examples.input.ravel(), layer.examples.sample)
@@ -341,7 +341,7 @@ def _seen(layer: LayerReport) -> set[int]:
 
 
 def _examples(layer: LayerReport, blob: Blob) -> dict[str, Any]:
-    """What each neuron does on its examples, or at the values farthest out."""
+    """Convert the examples of each neuron, or else its most extreme values."""
     found = layer.examples
     if found is None:
         top = {
@@ -387,9 +387,10 @@ def _examples(layer: LayerReport, blob: Blob) -> dict[str, Any]:
 
 
 def companded(shares: Array) -> Array:
-    """Shares of a highest value as one byte: 126 times the root, signed.
+    """Encode shares of a highest value in one byte: 126 times the root, signed.
 
-    The error is under 1 % of it. -128 is not finite, -127 does not count.
+    The error is under 1 % of the highest value. -128 encodes values that are
+    not finite, and -127 encodes values that do not count.
     """
     shares = np.asarray(shares, "float32")
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
-"""Pictures of a report: which neurons stand out, for what, and how surely.
+"""Draw a report: its most notable neurons, their labels and scores.
 
-Functions of a `Report`, of logs, or of arrays; none of them sees a model. Each
-draws into `ax`, or into new axes, and returns the matplotlib Axes.
+The functions receive a `Report` and need no model. Each draws into `ax`, or
+into new axes, and returns the matplotlib Axes.
 """
 
 from typing import TYPE_CHECKING
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
 
-# Past these, names on an axis run into each other.
+# With more names, the names on an axis overlap.
 _MOST_NAMES = 40
-# Characters of a path in a title, and dead neurons that a title lists.
+# Number of characters of a path in a title, and of dead neurons listed there.
 _TITLE, _LISTED = 36, 5
 
 
 def _dead(layer: layer_report.LayerReport) -> str:
-    """The dead neurons of a layer in words, or nothing."""
+    """List the dead neurons of a layer as text; empty without any."""
     (rows,) = np.nonzero(layer.dead)
     if not len(rows):
         return ""
@@ -45,17 +45,17 @@ def _title(ax: Axes, text: str) -> None:
 
 
 def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
-    """How the scales of neurons are spread, layer by layer.
+    """Draw the distribution of the scales of neurons, layer by layer.
 
-    A box for each layer, over the 99 % quantile of the monosemantic scale of
-    each neuron: middle half, median, and whiskers to the 5th and 95th of a
-    hundred neurons; neurons beyond as points. The line is the value of a
-    Gaussian neuron, 6.63. Dead neurons have no scale; the name of a layer says
-    how many it has.
+    Each layer has a box plot of the 99 % quantiles of the monosemantic scale
+    of its neurons. The box shows the middle half and the median, the whiskers
+    reach to the 5 % and 95 % quantiles, and points show neurons beyond. The
+    line marks the value of a Gaussian neuron, 6.63. Dead neurons are omitted,
+    and the name of a layer shows their number.
 
     Args:
-        report: A report.
-        ax: Axes to draw into.
+        report: Report to draw.
+        ax: Axes to draw into. Defaults to new axes.
 
     Returns:
         The Axes.
@@ -116,16 +116,17 @@ def activation_by_label(
     """Draw the activation of one neuron on each label: the papers' Figure 1.
 
     One row per label shows the share of its values in each bin of activation.
-    The neuron's own label comes first, in colour, and then those with the
-    highest mean scale. A dead neuron has no label.
+    The neuron's own label comes first, in colour, followed by the labels with
+    the highest mean scale. A dead neuron has no own label.
 
     Args:
-        report: A report, with or without labels.
+        report: Report to draw, with or without labels.
         layer: Path of the layer.
-        neuron: The neuron, as in the table: an integer for a channel, a tuple
-            for a position.
-        ax: Axes to draw into.
-        most: Labels to show; the title says how many there are in all.
+        neuron: Name of the neuron, as in the table: an integer for a channel,
+            a tuple for a position.
+        ax: Axes to draw into. Defaults to new axes.
+        most: Maximum number of labels to show. The title gives the number of
+            the other labels.
 
     Returns:
         The Axes.
@@ -155,7 +156,7 @@ def activation_by_label(
         ms[shown == own_label] = np.inf
         order = np.argsort(-ms, kind="stable")[:most]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    # Without a value the rows are empty, wherever they stand.
+    # Without values the rows are empty, so any limits will do.
     low, high = np.nan_to_num([found.minimum[row], found.maximum[row]])
     edges = np.linspace(low, high, counts.shape[1] + 1)
     shown_names = plotting.short([names[i] for i in order])
@@ -163,7 +164,8 @@ def activation_by_label(
     ax = plotting.new(ax, height, plotting.width(shown_names))
     for line, label in enumerate(order):
         own = line == 0 and own_label >= 0
-        # Each row to its own height, and a little into the next, as ridges.
+        # Each row is scaled to its own maximum and nearly fills its line, as
+        # in a ridge plot.
         height = 0.85 * shares[label] / max(shares[label].max(), 1e-12)
         ax.stairs(
             line - height,
@@ -191,23 +193,23 @@ def activation_by_label(
 def label_map(
     report: "Report", layer: str, ax: Axes | None = None, most: int = 60
 ) -> Axes:
-    """Neurons by labels: the mean scale of each on each.
+    """Draw a map of neurons and labels, coloured by the mean scale.
 
-    The neurons that tell their label best (`roc_auc`), ordered by it: a
-    monosemantic layer shows a bright staircase. Dead neurons have no label: the
-    title lists them.
+    The map shows the neurons that detect their label best (`roc_auc`), sorted
+    by label: a monosemantic layer shows a bright staircase. Dead neurons are
+    omitted, and the title lists them.
 
     Args:
-        report: A report with labels.
+        report: Report to draw, with labels.
         layer: Path of the layer.
-        ax: Axes to draw into.
-        most: Neurons to show.
+        ax: Axes to draw into. Defaults to new axes.
+        most: Maximum number of neurons to show.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: Without labels.
+        ValueError: If the report is without labels.
 
     Example:
 
@@ -230,7 +232,8 @@ def label_map(
     names = plotting.short(report.labels)
     height = min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4))
     ax = plotting.new(ax, height, 1 + plotting.width(names))
-    # 1 is the mean over all labels; the rest fades into it.
+    # The mean scale over all labels is 1. The colours end at the 99 %
+    # quantile, so that single high values do not hide the rest.
     high = max(2.0, float(np.quantile(ms[chosen], 0.99)))
     image = ax.imshow(
         ms[chosen].T,
@@ -267,16 +270,16 @@ def label_map(
 def false_killing_rate(
     report: "Report", ax: Axes | None = None, rates: Array = None
 ) -> Axes:
-    """The False Killing Rate against the rate, [Wang et al. 2025] Eq. 4.
+    """Draw the False Killing Rate over the rate, [Wang et al. 2025] Eq. 4.
 
-    For each layer the median over its neurons; the band holds the middle half
-    of the neurons of the first layer. What a blind choice would kill falsely
-    is the dashed line.
+    Each line is the median over the neurons of a layer. The band contains the
+    middle half of the neurons of the first layer. The dashed line is the rate
+    of a random choice.
 
     Args:
-        report: A report with labels.
-        ax: Axes to draw into.
-        rates: Rates, increasing; 0.1 % to 50 % if `None`.
+        report: Report to draw, with labels.
+        ax: Axes to draw into. Defaults to new axes.
+        rates: Rates, ascending. Defaults to 0.1 % to 50 %.
 
     Returns:
         The Axes.
@@ -317,7 +320,7 @@ def false_killing_rate(
         plotting.level(ax, "y", float(np.median(every)), "blind choice")
     ax.set_xscale("log")
     plotting.percent(ax.xaxis)
-    ax.set_xlim(rates[0], rates[-1])  # Names stand outside
+    ax.set_xlim(rates[0], rates[-1])  # The names are outside the limits.
     ax.set_ylim(0.0, 1.0)
     plotting.name_lines(ax, rates[-1], ends)
     ax.set_xlabel("share of values inhibited")

@@ -1,4 +1,4 @@
-"""What each neuron does at each token of one text."""
+"""Store the value of each neuron at each token of one text."""
 
 import dataclasses
 
@@ -11,18 +11,16 @@ from keras_memel.utils.types import Table
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PromptReport:
-    """Hold the activations of one prompt, token by token.
+    """Activations of one prompt, token by token.
 
     Attributes:
-        tokens: The tokens as the tokenizer writes them, such as "##ing" or
-            "Ġthe"; numbers of tokens or positions without a tokenizer.
-        activations: From the path of a layer to its values, float32 `(tokens,
-            neurons)`.
+        tokens: Tokens as the tokenizer writes them, such as "##ing" or
+            "Ġthe"; without a tokenizer, numbers of tokens or positions.
+        activations: Values by path of the layer, float32 `(tokens, neurons)`.
         generated_from: Index of the first token that the model generated;
-            `None` if it generated none.
-        reference: From the path of a layer to the mean and the standard
-            deviation of each neuron in a report, `(neurons,)` each; `None`
-            without a report.
+            `None` without generated tokens.
+        reference: Mean and standard deviation of each neuron in a report, by
+            path of the layer, `(neurons,)` each; `None` without a report.
 
     Example:
 
@@ -41,20 +39,20 @@ class PromptReport:
     reference: dict[str, tuple[Array, Array]] | None = None
 
     def deviations(self, layer: str) -> Array:
-        """Compute how far the values of a layer go, in standard deviations.
+        """Compute the deviations of the values of a layer.
 
         Args:
             layer: Path of the layer.
 
         Returns:
             `(value - mean) / deviation`, signed, `(tokens, neurons)`; its
-            square is the monosemantic scale `phi`. Mean and deviation are
-            those of the report that was passed to `prompt`; without one, those
-            of the tokens of this prompt. NaN for a neuron that does not vary
-            there, and without a report if there is one token only.
+            square is the monosemantic scale `phi`. Mean and standard deviation
+            come from the report that was passed to `prompt` or, without one,
+            from the tokens of this prompt. NaN for a neuron that does not vary
+            there, and without a report if the prompt has one token only.
 
         Raises:
-            ValueError: If there is no such layer.
+            ValueError: If `layer` is not in `activations`.
         """
         if layer not in self.activations:
             raise ValueError(
@@ -66,7 +64,7 @@ class PromptReport:
             mean, deviation = self.reference[layer]
         elif len(values) > 1:
             mean, deviation = values.mean(0), values.std(0, ddof=1)
-            # A constant has no deviation, whatever rounding says.
+            # The deviation of a constant is 0, despite rounding errors.
             deviation = np.where(values.max(0) > values.min(0), deviation, 0.0)
         else:
             mean, deviation = values[0], np.zeros(values.shape[1])
@@ -78,14 +76,14 @@ class PromptReport:
         """Return one row per neuron, the most deviating first.
 
         Args:
-            top: Rows to return; `None` for all neurons.
+            top: Number of rows to return; `None` for all neurons.
 
         Returns:
-            `pandas.DataFrame` of `layer`, `neuron`, and what the neuron does
-            at the token where it deviates most: `position` and `token`,
-            `activation`, `deviation` (signed, as of `deviations`), and
-            `generated`, whether the model generated this token. Rows fall by
-            the size of the deviation; neurons without a deviation come last.
+            `pandas.DataFrame` with `layer`, `neuron`, and the token where the
+            neuron deviates most: `position` and `token`, `activation`,
+            `deviation` (signed, as in `deviations`), and `generated`, whether
+            the model generated this token. Rows are sorted by the absolute
+            deviation, largest first; neurons without a deviation come last.
         """
         import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What the page shows of single texts: all neurons, token by token."""
+"""Show single texts on the page: all neurons, token by token."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from keras_memel.utils.types import Array
 if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
-# Neurons of a text that are kept: those that deviate most.
+# Number of neurons to keep per text: those that deviate most.
 MOST = 200
 
 
@@ -22,31 +22,32 @@ def check(report: "Report", prompts: Sequence[Any]) -> None:
     """Raise unless all prompts fit the report, as in `Report.to_html`."""
     if not isinstance(prompts, (list, tuple)):
         raise ValueError(
-            "Argument `prompts` must be a list of what `prompt` returns. "
+            "Argument `prompts` must be a list of results of `prompt`. "
             f"Received: {prompts!r:.80}"
         )
     for number, one in enumerate(prompts):
         parts = ("tokens", "generated_from", "activations")
         if not all(hasattr(one, part) for part in parts):
             raise ValueError(
-                "Argument `prompts` must hold what `prompt` returns. "
+                "Argument `prompts` must contain results of `prompt`. "
                 f"Received: prompts[{number}]={one!r:.80}"
             )
         if not one.activations:
             raise ValueError(
-                f"prompts[{number}] has no activations: name layers in `prompt`"
+                f"prompts[{number}] must have activations: select layers in "
+                "`prompt`"
             )
         for path, values in one.activations.items():
             if path not in report.layers:
                 raise ValueError(
-                    f"prompts[{number}] has activations of layer {path!r}; the "
-                    f"report has the layers {list(report.layers)}"
+                    f"prompts[{number}] has activations of layer {path!r}, but "
+                    f"the report has the layers {list(report.layers)}"
                 )
             expected = (len(one.tokens), len(report.layers[path]))
             if np.shape(values) != expected:
                 raise ValueError(
                     f"prompts[{number}] must have activations of shape "
-                    f"{expected}, tokens and neurons, for layer {path!r}. "
+                    f"{expected} (tokens, neurons) for layer {path!r}. "
                     f"Received: shape {np.shape(values)}"
                 )
 
@@ -54,7 +55,7 @@ def check(report: "Report", prompts: Sequence[Any]) -> None:
 def packed(
     report: "Report", prompts: Sequence[Any], shown: Shown | None, blob: Blob
 ) -> list[dict[str, Any]]:
-    """The texts of the prompt view: those given, and those of the sample."""
+    """Convert the texts of the prompt view: the given ones, then the sample."""
     joined = tokens.readable([one.tokens for one in prompts])
     found = [
         {
@@ -81,7 +82,11 @@ def packed(
 
 
 def _sampled(report: "Report") -> dict[int, dict[str, Array]]:
-    """From an input of the sample to layers, `(positions, neurons)`."""
+    """Return the values of each input of the sample, by layer.
+
+    Returns:
+        Dictionaries from paths to `(positions, neurons)`, by input number.
+    """
     found: dict[int, dict[str, Array]] = {}
     for path, layer in report.layers.items():
         kept = layer.examples

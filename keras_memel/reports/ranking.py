@@ -1,10 +1,10 @@
-"""How well one number, a monosemantic scale or an activation, detects a label.
+"""Measure how well a number, such as `phi` or an activation, detects a label.
 
-All that is asked of a detector follows from its values in order: for each
-threshold, how many of them reach it (`selected`) and how many of those belong
-to the label (`hits`). Values that tie are selected together.
+All measures of a detector follow from its sorted values: for each threshold,
+the number of values that reach it (`selected`) and the number of these that
+have the label (`hits`). Tied values are selected together.
 
-Pure functions on the values of one neuron.
+The functions are pure and work on the values of one neuron.
 
 References:
     [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).
@@ -19,26 +19,26 @@ import numpy as np
 
 from keras_memel.utils.types import Array
 
-# A curve is kept at so many ranks: at each of the first, where it moves most,
-# and farther and farther apart up to the last.
+# Number of ranks at which a curve is kept: each of the first `_EACH`, where it
+# changes most, and then at growing distances up to the last.
 RANKS = 256
 _EACH = 64
-# The bits of a float64 that a float32 leaves empty.
+# Bits of a float64 that a float32 leaves empty.
 _TAG = (1 << 29) - 1
-# Stands for 0: a tag on that would be a subnormal, which CPUs may flush. Less
-# than any float32, so that it is lost in all others.
+# Replacement for 0: 0 with a tag would be a subnormal, which CPUs may flush.
+# It is smaller than any float32, so that adding it does not change the others.
 ZERO = 2.0**-900
-# 95 % of a Gaussian lie below it.
+# 95 % quantile of a Gaussian.
 _ONE_SIDED = 1.6448536269514722
 
 
 class Curve(NamedTuple):
-    """A detector at some of its thresholds, from the highest value down.
+    """Detector at some of its thresholds, from the highest value down.
 
     Attributes:
         threshold: Values that are thresholds, `(..., ranks)`.
-        selected: How many values reach each, with ties.
-        hits: How many of those are of the label.
+        selected: Number of values that reach each threshold, with ties.
+        hits: Number of these values that have the label.
     """
 
     threshold: Array
@@ -47,18 +47,18 @@ class Curve(NamedTuple):
 
 
 class Detection(NamedTuple):
-    """How well the values of a neuron detect a label.
+    """Quality of the values of a neuron as a detector of a label.
 
     Attributes:
         roc_auc: Area under the receiver operating characteristic; NaN if all
-            values are of the label, or none.
-        average_precision: Mean precision over the values of the label.
-        ks_statistic: Kolmogorov-Smirnov distance between the values of the
+            values have the label, or none has it.
+        average_precision: Mean precision over the values with the label.
+        ks_statistic: Kolmogorov-Smirnov distance between the values with the
             label and all values.
-        roc_auc_null: The ROC-AUC that 95 % of labels without any relation to
-            the values do not exceed; NaN if no two values differ.
+        roc_auc_null: ROC-AUC that 95 % of labels without any relation to the
+            values do not exceed; NaN if no two values differ.
         p: Probability that such a label reaches this ROC-AUC.
-        curve: The thresholds that are kept.
+        curve: Detector at the thresholds that are kept.
     """
 
     roc_auc: float
@@ -71,11 +71,11 @@ class Detection(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def ranks(count: int) -> Array:
-    """The ranks at which a curve of so many values is kept.
+    """Return the ranks at which a curve of `count` values is kept.
 
     Returns:
-        `RANKS` whole numbers from 1 to `count`, the last of which repeat if
-        there are fewer values.
+        `RANKS` integers from 1 to `count`. The last one repeats if there are
+        fewer values.
 
     Example:
 
@@ -90,18 +90,18 @@ def ranks(count: int) -> Array:
 
 
 def in_order(values: Array, tags: Array) -> tuple[Array, Array]:
-    """Sorts values, each with a small whole number that goes along.
+    """Sort values together with a small integer tag per value.
 
-    One sort of float64: it has 29 bits that a float32 leaves empty, and a tag
-    in them orders nothing but what ties.
+    One sort of float64 is enough: a float32 leaves 29 of its bits empty, and
+    a tag in these bits only changes the order of ties.
 
     Args:
         values: float32 without NaN, `(n,)`.
-        tags: Whole numbers from 0 below 2^29, or booleans, `(n,)`.
+        tags: Integers of at least 0 and below 2^29, or booleans, `(n,)`.
 
     Returns:
         The values, lowest first, as float64, and the tag of each. A value of 0
-        becomes 2^-900, by which -0 and 0 tie.
+        becomes 2^-900, so that -0 and 0 tie.
 
     Example:
 
@@ -119,14 +119,14 @@ def in_order(values: Array, tags: Array) -> tuple[Array, Array]:
 
 
 def _first_of_ties(ordered: Array) -> tuple[Array, Array]:
-    """Whether each value differs from the one before; where it does."""
+    """Return whether each value differs from the previous, and where."""
     new = np.ones(len(ordered) + 1, bool)
     np.not_equal(ordered[1:], ordered[:-1], out=new[1:-1])
     return new, np.flatnonzero(new)
 
 
 def ties(ordered: Array, at: Array) -> tuple[Array, Array]:
-    """Return where the values that tie with those at places begin and end."""
+    """Return start and end of the tie around each of some positions."""
     new, first = _first_of_ties(ordered)
     if len(first) == len(new):
         return at, at + 1
@@ -135,7 +135,7 @@ def ties(ordered: Array, at: Array) -> tuple[Array, Array]:
 
 
 def _centred_ranks(ordered: Array) -> Array:
-    """Ranks minus their mean; values that tie share the mean of theirs."""
+    """Compute ranks minus their mean; tied values share their mean rank."""
     number = len(ordered)
     new, first = _first_of_ties(ordered)
     if len(first) == len(new):
@@ -149,24 +149,24 @@ def detection(
 ) -> Detection:
     """Compute how well high values detect a label.
 
-    The ROC-AUC is the Mann-Whitney statistic. Its p-value is that of a
+    The ROC-AUC is the Mann-Whitney statistic. Its p-value comes from a
     one-sided test with a normal approximation, corrected for ties. Values of
-    one input may depend on each other, and so may their labels: with `r` the
-    centred rank and `y` the centred label of a value, the variance of `T = sum
-    y r` without any relation between the two is
+    one input may depend on each other, and so may their labels. Let `r` be
+    the centred rank and `y` the centred label of a value. If they are
+    unrelated, the variance of `T = sum y r` is
 
         C / (C - 1) * (s sum_j r_j^2 + c sum_(j != k of one input) r_j r_k)
 
     with `C` inputs, `s` the variance of `y`, and `c` its mean covariance
     between two values of one input, at least 0. With one value per input it
     is the variance of the Mann-Whitney test. With one label per input it is
-    that of a permutation of the inputs.
+    the variance under permutations of the inputs.
 
     Args:
         values: Values, not negative, `(n,)`. They are compared as float32.
-        positive: Whether each has the label, `(n,)`.
-        inputs: Number of the input of each value, from 0 up, `(n,)`. `None`:
-            each value has its own.
+        positive: Whether each value has the label, `(n,)`.
+        inputs: Number of the input of each value, from 0, `(n,)`. With `None`
+            each value has its own input.
 
     Returns:
         `Detection`.
@@ -183,14 +183,14 @@ def detection(
     number = len(values)
     ordered, order = in_order(values.astype("float32"), np.arange(number))
     own = positive[order]
-    # All figures change only where there is a value of the label.
+    # The measures change only at values with the label.
     where = np.flatnonzero(own)
     positives = len(where)
     average_precision = roc_auc = ks_statistic = roc_auc_null = p = np.nan
     if positives:
         begin, end = ties(ordered, where)
         its_begin, its_end = ties(begin, np.arange(positives))
-        # At least the value of each, and above it.
+        # Count the values that reach each value, and those above it.
         selected, above = number - begin, number - end
         hits, hits_above = positives - its_begin, positives - its_end
         average_precision = np.mean(hits / selected)
@@ -228,7 +228,7 @@ def detection(
 def _null_variance(
     centred: Array, positive: Array, inputs: Array | None
 ) -> float:
-    """Variance of the sum of the ranks of a label that is unrelated."""
+    """Compute the variance of the rank sum of an unrelated label."""
     number = len(centred)
     share = positive.mean()
     variance = share * (1 - share)
@@ -254,15 +254,15 @@ def _null_variance(
 def holm(p: Array) -> Array:
     """Correct p-values for their number, as in Holm (1979).
 
-    If you take all with a corrected p-value of at most `a`, the probability
-    of one or more false ones among them is at most `a`, however they depend
-    on each other.
+    If you select all tests with a corrected p-value of at most `a`, the
+    probability of one or more false selections is at most `a`, for any
+    dependence between the tests.
 
     Args:
-        p: p-values, `(n,)`; NaN where there is none.
+        p: p-values, `(n,)`; NaN where a test is missing.
 
     Returns:
-        Corrected p-values, `(n,)`; NaN where there is none.
+        Corrected p-values, `(n,)`; NaN where a test is missing.
 
     Example:
 
@@ -278,15 +278,15 @@ def holm(p: Array) -> Array:
 
 
 def at_rank(curve: Curve, count: Array, rank: Array) -> Curve:
-    """Curves where so many values are to be selected.
+    """Evaluate curves where a given number of values is selected.
 
-    Exact at the ranks that are kept, which are all up to 64; between two of
-    them, which are at most 6 % apart, hits are interpolated.
+    The result is exact at kept ranks, which include all ranks up to 64.
+    Between two kept ranks, at most 6 % apart, hits are interpolated.
 
     Args:
         curve: Curves of neurons, `(neurons, ranks)`.
         count: Number of values of each neuron, `(neurons,)`.
-        rank: How many of them to select at least, `(neurons,)`.
+        rank: Minimum number of values to select, `(neurons,)`.
 
     Returns:
         `Curve` of arrays `(neurons,)`; selected and hits are floats.
@@ -297,7 +297,7 @@ def at_rank(curve: Curve, count: Array, rank: Array) -> Curve:
     kept = _kept_ranks(count)
     lower = np.maximum(upper - 1, 0)
     high, low = curve.selected[rows, upper], curve.selected[rows, lower]
-    # A tie that spans the rank, or a rank that is kept: no interpolation.
+    # A kept rank, or a tie that spans the rank, needs no interpolation.
     exact = (upper == 0) | (kept[rows, upper] <= rank) | (high == low)
     exact |= curve.threshold[rows, upper] == curve.threshold[rows, lower]
     share = np.where(exact, 1.0, (rank - low) / np.maximum(high - low, 1))
@@ -311,19 +311,19 @@ def at_rank(curve: Curve, count: Array, rank: Array) -> Curve:
 
 
 def quantile(thresholds: Array, count: Array, rank: Array) -> Array:
-    """Values at ranks from the top, between those that are kept.
+    """Return the values at ranks from the top.
 
-    Exact at the ranks that are kept, which are all up to 64; between two of
-    them, which are at most 6 % apart, values are interpolated.
+    The result is exact at kept ranks, which include all ranks up to 64.
+    Between two kept ranks, at most 6 % apart, values are interpolated.
 
     Args:
         thresholds: Values at the kept ranks, highest first, `(neurons,
             ranks)`.
         count: Number of values of each neuron, `(neurons,)`.
-        rank: Which of them, 1 for the highest, `(neurons,)`.
+        rank: Rank to evaluate, 1 for the highest, `(neurons,)`.
 
     Returns:
-        `(neurons,)`; NaN for a neuron without values.
+        Values, `(neurons,)`; NaN for a neuron without values.
     """
     rank = np.clip(rank, 1, np.maximum(count, 1))
     rows = np.arange(len(rank))
@@ -333,12 +333,12 @@ def quantile(thresholds: Array, count: Array, rank: Array) -> Array:
     high, low = kept[rows, upper], kept[rows, lower]
     share = np.where(high > low, (rank - low) / np.maximum(high - low, 1), 1.0)
     first, last = thresholds[rows, lower], thresholds[rows, upper]
-    # The rank itself where it is kept: infinity has no neighbours.
+    # A kept rank is returned unchanged: infinity cannot be interpolated.
     between = np.where(share < 1, first + share * (last - first), last)
     return np.asarray(np.where(count > 0, between, np.nan))
 
 
 def _kept_ranks(count: Array) -> Array:
-    # Most neurons of a layer have one and the same number of values.
+    # Most neurons of a layer have the same number of values.
     counts, which = np.unique(count, return_inverse=True)
     return np.stack([ranks(int(n)) for n in counts])[which]

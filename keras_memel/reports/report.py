@@ -1,7 +1,7 @@
-"""What `analyze` found: arrays, tables and curves of every neuron.
+"""Store the results of `analyze`: arrays, tables, curves of every neuron.
 
-A report is data. It holds no model and no tensor, can be saved, loaded and
-drawn without either, and never changes.
+A report is data. It contains neither a model nor a tensor, can be saved,
+loaded and drawn without them, and never changes.
 
 References:
     [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).
@@ -25,30 +25,31 @@ from keras_memel.utils import renamed
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Table
 
-# Set by `analysis/merging.py`: this room is below the analysis.
+# `analysis/merging.py` sets this function, because reports must not import
+# from the analysis.
 merger: Callable[["Report", "Report"], "Report"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `analyze` found.
+    """Results of `analyze`.
 
     Attributes:
-        layers: From path to `LayerReport`, in the order of the model;
+        layers: `LayerReport` of each path, in the order of the model.
             `report[path]` is one of them, and `report[path][77]` the row of
             one neuron.
-        inputs: Number of inputs that were seen.
-        threshold: Of `over_threshold`, in variances.
+        inputs: Number of analyzed inputs.
+        threshold: Threshold of `over_threshold`, in variances.
         labels: Names of the labels; empty without labels.
-        split: Whether labels were chosen and scored on different inputs. False
-            for a report that was saved before version 3 of the file: its
-            scores come from the inputs that chose the labels, and are too high
-            by chance.
-        kept: With `analyze(keep="inputs")`: from its number to each input
-            that is an example of some neuron (`Examples`), as the model got
-            it.
-        parts: Numbers of inputs of the reports that were merged into this one;
-            empty for one that was not.
+        split: Whether labels were chosen and scored on different inputs. It
+            is `False` for a report that was saved before version 3 of the
+            file. Its scores come from the inputs that chose the labels and
+            are too high by chance.
+        kept: Only with `analyze(keep="inputs")`: every input that is an
+            example of some neuron (`Examples`), by its number, as the model
+            received it.
+        parts: Numbers of inputs of the reports that were merged into this
+            one; empty for a report that was not merged.
 
     Example:
 
@@ -83,15 +84,15 @@ class Report:
     def held_out(self) -> Array:
         """Return which inputs scored the labels.
 
-        The others chose them. `x[report.held_out()]` are the inputs from which
-        you can compute each score again.
+        The other inputs chose them. From `x[report.held_out()]` you can
+        compute each score again.
 
         Returns:
-            Booleans, `(inputs,)`; all true if the labels were not split.
+            Booleans, `(inputs,)`; all true if the inputs were not split.
         """
         if not self.split:
             return np.ones(self.inputs, bool)
-        # Each part was split by the numbers of its own inputs.
+        # Each part numbered its inputs from 0 before the split.
         parts = self.parts or (self.inputs,)
         return np.concatenate([halves.held_out(np.arange(n)) for n in parts])
 
@@ -99,17 +100,18 @@ class Report:
         """Return one row per neuron, in a `pandas.DataFrame`.
 
         Args:
-            rate: Of the False Killing Rate.
+            rate: Rate of the False Killing Rate.
 
         Returns:
-            Columns as the attributes of `LayerReport`; `neuron` is an integer
-            for a channel and a tuple for a position, as all methods and plots
-            take it. `ms_50`, `ms_90` and `ms_99` are quantiles. With labels
-            also `label`, `direction` and the scores of that label, of which
-            `label_mean` is the mean value on it; `f1`, its `f1_label` and
-            `f1_baseline`; and `class_selectivity`. NaN is undefined, as for
-            a dead neuron, which has no label. Neurons whose label is unlikely
-            to be chance: `table[table["p_corrected"] < 0.05]`.
+            Table with the columns of `LayerReport`'s attributes. `neuron` is
+            an integer for a channel and a tuple for a position, as in all
+            methods and plots. `ms_50`, `ms_90` and `ms_99` are quantiles of
+            `phi`. With labels the table adds `label`, `direction`, the scores
+            of that label (`label_mean` is the mean value on it), `f1` with
+            its `f1_label` and `f1_baseline`, and `class_selectivity`. NaN
+            means undefined, as for a dead neuron, which never gets a label.
+            `table[table["p_corrected"] < 0.05]` selects the neurons whose
+            label is unlikely to be chance.
         """
         import pandas as pd
 
@@ -121,23 +123,25 @@ class Report:
     ) -> Table:
         """Compute the share of inhibited values that do not have the label.
 
-        [Wang et al. 2025] Eq. 4: of all scored values of a neuron with `phi`
-        of at least `tau`, the share whose input does not have the label of
-        the neuron. A blind choice has 1 minus the share of the label.
+        [Wang et al. 2025] Eq. 4: the share of values whose input does not have
+        the label of the neuron, among all scored values of the neuron with
+        `phi` of at least `tau`. For a random choice it is 1 minus the share of
+        the label.
 
         Args:
-            rate: `tau` is where so large a share of the neuron's own values
-                is reached. Ties count in full.
-            threshold: `tau` itself, the same for all, in variances: what a
-                layer with one threshold does, with `rate=None`. Taken at the
-                nearest kept rank above it, exact up to 64 values.
+            rate: Share of the neuron's own values that reach `tau`. Ties
+                count in full.
+            threshold: The value of `tau` in variances, equal for all neurons,
+                as in a layer with one threshold. Pass `rate=None` with it. The
+                nearest kept rank above it is used, exact up to 64 values.
 
         Returns:
             `pandas.Series` in [0, 1] by layer and neuron; NaN where no value
             reaches `tau`.
 
         Raises:
-            ValueError: Without labels, or if not just one argument is given.
+            ValueError: Without labels, or if not exactly one of the two
+                arguments is given.
 
         Example:
 
@@ -154,30 +158,40 @@ class Report:
         )
 
     def ks_statistic(self) -> Table:
-        """Kolmogorov-Smirnov distance, `pandas.Series` by layer and neuron.
+        """Return the Kolmogorov-Smirnov distance of each neuron.
 
-        Between `phi` on the label of a neuron and `phi` on all inputs, of those
-        that score: the trend that [Wang et al. 2025] follow over
-        scale. As `scipy.stats.ks_2samp(...).statistic`.
+        It is the distance between `phi` on the label of the neuron and `phi`
+        on all inputs, over the inputs that score:
+        `scipy.stats.ks_2samp(...).statistic`. [Wang et al. 2025] follow its
+        trend over scale.
+
+        Returns:
+            `pandas.Series` by layer and neuron.
         """
         return self._labelled("ks_statistic")
 
     def roc_auc(self) -> Table:
-        """Area under the ROC curve, `pandas.Series` by layer and neuron.
+        """Return the area under the ROC curve of each neuron.
 
-        Of `phi` as a detector of the most monosemantic label: the
-        probability that a scored value with the label has a higher `phi` than
-        one without. It is 0.5 on average for a label that is unrelated;
-        `LayerReport.roc_auc_null` is what 95 % of such labels do not exceed.
+        `phi` is the detector of the neuron's most monosemantic label. The
+        area is the probability that a scored value with the label has a
+        higher `phi` than a value without it. For an unrelated label it is 0.5
+        on average, and 95 % of such labels do not exceed
+        `LayerReport.roc_auc_null`.
+
+        Returns:
+            `pandas.Series` by layer and neuron.
         """
         return self._labelled("roc_auc")
 
     def precision_recall(self, layer: str, neuron: Any) -> tuple[Array, Array]:
-        """Precision and recall of `phi` as a detector, from the highest down.
+        """Return precision and recall of `phi` as a detector.
+
+        The thresholds run from the highest value down.
 
         Args:
             layer: Path of the layer.
-            neuron: The neuron, as in the table.
+            neuron: Name of the neuron, as in the table.
 
         Returns:
             Precision and recall at the kept ranks, `(256,)` each; NaN for a
@@ -192,10 +206,10 @@ class Report:
             return hits / found.curve.selected[row], hits / hits[-1]
 
     def layer(self, path: str) -> LayerReport:
-        """One layer of the report.
+        """Return one layer of the report.
 
         Raises:
-            ValueError: If there is none of this path.
+            ValueError: If the report does not contain this path.
         """
         if path not in self.layers:
             raise ValueError(
@@ -231,17 +245,18 @@ class Report:
     def summary(
         self, top: int = 5, print_fn: Callable[[str], Any] = print
     ) -> None:
-        """Print the neurons that stand out, layer by layer.
+        """Print the most notable neurons of each layer.
 
         Args:
-            top: Neurons to show per layer: those that detect their label best
-                (`roc_auc`), or without labels have the highest scale.
-            print_fn: What to print with.
+            top: Number of neurons to show per layer. They are those that
+                detect their label best (`roc_auc`) or, without labels, have
+                the highest scale.
+            print_fn: Function that prints a line.
         """
         summary.show(self, top, print_fn)
 
     def plot(self, ax: Any = None) -> Any:
-        """The scales of all layers: `plots.ms_distribution(self)`."""
+        """Draw the scales of all layers: `plots.ms_distribution(self)`."""
         from keras_memel.reports import plots
 
         return plots.ms_distribution(self, ax)
@@ -258,43 +273,44 @@ class Report:
         other_title: str = "other report",
         prompts: Sequence[Any] = (),
     ) -> None:
-        """Write a page to look through the neurons, which stands alone.
+        """Write a self-contained page to browse the neurons.
 
-        A table of all neurons to sort, search and filter. For each neuron: its
-        values by label, its scale, its False Killing Rate, and what it does on
-        the inputs that move it most, on those that move it least, and on a
-        sample. The page needs no network and no server.
+        The page has a table of all neurons to sort, search and filter. For
+        each neuron it shows the values by label, the scale, the False Killing
+        Rate, and the activations on the inputs with its highest and lowest
+        values and on a sample. The page works without a network and without a
+        server.
 
-        Texts are shown in whole, each token shaded by the value of the neuron
-        there. Images keep their values: black and white are the same for all
-        of them, 0 and 255 of uint8, else 0 and 1, -1 and 1, or the lowest and
-        highest value that is shown. A box is the receptive field, where that
-        could be found.
+        Texts are shown completely, and the value of the neuron shades each
+        token. Images keep their values, and all images have the same black
+        and white: 0 and 255 for uint8; otherwise 0 and 1, -1 and 1, or the
+        lowest and highest value shown. A box marks the receptive field where
+        it is known.
 
         Args:
             path: File to write.
-            inputs: The inputs that were analyzed, in their order, as they are
-                to be shown: texts or lists of tokens, images `(height,
-                width)`, `(height, width, channels)` or `(channels, height,
-                width)`, or series `(steps,)` or `(steps, channels)`. `None`:
-                those that the report has kept (`analyze(keep="inputs")`).
-            kind: "text", "image" or "series"; "auto" takes what has at most 4
-                columns for a series.
-            tokenize: From an input to its tokens, one per position: `list` for
-                characters. Tokens of byte-pair, SentencePiece and WordPiece
-                vocabularies are joined to the text that they were made of.
-            title: Of the page.
-            other: A second report, to compare neuron by neuron, as of another
-                checkpoint of the same model.
-            other_title: Its title.
-            prompts: What `prompt` returned: texts to show with the neurons
-                that deviate most on them.
+            inputs: The analyzed inputs, in their order, in the form to show:
+                texts or lists of tokens, images `(height, width)`, `(height,
+                width, channels)` or `(channels, height, width)`, or series
+                `(steps,)` or `(steps, channels)`. `None` uses the inputs that
+                the report has kept (`analyze(keep="inputs")`).
+            kind: "text", "image" or "series". "auto" treats an array with at
+                most 4 columns as a series.
+            tokenize: Function from an input to its tokens, one per position;
+                use `list` for characters. Tokens of byte-pair, SentencePiece
+                and WordPiece vocabularies are joined to their text.
+            title: Title of the page.
+            other: A second report to compare neuron by neuron, for example of
+                another checkpoint of the same model.
+            other_title: Title of the second report.
+            prompts: Results of `prompt`: texts to show with the neurons that
+                deviate most on them.
 
         Raises:
-            ValueError: Before anything is written: if there are fewer
-                `inputs` than were analyzed, if they are not of `kind` or
-                cannot be shown, if `prompts` do not fit the report, or if the
-                folder of `path` does not exist.
+            ValueError: If there are fewer `inputs` than were analyzed, if they
+                are not of `kind` or cannot be shown, if `prompts` do not fit
+                the report, or if the folder of `path` does not exist. The
+                file is then not written.
 
         Example:
 
@@ -321,28 +337,29 @@ class Report:
         )
 
     def merge(self, other: "Report") -> "Report":
-        """Merge the report of other inputs of the same model into a new one.
+        """Merge with a report of other inputs of the same model.
 
-        So parts of a data set can be analyzed one after the other, on several
-        processes, or again after one was stopped. Both reports need a sample
-        of values, `analyze(pool=10_000)`.
+        Use it to analyze parts of a data set one after the other, on several
+        processes, or after an interruption. Both reports need a sample of
+        values, `analyze(pool=10_000)`.
 
-        Exact, up to rounding: counts, moments, extremes, the values farthest
-        out, means by label and half, the label of each neuron, examples and
-        kept inputs. Quantiles, histograms and all scores come from both
-        samples, and are exact while these hold all values (`ranked` is
-        `count`). MonoScore and FMS are not merged: they are `None`.
+        These parts are exact up to rounding: counts, moments, extremes, the
+        most extreme values, means by label and half, the label of each
+        neuron, examples and kept inputs. Quantiles, histograms and all scores
+        come from both samples. They are exact while the samples contain all
+        values (`ranked` is `count`). MonoScore and FMS are not merged: they
+        are `None`.
 
         Args:
-            other: The other report. Its inputs are numbered after those of
-                this one. Labels are matched by name.
+            other: Other report. Its inputs are numbered after those of this
+                report. Labels are matched by name.
 
         Returns:
-            A new report, that can be merged again.
+            A new report, which can be merged again.
 
         Raises:
             ValueError: If layers, `epsilon` or `threshold` differ, if only one
-                report has labels, or if one has no sample.
+                report has labels, or if a report lacks the sample.
 
         Example:
 
@@ -362,25 +379,26 @@ class Report:
         return merger(self, other)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report to one file, `.npz`.
+        """Save the report to one file, `.npz`.
 
-        The file appears in whole or not at all: one that was there before
-        stays as it was until the new one is complete.
+        The file is written completely or not at all. An existing file stays
+        unchanged until the new file is complete.
 
         Args:
-            path: Ends in ".npz".
+            path: Path of the file, which ends in ".npz".
 
         Raises:
-            ValueError: If it does not.
+            ValueError: If `path` does not end in ".npz".
         """
         report_file.write(vars(self), path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Report":
-        """Reads what `save` wrote.
+        """Load a report that `save` wrote.
 
         Raises:
-            ValueError: If the file holds no report of this version.
+            ValueError: If the file does not contain a report of this or an
+                older version.
         """
         return cls(**report_file.read(path))
 
@@ -393,6 +411,6 @@ class Report:
 
 
 def _kind(neurons: list[Any]) -> str:
-    """Of a column of neurons: objects as soon as one of them is a tuple."""
+    """Return the dtype of a column of neurons: "object" if one is a tuple."""
     one = any(isinstance(neuron, tuple) for neuron in neurons)
     return "object" if one else "int64"

@@ -1,4 +1,4 @@
-"""Reports on disk: one file of arrays, `.npz`, that names no class."""
+"""Read and write reports: one `.npz` file of arrays without class names."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from keras_memel.reports.merge_state import MergeState
 from keras_memel.reports.ranking import Curve
 
 # Version 1 called a label a feature. Versions 1 and 2 chose and scored labels
-# on the same inputs. Versions before 4 kept nothing of single inputs.
+# on the same inputs. Versions before 4 kept no data of single inputs.
 _VERSION = 4
 _PARTS: dict[str, Any] = {
     "curve": Curve,
@@ -29,7 +29,7 @@ _PARTS: dict[str, Any] = {
 
 
 def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """As `Report.save`, of the fields of the report."""
+    """Write the fields of a report, as `Report.save` does."""
     target = _npz(path)
     arrays: dict[str, Any] = {}
     told: dict[str, Any] = {"version": _VERSION, **report, "layers": []}
@@ -39,7 +39,7 @@ def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
         for field in dataclasses.fields(layer):
             value = getattr(layer, field.name)
             if field.name == "labels":
-                continue  # Those of the report
+                continue  # The report stores them once for all layers.
             if field.name in _PARTS and value is not None:
                 for part, array in value._asdict().items():
                     arrays[f"{number}/{field.name}.{part}"] = array
@@ -49,7 +49,8 @@ def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
                 plain[field.name] = value
         told["layers"].append(plain)
     arrays["report"] = np.array(json.dumps(told))
-    # Beside the target, since a file system is left by copying only.
+    # The temporary file is in the folder of the target, because a file cannot
+    # be moved to another file system.
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with unfinished.open("xb") as file:
@@ -61,15 +62,15 @@ def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The fields of a report, as `Report.load`."""
+    """Read the fields of a report, as `Report.load` does."""
     with np.load(_npz(path), allow_pickle=False) as file:
         told = json.loads(str(file["report"])) if "report" in file else {}
         version = told.get("version")
         if version not in range(1, _VERSION + 1):
             raise ValueError(
-                f"The file must hold a report of version {_VERSION} or older. "
-                f"Received: path={str(path)!r}, of version "
-                f"{version}"
+                "Argument `path` must be a file with a report of version "
+                f"{_VERSION} or older. Received: path={str(path)!r}, of "
+                f"version {version}"
             )
         labels = tuple(told["features" if version == 1 else "labels"])
         layers = {}
@@ -106,10 +107,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _upgraded(layer: dict[str, Any]) -> dict[str, Any]:
-    """A layer of version 1 or 2, whose scores are of the inputs that chose."""
+    """Convert a layer of version 1 or 2, scored on the inputs that chose."""
     new = dict(layer)
     curve = layer["curve"]
-    # Where there was no value, the older versions had zeros.
+    # The older versions stored zeros for missing values.
     new["ms_curve"] = curve.threshold
     if "label_ms" not in layer:
         del new["curve"]

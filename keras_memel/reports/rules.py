@@ -1,4 +1,4 @@
-"""The rule "the value is at least t" or "at most t" that detects a label best.
+"""Find the rule "at least t" or "at most t" that detects a label best.
 
 References:
     [Gurnee et al. 2023] Finding Neurons in a Haystack: Case Studies with
@@ -14,10 +14,10 @@ from keras_memel.utils.types import Array
 
 
 class Groups:
-    """Which of some values have which label.
+    """Labels of a number of values.
 
     Args:
-        value: Number of a value, from 0 below `number`, `(pairs,)`.
+        value: Index of a value, at least 0 and below `number`, `(pairs,)`.
         label: A label of that value, `(pairs,)`. A value may have several
             labels, or none.
         number: Number of values.
@@ -26,11 +26,11 @@ class Groups:
 
     def __init__(self, value: Array, label: Array, number: int, n_labels: int):
         self.number, self.n_labels = number, n_labels
-        # Below 2^15 a radix sort: faster.
+        # NumPy sorts int16 with a radix sort, which is faster.
         self._kind = "int16" if n_labels < 1 << 15 else "int32"
         order = np.argsort(label.astype(self._kind), kind="stable")
         self.value = value[order]
-        # Whether each value has one label, in which case sorting is simpler.
+        # If each value has exactly one label, sorting is simpler.
         self._label = None
         if len(value) == number and (np.diff(value) == 1).all():
             self._label = label.astype(self._kind)
@@ -39,9 +39,10 @@ class Groups:
         self.counts = counts
         counts = counts[self.present]
         self.start = np.cumsum(counts) - counts
-        # Whole numbers up to 2^24, which float32 has; it is faster.
+        # The counts are integers up to 2^24, exact in float32, which is faster.
         self.size = np.repeat(counts.astype("float32"), counts)
-        # Of the values of a label, how many are up to one, and from it on.
+        # For each value: how many values of its label are up to it, and how
+        # many from it on.
         up_to = np.arange(1, len(value) + 1) - np.repeat(self.start, counts)
         self.up_to = up_to.astype("float32")
         self.from_on = self.size + 1 - self.up_to
@@ -64,13 +65,13 @@ class Groups:
         return found
 
     def places(self, order: Array) -> Array:
-        """Return where the values of each label are, label by label.
+        """Return the positions of the values of each label, label by label.
 
         Args:
-            order: Numbers of the values, lowest value first, `(number,)`.
+            order: Indices of the values, lowest value first, `(number,)`.
 
         Returns:
-            Whole numbers, `(pairs,)`, that rise within each label.
+            Integers, `(pairs,)`, ascending within each label.
         """
         if self._label is not None:
             return np.argsort(self._label[order], kind="stable")
@@ -86,29 +87,29 @@ class Groups:
         """Count the values of labels between edges.
 
         Args:
-            places: Where the values of each label are: `places`.
-            edges: Places, rising, `(labels, edges)`.
+            places: Positions of the values of each label: `places`.
+            edges: Positions, ascending, `(labels, edges)`.
             labels: Numbers of labels, `(labels,)`.
 
         Returns:
-            `(labels, edges - 1)`.
+            Counts, `(labels, edges - 1)`.
         """
         at = np.searchsorted(self.present, labels)
         at[at == len(self.present)] = 0
         seen = self.counts[labels] > 0
         if not seen.any():
             return np.zeros((len(labels), edges.shape[1] - 1), "int64")
-        # With a shift for each, the places of all labels rise.
+        # A shift per label makes the positions of all labels ascend.
         rows = self.number * at[:, None]
         found = np.searchsorted(places + self._shift, rows + edges)
         return np.diff(found, axis=1) * seen[:, None]
 
 
 class Rules(NamedTuple):
-    """One threshold per label: "the value is at least t", or "at most t".
+    """Rules with one threshold per label: "at least t" or "at most t".
 
     Attributes:
-        threshold: The thresholds, `(labels,)`; NaN for a label without values.
+        threshold: Thresholds, `(labels,)`; NaN for a label without values.
         above: Whether the rule is "at least", `(labels,)`.
         f1: F1 of the rule on the values that chose it, `(labels,)`.
     """
@@ -119,16 +120,17 @@ class Rules(NamedTuple):
 
 
 def best_rules(ordered: Array, places: Array, groups: Groups) -> Rules:
-    """Choose the threshold with the highest F1, for each label.
+    """Choose the threshold with the highest F1 for each label.
 
-    The measure of sparse probing with one neuron [Gurnee et al. 2023]. F1 is
-    the harmonic mean of precision and recall. Of rules with the same F1, "at
-    least" and then the lowest threshold is chosen.
+    This is the measure of sparse probing with one neuron [Gurnee et al.
+    2023]. F1 is the harmonic mean of precision and recall. Among rules with
+    the same F1, "at least" precedes "at most", and then the lowest threshold
+    is chosen.
 
     Args:
         ordered: Activations, lowest first, `(n,)`.
-        places: Where those of each label are: `groups.places`.
-        groups: Of the labels of these values.
+        places: Positions of the values of each label: `groups.places`.
+        groups: Labels of these values.
 
     Returns:
         `Rules`.
@@ -151,8 +153,8 @@ def best_rules(ordered: Array, places: Array, groups: Groups) -> Rules:
     if not len(places):
         return found
     begin, end = (side.astype("float32") for side in ties(ordered, places))
-    # Within a tie the count of hits is too low but for the last: the highest
-    # F1 of a tie is the right one.
+    # Within a tie only the last count of hits is right, and the others are too
+    # low. The highest F1 of a tie is therefore the right one.
     end += groups.size
     below = np.divide(groups.up_to, end, out=end)
     np.subtract(np.float32(len(ordered)), begin, out=begin)
@@ -177,13 +179,13 @@ def f1_of_rules(
     """Compute the F1 of rules on values that did not choose them.
 
     Args:
-        rules: Of `best_rules`.
+        rules: Result of `best_rules`.
         ordered: Activations, lowest first, `(n,)`.
-        places: Where those of each label are: `groups.places`.
-        groups: Of the labels of these values.
+        places: Positions of the values of each label: `groups.places`.
+        groups: Labels of these values.
 
     Returns:
-        `(labels,)`, in [0, 1]; NaN for a label without a rule or a value.
+        F1, `(labels,)`, in [0, 1]; NaN for a label without a rule or a value.
 
     Example:
 

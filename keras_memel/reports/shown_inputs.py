@@ -1,4 +1,4 @@
-"""Inputs as the neuron page shows them: texts, images or series."""
+"""Convert inputs to the form that the neuron page shows."""
 
 import base64
 import struct
@@ -16,20 +16,20 @@ from keras_memel.reports import tokens
 from keras_memel.utils.types import Array
 
 KINDS = ("text", "image", "series")
-# An axis of at most this many may be that of the channels of an image.
+# An axis of at most this size may be the channel axis of an image.
 _CHANNELS = 16
 
 
 class Shown(NamedTuple):
-    """Inputs that were converted.
+    """Converted inputs.
 
     Attributes:
         kind: One of `KINDS`.
-        inputs: From the number of an input to a text, a list of pieces of a
-            text, a PNG (or one per channel) in base64, or an array `(steps,
+        inputs: Converted input by number: a text, a list of pieces of a text,
+            a PNG (or one per channel) in base64, or an array `(steps,
             channels)`.
         channels: Number of channels, 0 for texts.
-        limits: What is black and white, or the lowest and highest value.
+        limits: Values of black and white, or the lowest and highest value.
         sizes: Height and width of each image.
     """
 
@@ -41,27 +41,27 @@ class Shown(NamedTuple):
 
 
 def checked(inputs: Any, number: int, argument: str = "inputs") -> Any:
-    """Return inputs that can be taken by position, or raise.
+    """Return inputs that can be indexed by number, or raise.
 
     Args:
         inputs: As in `Report.to_html`.
-        number: How many were analyzed.
+        number: Number of analyzed inputs.
         argument: Name of the argument.
     """
     inputs = getattr(inputs, "iloc", inputs)
-    if isinstance(inputs, Mapping):  # What the report has kept
+    if isinstance(inputs, Mapping):  # The report has kept these inputs.
         return inputs
     if not (hasattr(inputs, "__len__") or hasattr(inputs, "obj")):
         raise ValueError(
-            f"Argument `{argument}` must be a sequence, so that an input can "
-            "be taken by its number: pass `list(inputs)`. "
+            f"Argument `{argument}` must be a sequence, which can be indexed "
+            "by number: pass `list(inputs)`. "
             f"Received: {type(inputs).__name__}"
         )
     size = len(inputs.obj) if hasattr(inputs, "obj") else len(inputs)
     if size < number:
         raise ValueError(
-            f"Argument `{argument}` must hold the {number} inputs that were "
-            f"analyzed, in their order. Received: {size} inputs"
+            f"Argument `{argument}` must contain the {number} inputs that "
+            f"were analyzed, in their order. Received: {size} inputs"
         )
     return inputs
 
@@ -75,16 +75,17 @@ def convert(
     """Convert the inputs that the page shows.
 
     Args:
-        inputs: Of `checked`.
-        numbers: Which of them.
+        inputs: Result of `checked`.
+        numbers: Numbers of the inputs to convert.
         kind: As in `Report.to_html`.
         tokenize: As in `Report.to_html`.
 
     Returns:
-        `Shown`; `None` if there is nothing to show.
+        `Shown`; `None` without inputs to show.
 
     Raises:
-        ValueError: If an input is not of the kind, or not like the others.
+        ValueError: If an input is not of the kind, or does not match the
+            others.
     """
     if isinstance(inputs, Mapping):
         numbers = [number for number in numbers if number in inputs]
@@ -113,10 +114,10 @@ def _kind(first: Any) -> str:
     if len(shape) in (2, 3):
         return "image"
     raise ValueError(
-        "The kind of `inputs` cannot be told: they must be texts, lists of "
-        "tokens, images (height, width), (height, width, channels) or "
-        "(channels, height, width), or series (steps,) or (steps, channels). "
-        "Pass the inputs as they are to be shown, or `tokenize=`. "
+        "Argument `inputs` must contain texts, lists of tokens, images "
+        "(height, width), (height, width, channels) or (channels, height, "
+        "width), or series (steps,) or (steps, channels). "
+        "Pass the inputs in the form to show, or `tokenize=`. "
         f"Received: {type(first).__name__} of shape {shape}"
     )
 
@@ -146,7 +147,7 @@ def _texts(
                 "Argument `tokenize` must return a list of strings. Received: "
                 f"{one!r:.80} for input {number}"
                 if tokenize is not None
-                else "Argument `inputs` must hold texts or lists of tokens, "
+                else "Argument `inputs` must contain texts or lists of tokens "
                 f"for kind='text'. Received: input {number}: {one!r:.80}"
             )
         pieces[number] = [_text(token) for token in one]
@@ -172,7 +173,7 @@ def _numbers(one: Any, number: int) -> Array:
             values = values.astype("float64")
     except (TypeError, ValueError):
         raise ValueError(
-            "Argument `inputs` must hold numbers, for images and series. "
+            "Argument `inputs` must contain numbers for images and series. "
             f"Received: input {number}: {one!r:.80}"
         ) from None
     return values
@@ -185,8 +186,8 @@ def _images(arrays: dict[int, Array]) -> Shown:
     channels = {picture.shape[2] for picture in pictures.values()}
     if len(channels) > 1:
         raise ValueError(
-            "All images must have the same number of channels. Received: "
-            f"images of {sorted(channels)} channels"
+            "Argument `inputs` must contain images with the same number of "
+            f"channels. Received: images of {sorted(channels)} channels"
         )
     kinds = {picture.dtype for picture in pictures.values()}
     low, high = _limits(pictures.values(), kinds)
@@ -207,7 +208,7 @@ def _images(arrays: dict[int, Array]) -> Shown:
 
 
 def _limits(arrays: Any, kinds: set[Any]) -> tuple[float, float]:
-    """One range for all images: the usual one that holds them."""
+    """Return one range for all images: a usual range that contains them."""
     if kinds == {np.dtype("uint8")}:
         return 0.0, 255.0
     arrays = list(arrays)
@@ -234,17 +235,17 @@ def _channels_last(values: Array, number: int) -> Array:
         if first:
             return np.moveaxis(values, 0, 2)
     raise ValueError(
-        "Images must be (height, width), (height, width, channels) or "
-        f"(channels, height, width), of at most {_CHANNELS} channels; pass "
-        "single frames of a video. "
+        "Argument `inputs` must contain images (height, width), (height, "
+        "width, channels) or (channels, height, width) with at most "
+        f"{_CHANNELS} channels. Pass single frames of a video. "
         f"Received: input {number} of shape {values.shape}"
     )
 
 
 def png(picture: Array) -> str:
-    """Encode a uint8 picture, `(height, width, 1 or 3)`, in base64."""
+    """Encode a uint8 image, `(height, width, 1 or 3)`, as PNG in base64."""
     height, width, channels = picture.shape
-    rows = np.zeros((height, 1 + width * channels), "uint8")  # Filter 0
+    rows = np.zeros((height, 1 + width * channels), "uint8")  # PNG filter 0
     rows[:, 1:] = picture.reshape(height, -1)
     color = 0 if channels == 1 else 2
     header = struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)
@@ -265,15 +266,16 @@ def _series(arrays: dict[int, Array]) -> Shown:
     for number, values in arrays.items():
         if values.ndim not in (1, 2) or not len(values):
             raise ValueError(
-                "Series must be (steps,) or (steps, channels). Received: "
-                f"input {number} of shape {values.shape}"
+                "Argument `inputs` must contain series (steps,) or (steps, "
+                "channels), with at least one step. "
+                f"Received: input {number} of shape {values.shape}"
             )
         found[number] = values.reshape(len(values), -1).astype("float32")
     channels = {series.shape[1] for series in found.values()}
     if len(channels) > 1:
         raise ValueError(
-            "All series must have the same number of channels. Received: "
-            f"series of {sorted(channels)} channels"
+            "Argument `inputs` must contain series with the same number of "
+            f"channels. Received: series of {sorted(channels)} channels"
         )
     every = np.concatenate([series.ravel() for series in found.values()])
     every = every[np.isfinite(every)]

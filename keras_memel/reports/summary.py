@@ -1,4 +1,4 @@
-"""The neurons that stand out, as text: `Report.summary`."""
+"""Print the most notable neurons as text: `Report.summary`."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ def show(report: "Report", top: int, print_fn: Callable[[str], Any]) -> None:
     print_fn(f"{report.inputs:,} inputs, {len(frame):,} neurons")
     if report.labels and not report.split:
         print_fn(
-            "Labels and scores come from the same inputs (an old file): "
-            "scores are too high by chance."
+            "Labels and scores come from the same inputs (an old file), so "
+            "the scores are too high by chance."
         )
     for path, layer in report.layers.items():
         rows = frame[frame["layer"] == path]

@@ -1,4 +1,4 @@
-"""The columns of the table of neurons."""
+"""Compute the columns of the table of neurons."""
 
 from typing import TYPE_CHECKING
 from typing import Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def columns(layer: "LayerReport", rate: float) -> dict[str, Any]:
-    """The columns of one layer, as `Report.to_dataframe` explains them."""
+    """Return the columns of one layer, described in `Report.to_dataframe`."""
     neurons: Any = np.arange(len(layer))
     if len(layer.shape) > 1:
         neurons = np.empty(len(layer), dtype=object)

@@ -1,14 +1,14 @@
-"""Tokens joined to the text that they were made of.
+"""Join tokens to the text that they come from.
 
-A tokenizer marks in its own way where words begin:
+Each kind of tokenizer marks the start of words in its own way:
 
-    byte-pair on bytes (GPT-2)   "Ġ" stands for a space, and each character
-                                   for a byte
-    SentencePiece                "▁" stands for a space, "<0xC3>" for a byte
+    byte-pair on bytes (GPT-2)   "Ġ" represents a space, and each character
+                                   a byte
+    SentencePiece                "▁" represents a space, "<0xC3>" a byte
     WordPiece (BERT)             "##" continues a word
-    tokens that hold spaces      nothing is added
+    tokens that contain spaces   no mark
 
-Each token becomes a piece, so that the pieces of a text join to the text.
+Each token becomes one piece, so that the pieces of a text join to the text.
 """
 
 import codecs
@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# A token of control: "[CLS]", "<s>", "<|endoftext|>".
+# Pattern of control tokens such as "[CLS]", "<s>" and "<|endoftext|>".
 _SPECIAL = re.compile(r"\[[A-Z0-9_]+\]|<\|?[A-Za-z0-9_/:-]+\|?>")
 
 
@@ -29,9 +29,9 @@ def readable(
     """Return the pieces of each text, one per token.
 
     Args:
-        texts: Tokens of each text, all of one tokenizer.
-        originals: The text that the tokens of each were made of, where it is
-            known: WordPiece tokens do not say where spaces were.
+        texts: Tokens of each text, all from one tokenizer.
+        originals: Original text of each list of tokens, or `None` where it is
+            unknown. WordPiece tokens do not record the position of spaces.
 
     Example:
 
@@ -43,7 +43,7 @@ def readable(
     [['[CLS]', 'It', "'", 's', ' play', 'ing']]
     """
     known = originals if originals is not None else [None] * len(texts)
-    # Each token once: a vocabulary is small beside its texts.
+    # Each token is checked once: a vocabulary is smaller than its texts.
     every = {token for text in texts for token in text}
     if any("\u0120" in token or "\u010a" in token for token in every):
         return [_of_bytes(text) for text in texts]
@@ -65,7 +65,7 @@ def readable(
 
 @functools.cache
 def _byte_of() -> dict[str, int]:
-    """The character that stands for each byte, as GPT-2 has it."""
+    """Return the byte of each character of GPT-2's byte alphabet."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     found = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in printable]
@@ -78,7 +78,8 @@ def _of_bytes(text: Sequence[str]) -> list[str]:
     pieces = []
     for token in text:
         if all(letter in table for letter in token):
-            # What ends within a character is written with its last byte.
+            # The decoder holds back an incomplete character until its last
+            # byte.
             pieces.append(decoder.decode(bytes(table[x] for x in token)))
         else:
             pieces.append(decoder.decode(b"", final=True) + token)
@@ -104,7 +105,7 @@ def _of_sentence_pieces(text: Sequence[str]) -> list[str]:
             continue
         piece = token.replace("\u2581", " ")
         if not begun and not _SPECIAL.fullmatch(token):
-            # The tokenizer puts a space in front of a text.
+            # The tokenizer adds a space before the text.
             piece, begun = piece.removeprefix(" "), True
         pieces.append(decoder.decode(b"", final=True) + piece)
         decoder.reset()
@@ -127,7 +128,7 @@ def _of_words(text: Sequence[str]) -> list[str]:
 
 
 def _aligned(text: Sequence[str], original: str | None) -> list[str] | None:
-    """Each token where it is in the text; `None` if it cannot be found."""
+    """Cut a text into the pieces of its tokens; `None` if one is missing."""
     if original is None:
         return None
     at, pieces = 0, []
@@ -140,7 +141,7 @@ def _aligned(text: Sequence[str], original: str | None) -> list[str] | None:
         while stop < len(original) and len(found) < len(wanted):
             found += _folded(original[stop])
             stop += 1
-        # Accents that follow their letter.
+        # The piece includes accents that follow their letter.
         while stop < len(original) and not _folded(original[stop]):
             stop += 1
         if wanted and found == wanted:
@@ -154,6 +155,6 @@ def _aligned(text: Sequence[str], original: str | None) -> list[str] | None:
 
 
 def _folded(text: str) -> str:
-    """Lower case without accents, as uncased vocabularies are."""
+    """Convert to lower case without accents, as uncased vocabularies do."""
     parts = unicodedata.normalize("NFD", text.lower())
     return "".join(one for one in parts if unicodedata.category(one) != "Mn")

@@ -1,4 +1,4 @@
-"""Pictures of what training did to the scale: of logs, and of one step."""
+"""Draw the effect of training on the scale: from logs, and of one step."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -15,20 +15,21 @@ def ms_over_training(
     quantile: str = "ms_99",
     ax: Axes | None = None,
 ) -> Axes:
-    """The scale of each watched layer while a model was trained.
+    """Draw the scale of each monitored layer over the epochs of training.
 
     Args:
-        logs: What a `fit` with `MonosemanticityMonitor` returned, its
-            `history`, or a table that CSVLogger wrote.
-        quantile: Which of the logs to draw: `"ms_50"`, `"ms_99"`,
+        logs: Result of a `fit` with `MonosemanticityMonitor`, its `history`,
+            or a table that CSVLogger wrote.
+        quantile: Name of the logs to draw: `"ms_50"`, `"ms_99"`,
             `"inhibited_rate"`, `"threshold"`.
-        ax: Axes to draw into.
+        ax: Axes to draw into. Defaults to new axes.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: If there is no such log; those that there are are named.
+        ValueError: If the logs do not contain `quantile`. The message lists
+            the available logs.
 
     Example:
 
@@ -40,8 +41,8 @@ def ms_over_training(
     names = [name for name in logs if name.endswith(f"/{quantile}")]
     if not names:
         raise ValueError(
-            f"There is no log that ends in '/{quantile}'; quantiles of the "
-            "scale are there if the monitor has inputs `x`. "
+            f"Argument `logs` must contain a log that ends in '/{quantile}'. "
+            "Quantiles of the scale need a monitor with inputs `x`. "
             f"Received: logs of {sorted(logs)}"
         )
     import matplotlib
@@ -73,11 +74,11 @@ def ms_over_training(
 
 
 def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
-    """What one training step did to the scale, [Wang et al. 2024] Table 4.
+    """Draw the effect of one training step, [Wang et al. 2024] Table 4.
 
     Args:
-        found: The table of `decrease_ratio`.
-        ax: Axes to draw into.
+        found: Table of `decrease_ratio`.
+        ax: Axes to draw into. Defaults to new axes.
 
     Returns:
         The Axes.

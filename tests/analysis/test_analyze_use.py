@@ -222,7 +222,7 @@ def test_save_and_load(tmp_path):
     with pytest.raises(ValueError, match=r"end in '\.npz'"):
         report.save(tmp_path / "r.pkl")
     np.savez(tmp_path / "other.npz", a=np.zeros(1))
-    with pytest.raises(ValueError, match="must hold a report"):
+    with pytest.raises(ValueError, match="a file with a report"):
         Report.load(tmp_path / "other.npz")
 
 

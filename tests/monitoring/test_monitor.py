@@ -362,9 +362,9 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="quantiles=2"):
         MonosemanticityMonitor(quantiles=2)
     for x in (iter([X]), X[:0]):
-        with pytest.raises(ValueError, match="read at every reading"):
+        with pytest.raises(ValueError, match="read several times"):
             MonosemanticityMonitor(x=x)
-    with pytest.raises(ValueError, match="pass `x` too"):
+    with pytest.raises(ValueError, match="also pass `x`"):
         MonosemanticityMonitor(measure_overhead=True)
     for name in ("measure_overhead", "progress_bar"):
         with pytest.raises(ValueError, match=f"{name}=1"):
@@ -375,5 +375,5 @@ def test_bad_arguments():
         MonosemanticityMonitor(x=7)
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     plain.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="no MEmeL to monitor"):
+    with pytest.raises(ValueError, match="must contain a MEmeL"):
         fit(plain, MonosemanticityMonitor())

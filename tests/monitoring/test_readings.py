@@ -83,7 +83,7 @@ def test_readings_name_inserted_layers_by_their_hosts():
 @pytest.mark.once
 @pytest.mark.parametrize("what", [keras.Sequential, lambda: 7])
 def test_readings_of_what_has_no_memel(what):
-    with pytest.raises(ValueError, match="no MEmeL to monitor"):
+    with pytest.raises(ValueError, match="must contain a MEmeL"):
         readings(what())
 
 

@@ -173,18 +173,18 @@ def test_texts_can_be_tokenized(report, tmp_path):
         ({"inputs": []}, "90 inputs"),
         ({"inputs": (i for i in range(90))}, r"list\(inputs\)"),
         ({"kind": "sound"}, "kind='sound'"),
-        ({"inputs": np.zeros((90, 4, 4, 9, 3))}, "kind of `inputs`"),
+        ({"inputs": np.zeros((90, 4, 4, 9, 3))}, "must contain texts, lists"),
         ({"inputs": np.zeros((90, 20, 20, 20))}, "height, width"),
-        ({"inputs": [None] * 90}, "kind of `inputs`"),
+        ({"inputs": [None] * 90}, "must contain texts, lists"),
         ({"inputs": [1] * 90, "kind": "text"}, "texts or lists of tokens"),
-        ({"inputs": ["a"] * 90, "kind": "image"}, "must hold numbers"),
+        ({"inputs": ["a"] * 90, "kind": "image"}, "must contain numbers"),
         ({"inputs": ["a"] * 90, "tokenize": len}, "list of strings"),
         (
             {"inputs": np.zeros((90, 4)), "tokenize": list, "kind": "series"},
             "texts",
         ),
         ({"other": "another.npz"}, "must be a Report"),
-        ({"prompts": ["a text"]}, "what `prompt` returns"),
+        ({"prompts": ["a text"]}, "results of `prompt`"),
     ],
 )
 def test_bad_arguments_raise_before_anything_is_written(
@@ -198,7 +198,7 @@ def test_bad_arguments_raise_before_anything_is_written(
 
 
 def test_a_folder_that_does_not_exist(report, tmp_path):
-    with pytest.raises(ValueError, match="folder that exists"):
+    with pytest.raises(ValueError, match="an existing folder"):
         report.to_html(tmp_path / "none" / "n.html")
 
 
@@ -509,7 +509,7 @@ def test_prompts_and_two_reports(report, tmp_path, chromium):
 @pytest.mark.parametrize(
     ("activations", "said"),
     [
-        ({}, "no activations"),
+        ({}, "must have activations: select"),
         ({"other": np.zeros((4, 6))}, "layer 'other'"),
         ({"hidden": np.zeros((4, 5))}, r"shape \(4, 6\)"),
     ],

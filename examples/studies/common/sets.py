@@ -2,7 +2,7 @@
 
 Each loader takes a file, or `None`, and returns `examples, labels, groups`:
 examples are vectors, labels are integers, and groups say whose an example is,
-or are `None`.
+or are `None`. Examples of a set with `in_time` are in the order of time.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import typing
 
 import keras
 import numpy as np
+import pandas
 import sklearn.datasets
 
 from examples.paper.glue import tasks as glue_tasks
@@ -80,6 +81,69 @@ def watch(path=None):
     return examples, np.array(labels), np.array(people)
 
 
+# Trading days whose values a day is compared with, and days in an example.
+YEAR, DAYS = 250, 10
+MARKETS = ("sp500", "nasdaq")
+
+
+def market(path=None):
+    """Daily S&P 500 and NASDAQ, 1999 to 2018: will the range of the S&P 500,
+    from the lowest to the highest price, be small, medium or large on the next
+    day? Ship with the package arch (Sheppard), whose VIX begins in 2014: too
+    late for the windows of `walk`."""
+    if path is None:
+        found = importlib.util.find_spec("arch")
+        if found is None:
+            raise SystemExit(
+                "No prices. Either pip install arch, or pass --data FOLDER, "
+                "its folder data with sp500 and nasdaq"
+            )
+        path = pathlib.Path(found.submodule_search_locations[0]) / "data"
+    frames = [
+        pandas.read_csv(
+            path / name / f"{name}.csv.gz", index_col="Date", parse_dates=True
+        )
+        for name in MARKETS
+    ]
+    # Two days of NASDAQ have no volume: there, it was not recorded.
+    recorded = [frame.index[frame["Volume"] > 0] for frame in frames]
+    days = recorded[0].intersection(recorded[1]).sort_values()
+    return *of_days(*(frame.loc[days] for frame in frames)), None
+
+
+def of_days(sp500, nasdaq):
+    """Return examples and labels, one of each per day from the 250th on.
+
+    An example is the range, return and volume of both markets on the last ten
+    days, in deviations from their mean over the last 250: what is known when
+    the market closes. The label is the tercile of the last 250 days that the
+    range of the S&P 500 is in on the *next* day; the last day has none, and is
+    left out.
+    """
+    series = []
+    for frame in (sp500, nasdaq):
+        closes = _log(frame["Close"])
+        series += [
+            _log(frame["High"] / frame["Low"] - 1),
+            np.diff(closes, prepend=closes[0]),
+            _log(frame["Volume"]),
+        ]
+    series = np.stack(series)
+    # (series, days, the year that ends on the day)
+    years = np.lib.stride_tricks.sliding_window_view(series, YEAR, axis=1)
+    years = years[:, :-1]
+    last = years[..., -DAYS:]
+    last = (last - years.mean(-1, keepdims=True)) / years.std(-1, keepdims=True)
+    examples = np.moveaxis(last, 1, 0).reshape(len(last[0]), -1)
+    cuts = np.quantile(years[0], (1 / 3, 2 / 3), axis=-1)
+    labels = (series[0, YEAR:] > cuts).sum(axis=0)
+    return examples.astype("float32"), labels
+
+
+def _log(values):
+    return np.log(np.asarray(values, "float64"))
+
+
 def _standardized(examples):
     """Each input to mean 0 and deviation 1, over the whole set: nothing of
     the labels is in it."""
@@ -145,6 +209,7 @@ class Set(typing.NamedTuple):
     load: typing.Callable
     sizes: dict  # of the parts of a split; a test that is not here: the rest
     epochs: int
+    in_time: bool = False  # no part of a split is before one that it follows
 
 
 SETS = {
@@ -167,6 +232,13 @@ SETS = {
         {"train": 600, "validation": 300, "test": 600},
         40,
     ),
+    "market": Set(
+        "S&P 500",
+        market,
+        {"train": 600, "validation": 300, "test": 380},
+        40,
+        in_time=True,
+    ),
 }
 
 
@@ -184,9 +256,35 @@ def split(name, share, seed, path=None):
     """A split of a set with this share of wrong labels, made from a seed."""
     examples, labels, groups = load(name, path)
     made = SETS[name]
+    parts = walk(len(labels), seed, **made.sizes) if made.in_time else None
     return training.Split(
-        examples, labels, seed, share, made.epochs, groups=groups, **made.sizes
+        examples,
+        labels,
+        seed,
+        share,
+        made.epochs,
+        groups=groups,
+        parts=parts,
+        **made.sizes,
     )
+
+
+def walk(days, seed, train, validation, test):
+    """Return the days of the parts of a split, each after the one before.
+
+    From one seed to the next all parts move forward by the length of the test,
+    so that no day is tested twice; after the last such window, the first
+    follows again.
+    """
+    windows = (days - train - validation) // test
+    if windows < 1:
+        raise ValueError(
+            f"Expected at least {train + validation + test} days. Received: "
+            f"{days}"
+        )
+    first = seed % windows * test
+    ends = first + np.cumsum([train, validation, test])
+    return [np.arange(*ends_of) for ends_of in zip([first, *ends], ends)]
 
 
 def main():

@@ -103,6 +103,8 @@ class Split:
         groups: One an example, such as the person that it is of. The parts
             then share no group: of 10 groups 5 are for training, 2 for
             validation.
+        parts: Indices of the examples of each part, in place of a random
+            split.
     """
 
     def __init__(
@@ -116,22 +118,14 @@ class Split:
         validation=VALIDATION,
         test=None,
         groups=None,
+        parts=None,
     ):
         self.images, self.labels = images, labels
         self.given = labels.copy()
         self.classes = int(labels.max()) + 1
         rng = np.random.default_rng(seed)
-        if groups is None:
-            parts = np.split(
-                rng.permutation(len(images)), [train, train + validation]
-            )
-        else:
-            found = rng.permutation(np.unique(groups))
-            cuts = [len(found) // 2, len(found) * 7 // 10]
-            parts = [
-                rng.permutation(np.flatnonzero(np.isin(groups, some)))
-                for some in np.split(found, cuts)
-            ]
+        if parts is None:
+            parts = _parts(rng, len(images), groups, train, validation)
         self.train = parts[0][:train]
         self.validation = parts[1][:validation]
         self.test = parts[2][:test]
@@ -150,6 +144,18 @@ class Split:
 
     def batches(self):
         return self.order.reshape(-1, BATCH)
+
+
+def _parts(rng, size, groups, train, validation):
+    """Indices of the examples of each part, drawn at random."""
+    if groups is None:
+        return np.split(rng.permutation(size), [train, train + validation])
+    found = rng.permutation(np.unique(groups))
+    cuts = [len(found) // 2, len(found) * 7 // 10]
+    return [
+        rng.permutation(np.flatnonzero(np.isin(groups, some)))
+        for some in np.split(found, cuts)
+    ]
 
 
 def digits():
