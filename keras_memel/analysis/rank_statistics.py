@@ -11,18 +11,16 @@ import numpy as np
 
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.value_store import Spool
+from keras_memel.reports import bins
 from keras_memel.reports import ranking
 from keras_memel.reports import rules
+from keras_memel.reports.bins import BINS
 from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.halves import held_out
 from keras_memel.reports.ranking import RANKS
 from keras_memel.reports.ranking import Curve
 from keras_memel.reports.rules import Groups
 from keras_memel.utils.types import Array
-
-# Of a histogram: enough to see two humps, few enough for 10,000 neurons.
-BINS = 24
-_INNER = np.arange(1, BINS) / BINS
 
 
 class Chosen(NamedTuple):
@@ -84,6 +82,9 @@ class Figures:
         moved: Whether the values of a neuron differ, `(neurons,)`.
         threshold: Of `over_threshold`.
         chosen: Labels; `None` without labels.
+        ends: Lowest and highest value, `(neurons,)` each.
+        all_cells: Whether to keep the counts of labels that the histogram
+            does not show, in `cells`.
     """
 
     def __init__(
@@ -93,7 +94,14 @@ class Figures:
         moved: Array,
         threshold: float,
         chosen: Chosen | None,
+        ends: tuple[Array, Array],
+        all_cells: bool = False,
     ):
+        self.bin_start, self.bin_width = bins.grid(*ends)
+        self._inner = bins.edges(self.bin_start, self.bin_width)[:, 1:-1]
+        self._cells: dict[int, tuple[Array, Array]] | None = None
+        if all_cells:
+            self._cells = {}
         self._mean, self._scale, self._moved = mean, scale, moved
         self._threshold, self._chosen = threshold, chosen
         neurons = len(mean)
@@ -185,7 +193,7 @@ class Figures:
         self.over_threshold[j] = np.mean(phi >= self._threshold)
         highest = np.sort(phi.astype("float32"))[::-1]
         self.ms_curve[j] = highest[ranking.ranks(number) - 1]
-        edges = _edges(ordered)
+        edges = self._edges(j, ordered)
         self.histogram_all[j] = np.diff(edges)
         at_zero = _zeros(ordered)
         self.zeros[j] = at_zero[1] - at_zero[0]
@@ -203,10 +211,33 @@ class Figures:
             self.by_label["label_zeros"][j] = rows.every.counts_between(
                 places, np.broadcast_to(at_zero, (len(shown), 2)), shown
             )[:, 0]
+        if self._cells is not None:
+            self._cells[j] = _unshown(places, rows.every, shown, edges, at_zero)
         self._unlabelled(j, ordered, order, phi, rows, (edges, at_zero))
         if self._moved[j]:
             self._rules(j, ordered, order, rows)
             self._detection(j, ordered, order, rows, self._chosen.best[j])
+
+    def _edges(self, j: int, ordered: Array) -> Array:
+        """Where the bins begin and end, in order of the values."""
+        inner = np.searchsorted(ordered, self._inner[j])
+        if not self.bin_width[j]:
+            inner[:] = len(ordered)
+        return np.concatenate([[0], inner, [len(ordered)]])
+
+    def cells(self) -> tuple[Array, Array]:
+        """Return the counts of labels that the histogram does not show.
+
+        Returns:
+            `(neuron * labels + label) * (BINS + 1) + bin`, rising, and how
+            many values there are; bin `BINS` counts those that are 0 again.
+        """
+        names = len(self._chosen.sets.names) if self._chosen else 0
+        keys, counts = [np.zeros(0, "int64")], [np.zeros(0, "int64")]
+        for j, (key, count) in sorted((self._cells or {}).items()):
+            keys.append(j * names * (BINS + 1) + key)
+            counts.append(count)
+        return np.concatenate(keys), np.concatenate(counts)
 
     def _unlabelled(
         self,
@@ -272,13 +303,32 @@ class Figures:
             self.by_label[name][j] = getattr(found, name)
 
 
-def _edges(ordered: Array) -> Array:
-    """Where the bins of a histogram begin and end, in order of the values."""
-    low, high = ordered[0], ordered[-1]
-    inner = np.searchsorted(ordered, low + (high - low) * _INNER)
-    if low == high:
-        inner[:] = len(ordered)
-    return np.concatenate([[0], inner, [len(ordered)]])
+def _unshown(
+    places: Array, groups: Groups, shown: Array, edges: Array, at_zero: Array
+) -> tuple[Array, Array]:
+    """Count the values of the labels that a histogram does not show.
+
+    Args:
+        places: Where the values of each label are: `groups.places`.
+        groups: Of the labels.
+        shown: Labels that are shown.
+        edges: Where the bins begin and end, in order of the values.
+        at_zero: Where the values that are 0 begin and end.
+
+    Returns:
+        `label * (BINS + 1) + bin`, rising, and how many values there are; bin
+        `BINS` counts those that are 0 again.
+    """
+    counts = groups.counts[groups.present]
+    label = np.repeat(groups.present, counts)
+    hidden = np.isin(label, shown, invert=True)
+    label, places = label[hidden].astype("int64"), places[hidden]
+    which = np.searchsorted(edges, places, "right") - 1
+    zero = (at_zero[0] <= places) & (places < at_zero[1])
+    first = label * (BINS + 1)
+    both = np.concatenate([first + which, first[zero] + BINS])
+    keys, found = np.unique(both, return_counts=True)
+    return keys, found
 
 
 def _zeros(ordered: Array) -> Array:
