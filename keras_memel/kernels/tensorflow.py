@@ -70,7 +70,7 @@ def sums(
 def _sum_rows(
     first: Tensor, second: Tensor, factor: int
 ) -> tuple[Tensor, Tensor]:
-    # As in `jax.py`, reduce a pair over a few rows at a time. The time decreases
+    # As in `jax.py`, reduce a pair over a few rows at a time. Time decreases
     # from 2.6 to 1.0 ms. The number of rows may be unknown when the graph is
     # created. Only its known `factor` is then reduced like this, and XLA sums
     # the rest.
