@@ -22,7 +22,8 @@ nox.options.error_on_external_run = True
 # -s package`), the notebooks (`nox -s notebooks-jax ...`), and other versions
 # of Keras (`nox -s keras-oldest-jax keras-newest-jax ...`), and the tests with
 # Hugging Face, timm and Lightning (`nox -s native-torch`), and `compare` with
-# loky, Dask and Ray (`nox -s executors`).
+# loky, Dask and Ray (`nox -s executors`), and the recipes of the documentation
+# (`nox -t recipes`).
 nox.options.sessions = ["lint", "docs", "tests-jax"]
 nox.options.sessions += ["tests-tensorflow", "tests-torch"]
 
@@ -308,6 +309,37 @@ def run_export_tests(session: nox.Session, backend: str) -> None:
         "tests/insertion/test_export.py",
         env={"KERAS_BACKEND": backend},
     )
+
+
+# What the recipes of the documentation use beside the extras of the tests and
+# keras_hub. On JAX and TensorFlow those that are marked `once` run as well.
+RECIPES = {
+    "jax": ("jax2onnx", "onnxruntime", "optuna"),
+    "tensorflow": ("onnxruntime", "optuna", "tf2onnx"),
+    "torch": ("accelerate", "onnxruntime", "onnxscript", "optuna"),
+}
+
+
+def add_recipes_session(backend: str) -> None:
+    """Every recipe of the documentation, with all that they need."""
+
+    @nox.session(name=f"recipes-{backend}", tags=["recipes"])
+    def recipes(session: nox.Session) -> None:
+        also = ",transformers" if backend == "torch" else ""
+        session.install(*CONSTRAINTS, "-e", f".[{backend}{also},test]")
+        session.install(*CONSTRAINTS, *RECIPES[backend])
+        install_keras_hub(session, backend, CONSTRAINTS)
+        session.run(
+            "pytest",
+            "--fail-on-skip",  # a library that is missing is a failure here
+            "tests/docs/test_recipes.py",
+            *session.posargs,
+            env={"KERAS_BACKEND": backend, "MPLBACKEND": "agg"},
+        )
+
+
+for backend in BACKENDS:
+    add_recipes_session(backend)
 
 
 def add_notebook_session(backend: str) -> None:

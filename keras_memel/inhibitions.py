@@ -1,4 +1,4 @@
-"""The public path of the inhibitions, which are in `core/inhibitions.py`."""
+"""Public module of the inhibitions, which `core/inhibitions.py` defines."""
 
 from keras_memel.core.inhibitions import Inhibition
 from keras_memel.core.inhibitions import LogPenalty

@@ -1,4 +1,4 @@
-"""The public path of the figures, which are in `reports`."""
+"""Public module of the plots, which `reports` defines."""
 
 from keras_memel.reports.plots import __getattr__ as __getattr__
 from keras_memel.reports.plots import activation_by_label

@@ -1,4 +1,4 @@
-"""The public path of the selections, which are in `core/selections.py`."""
+"""Public module of the selections, which `core/selections.py` defines."""
 
 from keras_memel.core.selection import Selection
 from keras_memel.core.selections import Random

@@ -1,4 +1,4 @@
-"""The public path of the reductions over replicas, in `core/sync.py`."""
+"""Public module of the sums over replicas, which `core/sync.py` defines."""
 
 from keras_memel.core.sync import merge
 from keras_memel.core.sync import replicas

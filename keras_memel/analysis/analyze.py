@@ -17,6 +17,7 @@ import numpy as np
 from keras_memel import native
 from keras_memel.analysis import directions as given_directions
 from keras_memel.analysis import fms as feature_monosemanticity
+from keras_memel.analysis import known_shapes
 from keras_memel.analysis.examples import Inputs
 from keras_memel.analysis.examples import check_keep
 from keras_memel.analysis.labels import Labels
@@ -25,14 +26,15 @@ from keras_memel.analysis.layer_stream import Stream
 from keras_memel.analysis.monoscore import Embeddings
 from keras_memel.analysis.receptive_field import Search
 from keras_memel.analysis.sources import Source
-from keras_memel.analysis.sources import is_text
+from keras_memel.analysis.sources import check_number
+from keras_memel.analysis.sources import empty
 from keras_memel.analysis.value_store import MOST_ROWS
 from keras_memel.core import axes
 from keras_memel.insertion import capture
 from keras_memel.insertion.forward import Output
 from keras_memel.insertion.paths import Where
+from keras_memel.reports.corrected import corrected
 from keras_memel.reports.layer_report import LayerReport
-from keras_memel.reports.layer_report import corrected
 from keras_memel.reports.report import Report
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
@@ -227,8 +229,13 @@ def analyze(
             "Argument `model` must be a built Keras model: call it on some "
             f"data, or build it, before. Received: model={model!r}"
         )
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(
+            "Argument `verbose` must be 'auto', 0, 1 or 2. "
+            f"Received: verbose={verbose!r}"
+        )
     source = Source(x, batch_size)
-    _check_number(model, source)
+    check_number(model, source)
     given = Labels(labels, label_names, source, multi_label)
     vectors = Embeddings(embeddings, source)
     found, instead = given_directions.select(
@@ -253,6 +260,8 @@ def analyze(
         )
         for site in found
     ]
+    if run is capture:
+        known_shapes.check(streams, instead, given, vectors, output)
     with contextlib.ExitStack() as files:
         for stream in streams:
             files.callback(stream.close)
@@ -265,10 +274,7 @@ def analyze(
         sets = given.finish()
         vectors.finish()
         if not source.seen:
-            raise ValueError(
-                "Argument `x` must hold at least one input; a generator can "
-                f"be read only once. Received: x={x!r}, which yielded nothing"
-            )
+            raise empty(x)
         search.finish()
         reports = _finish(streams, epsilon, threshold, sets, fms, verbose)
     names = () if sets is None else sets.names
@@ -379,22 +385,3 @@ def _warn_if_nothing_scores(reports: dict[str, LayerReport]) -> None:
                 "one that scores it. Pass more inputs of each label.",
                 stacklevel=4,
             )
-
-
-def _check_number(model: keras.Layer, source: Source) -> None:
-    """Raises if a list of arrays holds batches, or targets besides."""
-    inputs = getattr(model, "inputs", None)
-    if (
-        not (inputs and source.is_array and isinstance(source.x, (list, tuple)))
-        or hasattr(model, "preprocessor")
-        or is_text(source.x)
-    ):
-        return
-    number = len(keras.tree.flatten(source.x))
-    if number != len(inputs):
-        raise ValueError(
-            "Argument `x` must hold one array for each input of the model, "
-            f"{len(inputs)} of them. A list of batches is passed as "
-            "`iter(batches)`, labels as `labels`. "
-            f"Received: {number} arrays"
-        )

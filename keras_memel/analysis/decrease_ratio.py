@@ -22,6 +22,7 @@ from keras_memel.insertion.paths import Where
 from keras_memel.layers.memel import MEmeL
 from keras_memel.utils import arguments
 from keras_memel.utils.arrays import to_numpy
+from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Table
 
@@ -104,7 +105,7 @@ def decrease_ratio(
     >>> table["values"].tolist()
     [32, 32, 32, 32]
     """
-    import pandas as pd
+    pd = need("pandas", "report", "`decrease_ratio`")
 
     batch_size = arguments.integer("batch_size", batch_size, "at least 1", 1)
     warm_up = arguments.integer("warm_up", warm_up, "at least 1", 1)

@@ -34,7 +34,10 @@ class Directions:
             given = given.to_numpy()
         elif not isinstance(given, (np.ndarray, list, tuple)):
             given = keras.ops.convert_to_numpy(given)
-        matrix = np.asarray(given)
+        try:
+            matrix = np.asarray(given)
+        except ValueError:  # Rows of different lengths
+            matrix = np.asarray(given, dtype=object)
         if (
             matrix.ndim != 2
             or matrix.dtype.kind not in "fiu"
@@ -64,13 +67,8 @@ class Directions:
         """
         if self._function is not None:
             found = self._of_function(rows)
-        elif len(self._matrix) != rows.shape[1]:
-            raise ValueError(
-                "Argument `directions` must have one column per neuron, "
-                f"(directions, {rows.shape[1]}), for layer {self._path!r}. "
-                f"Received: a matrix of shape {self._matrix.T.shape}"
-            )
         else:
+            self.check_width(rows.shape[1])
             # What is not finite spreads, and is counted as such.
             with np.errstate(invalid="ignore", over="ignore"):
                 found = rows @ self._matrix
@@ -80,22 +78,36 @@ class Directions:
             )
         return found, missing
 
+    def check_width(self, neurons: int) -> None:
+        """Raise if a matrix is of another number of neurons."""
+        if self._function is None and len(self._matrix) != neurons:
+            raise ValueError(
+                "Argument `directions` must have one column per neuron, "
+                f"(directions, {neurons}), for layer {self._path!r}. "
+                f"Received: a matrix of shape {self._matrix.T.shape}"
+            )
+
     def _of_function(self, rows: Array) -> Array:
         assert self._function is not None
         found = self._function(rows)
         if not isinstance(found, np.ndarray):
             found = keras.ops.convert_to_numpy(found)
-        if found.ndim != 2 or len(found) != len(rows):
+        if (
+            found.ndim != 2
+            or len(found) != len(rows)
+            or found.dtype.kind not in "biuf"
+        ):
             raise ValueError(
                 "A function in argument `directions` must return one row per "
-                f"row that it is given, ({len(rows)}, directions). Received: "
-                f"an array of shape {found.shape} for layer {self._path!r}"
+                f"row that it is given, ({len(rows)}, directions), of numbers. "
+                f"Received: an array of shape {found.shape}, dtype "
+                f"{found.dtype}, for layer {self._path!r}"
             )
         return found.astype("float32", copy=False)
 
 
 def select(
-    chosen: Callable[[Any, Any], list[Any]],
+    chosen: Callable[..., list[Any]],
     model: Any,
     layers: Any,
     directions: Mapping[str, Any] | None,
@@ -103,7 +115,7 @@ def select(
     """The layers to look at, and the directions in some of them.
 
     Args:
-        chosen: From a model and `layers` to sites.
+        chosen: From a model, `layers`, and what messages call these, to sites.
         model: As in `analyze`.
         layers: As in `analyze`.
         directions: As in `analyze`.
@@ -126,7 +138,7 @@ def select(
     sites: dict[str, Any] = {}
     made = {}
     for where, given in directions.items():
-        named = chosen(model, [where])
+        named = chosen(model, [where], "directions")
         if len(named) != 1:
             raise ValueError(
                 "A key of argument `directions` must name one layer. "

@@ -1,12 +1,14 @@
 """Labels as they come, turned into small whole numbers."""
 
 import collections
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
+from keras_memel.analysis.positions import fits_positions
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import as_numpy
 from keras_memel.utils.types import Array
@@ -102,7 +104,13 @@ class Labels:
             raise ValueError(
                 "Argument `label_names` names the labels, and there are "
                 "none: pass `labels` too. "
-                f"Received: labels=None, label_names={list(names)}"
+                f"Received: labels=None, label_names={names!r}"
+            )
+        if not isinstance(names, Iterable):
+            raise ValueError(
+                "Argument `label_names` must be a list of names, or a dict "
+                "from label to name. "
+                f"Received: label_names={names!r} ({type(names).__name__})"
             )
         if isinstance(names, Mapping):
             return {key: str(name) for key, name in names.items()}
@@ -237,6 +245,16 @@ class Labels:
                 f"to {label}. Received: {len(names)} names"
             )
         return str(names[label])
+
+    def check_sizes(self, path: str, sizes: tuple[int | None, ...]) -> None:
+        """Raise if labels per position do not fit the positions of a layer.
+
+        Args:
+            path: Of the layer.
+            sizes: Of its positions; `None` where a size is not known.
+        """
+        if self._all is not None:
+            fits_positions(self._all.shape, (None, *sizes), path)
 
     @property
     def number(self) -> int:

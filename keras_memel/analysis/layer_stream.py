@@ -14,6 +14,7 @@ from keras_memel.analysis.examples import Gatherer
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.monoscore import MonoScores
 from keras_memel.analysis.pooled import state_of
+from keras_memel.analysis.positions import fits_positions
 from keras_memel.analysis.rank_statistics import Chosen
 from keras_memel.analysis.rank_statistics import Figures
 from keras_memel.analysis.value_store import Spool
@@ -54,7 +55,7 @@ class Stream:
     ):
         self.site, self.axis, self._top = site, axis, top
         self._directions = directions
-        self._monoscores: MonoScores | None = None
+        self.monoscores: MonoScores | None = None
         self._spool = partial(Spool, budget=budget, memory=memory, most=most)
         self.rows: Accumulator | None = None
         self.sizes: tuple[int, ...] = ()
@@ -125,10 +126,10 @@ class Stream:
                 f"Received: neurons {self.rows.shape}, then {shape}"
             )
         if units is not None:
-            if self._monoscores is None:
-                self._monoscores = MonoScores(self.rows.neurons)
+            if self.monoscores is None:
+                self.monoscores = MonoScores(self.rows.neurons)
             path = self.site.path
-            self._monoscores.add(rows, missing, units, start, path)
+            self.monoscores.add(rows, missing, units, start, path)
         places = math.prod(sizes[1:])
         entered = None
         if self._keep and first:
@@ -175,13 +176,7 @@ class Stream:
         return values.transpose(order).reshape(-1, math.prod(shape))
 
     def _spread(self, labels: Array, sizes: tuple[int, ...]) -> Array:
-        if labels.shape != sizes[: labels.ndim]:
-            raise ValueError(
-                "Argument `labels` must have one label per input, or one per "
-                "position (one column per label needs multi_label=True). "
-                f"Received: labels of shape {labels.shape} for layer "
-                f"{self.site.path!r}, whose samples are {sizes}"
-            )
+        fits_positions(labels.shape, sizes, self.site.path)
         wide = labels.reshape(labels.shape + (1,) * (len(sizes) - labels.ndim))
         return np.broadcast_to(wide, sizes).reshape(-1)
 
@@ -240,12 +235,26 @@ class Stream:
             shown = by.pop("shown")
             chosen = Chosen(sets, by["label"], shown, self.parts)
             by |= {"labels": sets.names, "histogram_label": shown}
-        figures = Figures(mean, scale, moved, threshold, chosen)
+        figures = Figures(
+            mean,
+            scale,
+            moved,
+            threshold,
+            chosen,
+            (rows.low, rows.high),
+            self._pool is not None,
+        )
         yield from figures.take(rows.spool)
+        if state is not None:
+            state = state._replace(
+                **dict(zip(("cell", "cell_count"), figures.cells()))
+            )
+            if self.monoscores is not None:
+                state = state._replace(**self.monoscores.state())
         if removed is not None and sets is not None:
             by["label_fms"] = fms.of_labels(rows.spool, sets, removed)
-        if self._monoscores is not None:
-            by["monoscore"] = self._monoscores.scores(rows.low, rows.high)
+        if self.monoscores is not None:
+            by["monoscore"] = self.monoscores.scores(rows.low, rows.high)
         far, places = rows.farthest()
         # No input stands out from values that never differ.
         far[~moved], places[~moved] = np.nan, -1
@@ -269,6 +278,8 @@ class Stream:
             ms_curve=figures.ms_curve,
             histogram=figures.histogram,
             histogram_all=figures.histogram_all,
+            bin_start=figures.bin_start,
+            bin_width=figures.bin_width,
             zeros=figures.zeros,
             activity=figures.activity,
             examples=self.gatherer.finish(moved) if self.gatherer else None,

@@ -1,8 +1,8 @@
 """`Report.merge`: two reports of one model as if they were one.
 
-Moments, extremes, means by label and examples are merged exactly. What needs
-values in order (quantiles, histograms, ROC, F1, ...) is computed anew from the
-samples that both reports keep: exactly where these hold all values.
+Moments, extremes, histograms, means by label, MonoScore and examples are merged
+exactly. What needs values in order (quantiles, ROC, F1, ...) is computed anew
+from the samples that both reports keep: exactly where these hold all values.
 """
 
 import dataclasses
@@ -16,11 +16,13 @@ from keras_memel.analysis.central_moments import Central
 from keras_memel.analysis.label_sums import LabelSums
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.layer_stream import Stream
+from keras_memel.analysis.merged_histograms import merged_histograms
+from keras_memel.analysis.monoscore import MonoScores
 from keras_memel.analysis.pooled import Pool
 from keras_memel.reports import report as reports
+from keras_memel.reports.corrected import corrected
 from keras_memel.reports.examples import Examples
 from keras_memel.reports.layer_report import LayerReport
-from keras_memel.reports.layer_report import corrected
 from keras_memel.reports.merge_state import MergeState
 from keras_memel.reports.report import Report
 from keras_memel.utils.types import Array
@@ -65,6 +67,7 @@ def _check(first: Report, second: Report) -> None:
             "epsilon": [one.epsilon for one in report.layers.values()],
             "directions": [one.directions for one in report.layers.values()],
             "labels or none": bool(report.labels),
+            "embeddings": [_dimensions(one) for one in report.layers.values()],
         }
 
     for what, own in told(first).items():
@@ -80,6 +83,11 @@ def _check(first: Report, second: Report) -> None:
                 "the values per neuron to keep, to `analyze`. Received: "
                 f"{report!r}, which holds none"
             )
+
+
+def _dimensions(layer: LayerReport) -> str:
+    vectors = None if layer.state is None else layer.state.mono_vectors
+    return "none" if vectors is None else f"of {vectors.shape[2]} dimensions"
 
 
 def _layer(
@@ -120,9 +128,15 @@ def _layer(
     if first.examples is not None and second.examples is not None:
         both = _examples(first, second, shift, stream.sizes)
         stream.gatherer = types.SimpleNamespace(finish=lambda _: both)  # type: ignore[assignment]
+    if state.mono_vectors is not None:
+        stream.monoscores = MonoScores.of(state)
     (*_, found) = stream.finish(first.epsilon, report.threshold, sets)
     assert isinstance(found, LayerReport)
-    return dataclasses.replace(found, directions=first.directions)
+    return merged_histograms(
+        first,
+        second,
+        dataclasses.replace(found, directions=first.directions),
+    )
 
 
 def _renamed(
@@ -163,6 +177,9 @@ def _merged(a: MergeState, b: MergeState) -> MergeState:
     rng = np.random.default_rng(0)
     values, tags = [], []
     codes = len(a.set_start) - 1
+    mono: dict[str, Array] = {}
+    if a.mono_vectors is not None:
+        mono = MonoScores.of(a).merge(MonoScores.of(b)).state()
     for one, codes_before in ((a, 0), (b, codes)):
         number = one.values.shape[1]
         size = round(number * share / one.share[0])
@@ -189,6 +206,7 @@ def _merged(a: MergeState, b: MergeState) -> MergeState:
         tags=np.concatenate(tags),
         share=np.array([share]),
         most=np.array([most]),
+        **mono,
     )
 
 

@@ -27,7 +27,11 @@ import numpy as np
 
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import as_numpy
+from keras_memel.reports.merge_state import MergeState
 from keras_memel.utils.types import Array
+
+# Vectors that are checked at once.
+_CHECKED = 1 << 12
 
 
 class Embeddings:
@@ -48,12 +52,18 @@ class Embeddings:
             self._function = embeddings
         elif embeddings is not None:
             self._all = _array(embeddings)
-            _units(self._all[:1])
             if source.size not in (None, len(self._all)):
                 raise ValueError(
                     "Argument `embeddings` must have a vector for each of the "
                     f"{source.size} inputs. Received: {len(self._all)} vectors"
                 )
+            for start in range(0, len(self._all), _CHECKED):
+                _units(self._all[start : start + _CHECKED])
+
+    def check_positions(self, path: str, positions: int) -> None:
+        """Raise if vectors per position do not fit the positions of a layer."""
+        if self._all is not None and self._all.ndim == 3:
+            _fits_positions(self._all.shape[1], positions, path)
 
     def along(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Batches of inputs as they are; notes the vectors of each."""
@@ -89,8 +99,22 @@ class Embeddings:
             )
 
 
+def _fits_positions(number: int, positions: int, path: str) -> None:
+    if number != positions:
+        raise ValueError(
+            "Argument `embeddings` must have one vector per input, or one per "
+            f"position of the layer. Received: vectors for {number} "
+            f"positions, for layer {path!r} with {positions}"
+        )
+
+
 def _array(given: Any) -> Array:
-    if not isinstance(given, np.ndarray) and not hasattr(given, "to_numpy"):
+    if isinstance(given, (list, tuple)):
+        try:
+            given = np.asarray(given)
+        except ValueError:  # Vectors of different lengths
+            given = np.asarray(given, dtype=object)
+    elif keras.ops.is_tensor(given):
         given = keras.ops.convert_to_numpy(given)
     found = np.asarray(as_numpy(given))
     if found.ndim not in (2, 3) or found.dtype.kind not in "fiu":
@@ -155,13 +179,7 @@ class MonoScores:
         """
         size, positions = len(units), len(rows) // max(len(units), 1)
         if units.ndim == 3:
-            if units.shape[1] != positions:
-                raise ValueError(
-                    "Argument `embeddings` must have one vector per input, or "
-                    "one per position of the layer. Received: vectors for "
-                    f"{units.shape[1]} positions, for layer {path!r} with "
-                    f"{positions}"
-                )
+            _fits_positions(units.shape[1], positions, path)
             units = units.reshape(-1, units.shape[-1])
             size, positions = len(units), 1
         valid = np.isfinite(rows)
@@ -196,6 +214,63 @@ class MonoScores:
         new = [s.T @ p, m.T @ p]
         new += [part.sum(0) for part in (s, m, s * s, s * m, m * m)]
         self._sums = [old + more for old, more in zip(self._sums, new)]
+
+    def state(self) -> dict[str, Array]:
+        """Return what `MergeState` keeps, by the names that it has there.
+
+        All sums are those of values minus `mono_base`.
+        """
+        self.flush()
+        base = self._base
+        if base is None:
+            base = np.zeros(self._neurons)
+        sp, mp, *others = self._sums
+        vectors = np.broadcast_arrays(np.atleast_2d(sp), np.atleast_2d(mp))
+        every = [np.broadcast_to(one, (self._neurons,)) for one in others]
+        return {
+            "mono_base": base,
+            "mono_vectors": np.stack(vectors),
+            "mono_sums": np.stack(every),
+        }
+
+    @classmethod
+    def of(cls, state: MergeState) -> "MonoScores":
+        """Return the sums of a `MergeState` that has some."""
+        assert state.mono_base is not None
+        assert state.mono_vectors is not None
+        assert state.mono_sums is not None
+        made = cls(len(state.mono_base))
+        made._base = state.mono_base
+        made._sums = [*state.mono_vectors, *state.mono_sums]
+        return made
+
+    def merge(self, other: "MonoScores") -> "MonoScores":
+        """Return the sums of both, of different inputs: they add up."""
+        made = MonoScores(self._neurons)
+        for one in (self, other):
+            one.flush()
+        if self._base is None or other._base is None:
+            known = other if self._base is None else self
+            made._base, made._sums = known._base, known._sums
+            return made
+        made._base = np.minimum(self._base, other._base)
+        both = [one._shifted(made._base) for one in (self, other)]
+        made._sums = [a + b for a, b in zip(*both)]
+        return made
+
+    def _shifted(self, base: Array) -> list[Any]:
+        """The sums as those of values minus another base."""
+        sp, mp, s, m, ss, sm, mm = self._sums
+        by = self._base - base
+        return [
+            sp + by[:, None] * mp,
+            mp,
+            s + by * m,
+            m,
+            ss + 2 * by * sm + by**2 * mm,
+            sm + by * mm,
+            mm,
+        ]
 
     def scores(self, low: Array, high: Array) -> Array:
         """The MonoScore of each neuron; NaN if it responds to one input only.

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_memel import native
 from keras_memel.insertion import capture
+from keras_memel.insertion import output_specs
 from keras_memel.insertion.paths import Where
 from keras_memel.reports.prompt_report import PromptReport
 from keras_memel.reports.report import Report
@@ -103,6 +104,7 @@ def prompt(
             "Argument `model` must be a built Keras model: call it on some "
             f"data, or build it, before. Received: model={model!r}"
         )
+    arguments.function("tokenizer", tokenizer)
     where = layers
     if layers is None and report is not None:
         where = list(report.layers)
@@ -112,8 +114,12 @@ def prompt(
         tokenizer = getattr(
             getattr(model, "preprocessor", None), "tokenizer", None
         )
+    if where is not None and run is capture:
+        _check_shapes(found, None, report)
     inputs, start = prepare(model, text_or_inputs, generate, tokenizer)
     positions, ids = _positions(inputs)
+    if where is not None and run is capture:
+        _check_shapes(found, positions or 1, report)
     if run is capture:
         seen = run.outputs(model, found, [inputs], preprocess=False)
     else:
@@ -128,11 +134,7 @@ def prompt(
         if values.ndim == 3 and values.shape[1] == (positions or 1):
             activations[site.path] = np.ascontiguousarray(values[0, kept])
         elif where is not None:
-            raise ValueError(
-                "A layer in argument `layers` must have one value per token "
-                f"and neuron, (1, {positions or 1}, neurons). Received: layer "
-                f"{site.path!r}, of shape {values.shape}"
-            )
+            raise _not_per_token(site.path, positions or 1, values.shape)
     if not activations:
         raise ValueError(
             "No layer of the model has one value per token and neuron: name "
@@ -144,6 +146,49 @@ def prompt(
         activations,
         None if start is None else int(kept[:start].sum()),
         _reference(activations, report),
+    )
+
+
+def _check_shapes(
+    found: list[Any], positions: int | None, report: Report | None
+) -> None:
+    """Raise if a layer has no value per token, where its shape is known.
+
+    Args:
+        found: Sites of a Keras model.
+        positions: Number of positions, 1 for a vector; `None` if it is not
+            known yet.
+        report: As in `prompt`.
+    """
+    for site in found:
+        shape = output_specs.known_shape(site, None)
+        if shape is None:
+            continue
+        fits = len(shape) == 3
+        if fits and positions is not None:
+            fits = shape[1] in (None, positions)
+        if len(shape) == 2:
+            fits = positions in (None, 1)
+        if not fits:
+            raise _not_per_token(site.path, positions or "tokens", shape)
+        own = None if report is None else report.layers[site.path].shape
+        if own is not None and shape[-1] not in (None, *own):
+            raise _not_per_channel(site.path, own, shape)
+
+
+def _not_per_token(path: str, positions: Any, shape: Any) -> ValueError:
+    return ValueError(
+        "A layer in argument `layers` must have one value per token and "
+        f"neuron, (1, {positions}, neurons). Received: layer {path!r}, of "
+        f"shape {shape}"
+    )
+
+
+def _not_per_channel(path: str, own: Any, shape: Any) -> ValueError:
+    return ValueError(
+        "Argument `report` must have one neuron per channel: analyze layer "
+        f"{path!r} with `axis=-1`. Received: neurons of shape {own} for "
+        f"values of shape {shape}"
     )
 
 
@@ -302,6 +347,9 @@ def _check_report(paths: list[str], report: Report | None) -> None:
                 "Argument `report` must hold neurons. Received: directions in "
                 f"layer {path!r}"
             )
+        if len(report.layers[path].shape) != 1:
+            own = report.layers[path].shape
+            raise _not_per_channel(path, own, "(1, tokens, neurons)")
 
 
 def _reference(
@@ -313,10 +361,6 @@ def _reference(
     for path, values in activations.items():
         layer = report.layers[path]
         if layer.shape != values.shape[1:]:
-            raise ValueError(
-                "Argument `report` must have one neuron per channel: analyze "
-                f"layer {path!r} with `axis=-1`. Received: neurons of shape "
-                f"{layer.shape} for values of shape {values.shape}"
-            )
+            raise _not_per_channel(path, layer.shape, values.shape)
         found[path] = layer.mean, np.sqrt(layer.variance)
     return found

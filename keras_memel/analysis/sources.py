@@ -41,6 +41,8 @@ class Source:
         if self.is_array:
             self.size = len(x if self._is_text else leaves[0])
             self.batches = -(-self.size // batch_size)
+            if not self.size:
+                raise empty(x)
             sizes = {len(leaf) for leaf in leaves if not self._is_text}
             if len(sizes) > 1:
                 raise ValueError(
@@ -97,6 +99,14 @@ class Source:
             yield from self.x
 
 
+def empty(x: Any) -> ValueError:
+    """The error of inputs of which there are none."""
+    return ValueError(
+        "Argument `x` must hold at least one input; a generator can be read "
+        f"only once. Received: x={x!r}, which yielded nothing"
+    )
+
+
 def is_text(x: Any) -> bool:
     """Whether these are inputs of a model that tokenizes: strings."""
     return (
@@ -116,3 +126,22 @@ def as_numpy(leaf: Any) -> Any:
     if isinstance(leaf, str):
         return leaf
     return np.asarray(_of_frame(leaf))
+
+
+def check_number(model: keras.Layer, source: Source) -> None:
+    """Raise if a list of arrays holds batches, or targets besides."""
+    inputs = getattr(model, "inputs", None)
+    if (
+        not (inputs and source.is_array and isinstance(source.x, (list, tuple)))
+        or hasattr(model, "preprocessor")
+        or is_text(source.x)
+    ):
+        return
+    number = len(keras.tree.flatten(source.x))
+    if number != len(inputs):
+        raise ValueError(
+            "Argument `x` must hold one array for each input of the model, "
+            f"{len(inputs)} of them. A list of batches is passed as "
+            "`iter(batches)`, labels as `labels`. "
+            f"Received: {number} arrays"
+        )

@@ -29,7 +29,9 @@ from keras_memel.layers.memel import MEmeL
 from keras_memel.utils.types import Tensor
 
 
-def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
+def chosen(
+    model: keras.Layer, layers: paths.Where | None, argument: str = "layers"
+) -> list[Site]:
     """Return the sites to capture.
 
     Args:
@@ -38,6 +40,7 @@ def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
             model itself contains. `None` selects the layers with a MEmeL or,
             without any, the layers with weights of the model and of the
             models within it, but not the parts of other layers.
+        argument: Name of the argument in messages.
 
     Raises:
         ValueError: If `layers` selects no layer. The message lists the nearest
@@ -45,7 +48,7 @@ def chosen(model: keras.Layer, layers: paths.Where | None) -> list[Site]:
     """
     found = paths.walk(model, memels=True)
     if layers is not None:
-        return patterns.select(model, layers, memels=True, argument="layers")
+        return patterns.select(model, layers, memels=True, argument=argument)
     hosts = [
         site
         for site in found

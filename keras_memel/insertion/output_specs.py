@@ -35,14 +35,52 @@ def specs(
     return [_one_spec(site, result[id(site.layer)], output) for site in found]
 
 
-def _node_specs(site: Site) -> list[Any]:
-    # The graph of a Functional or Sequential records the calls of its layers.
+def known_shape(
+    site: Site, output: int | str | None
+) -> tuple[int | None, ...] | None:
+    """Return the shape at a site as the graph of its model has it.
+
+    Args:
+        site: The site.
+        output: Which output, if the layer has several.
+
+    Returns:
+        The shape, in which `None` is a size that is open or differs between
+        calls; or `None` if there is no graph, or the layer has several outputs.
+
+    Raises:
+        ValueError: If the layer has one output, and `output` is another.
+    """
+    shapes = []
+    for node in _nodes(site):
+        if len(node.outputs) != 1:
+            return None
+        output_index(site.path, node.outputs[0], output)
+        shapes.append(tuple(node.outputs[0].shape))
+    if len({len(shape) for shape in shapes}) != 1:
+        return None
+    return tuple(
+        sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes)
+    )
+
+
+def _nodes(site: Site) -> list[Any]:
+    """The calls of the layer in the graph of a Functional or Sequential."""
+    if len(site.chain) < 2:
+        return []
     parent = getattr(site.chain[-2], "_functional", None) or site.chain[-2]
     return [
-        _called(site.layer, node.arguments.args, dict(node.arguments.kwargs))
+        node
         for nodes in getattr(parent, "_nodes_by_depth", {}).values()
         for node in nodes
         if node.operation is site.layer
+    ]
+
+
+def _node_specs(site: Site) -> list[Any]:
+    return [
+        _called(site.layer, node.arguments.args, dict(node.arguments.kwargs))
+        for node in _nodes(site)
     ]
 
 

@@ -20,7 +20,9 @@ from keras_memel.native.site import Site
 from keras_memel.utils.types import Array
 
 
-def chosen(model: nnx.Module, layers: Any) -> list[Site]:
+def chosen(
+    model: nnx.Module, layers: Any, argument: str = "layers"
+) -> list[Site]:
     """Select the modules to analyze.
 
     Args:
@@ -28,12 +30,13 @@ def chosen(model: nnx.Module, layers: Any) -> list[Site]:
         layers: As `where` in `find`. `None` selects the modules with an
             inserted MEmeL or, if none has one, the modules that own
             parameters.
+        argument: Name of the argument in messages.
 
     Raises:
         ValueError: If `layers` selects no module.
     """
     if layers is not None:
-        return nnx_paths.select(model, layers, "layers")
+        return nnx_paths.select(model, layers, argument)
     found = nnx_paths.walk(model)
     hosts = [site for site in found if nnx_paths.is_host(site.layer)]
     return hosts or [

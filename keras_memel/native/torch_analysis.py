@@ -33,7 +33,9 @@ _CHANNELS_FIRST = (
 )
 
 
-def chosen(model: nn.Module, layers: Any) -> list[Site]:
+def chosen(
+    model: nn.Module, layers: Any, argument: str = "layers"
+) -> list[Site]:
     """Select the modules to analyze.
 
     Args:
@@ -41,13 +43,14 @@ def chosen(model: nn.Module, layers: Any) -> list[Site]:
         layers: As `where` in `find`. It may also select a TorchMEmeL that is
             part of the model. `None` selects the modules with a MEmeL or, if
             none has one, the modules that own parameters.
+        argument: Name of the argument in messages.
 
     Raises:
         ValueError: If `layers` selects no module.
     """
     root = torch_paths.unwrap(model)
     if layers is not None:
-        return torch_paths.select(root, layers, memels=True, argument="layers")
+        return torch_paths.select(root, layers, memels=True, argument=argument)
     found = torch_paths.walk(root, memels=True)
     hosts = [
         site

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel.reports import bins
+from keras_memel.reports import killing
 from keras_memel.reports import ranking
 from keras_memel.reports import table
 from keras_memel.reports.examples import Examples
@@ -29,6 +31,7 @@ from keras_memel.reports.merge_state import MergeState
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
+from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Array
 
 # A neuron is rare if a smaller share of its values is far from the median.
@@ -68,13 +71,20 @@ class LayerReport:
         magnitude: Mean absolute value.
         over_threshold: Share of the values with `phi` of at least the
             `threshold` of the report.
-        ranked: Number of values that `ms_curve`, the histogram and all
-            detection scores are based on: `count`, or the size of a uniform
-            sample if the values exceeded the disk limit.
+        ranked: Number of values that `ms_curve` and all detection scores are
+            based on: `count`, or the size of a uniform sample if the values
+            exceeded the disk limit or reports were merged. Histograms use the
+            same values, and those of a merged report use all values of the
+            histograms that were merged.
         ms_curve: `phi` at some ranks (`ranking.ranks`), highest first.
         histogram: Number of values per label and bin, `(neurons, shown,
-            bins)`, with bins of equal width from minimum to maximum; one row
-            without labels.
+            bins)`; one row without labels. `histogram_edges` returns the edges
+            of the bins.
+        bin_start, bin_width: Lowest edge of the bins of each neuron, and their
+            width, `(neurons,)`. The width is the smallest power of two for
+            which 32 bins suffice, and 0 for a dead neuron, whose values are
+            all in the first bin. `None` in files of older versions, whose bins
+            have equal width from minimum to maximum.
         top_input: Numbers of the inputs with the highest `phi`, highest
             first, `(neurons, top)`, each input once; -1 where there are fewer,
             and for a dead neuron.
@@ -215,6 +225,8 @@ class LayerReport:
     zeros: Array | None = None
     activity: Array | None = None
     histogram_all: Array | None = None
+    bin_start: Array | None = None
+    bin_width: Array | None = None
     label_zeros: Array | None = None
     unlabelled: Unlabelled | None = None
     examples: Examples | None = None
@@ -284,15 +296,36 @@ class LayerReport:
         """Whether the values of a neuron never differ."""
         return (self.count > 0) & (self.minimum == self.maximum)
 
-    def dormant(self, tau: float = 0.025) -> Array:
+    def dormant(self, tau: float = 0.025, reference: str = "mean") -> Array:
         """Return which neurons are nearly silent, compared with the layer.
 
-        The mean absolute value of a dormant neuron is at most `tau` times the
-        mean of those of the layer [Sokar et al. 2023, Definition 3.1].
+        The mean absolute value of a dormant neuron is at most `tau` times a
+        reference. By definition, the reference is the mean of those of all
+        neurons of the layer [Sokar et al. 2023, Definition 3.1]. This mean has
+        a limit: one neuron that is `1 / tau` times as large as all others
+        together makes all others dormant. The median ignores such a neuron.
+        It is not the default, because it fails in the case that the definition
+        is for: as soon as half of the neurons of a layer are dormant, the
+        median is the value of a dormant neuron, and no neuron is found.
+
+        Args:
+            tau: Share of the reference, at least 0.
+            reference: "mean", or "median" for a layer in which a few neurons
+                are much larger than all others.
+
+        Raises:
+            ValueError: If `tau` or `reference` has another value.
         """
+        tau = arguments.number("tau", tau, "at least 0", 0.0)
+        if reference not in ("mean", "median"):
+            raise ValueError(
+                "Argument `reference` must be 'mean' or 'median'. "
+                f"Received: reference={reference!r}"
+            )
         seen = self.count > 0
-        mean = self.magnitude[seen].mean() if seen.any() else 0.0
-        return seen & (self.magnitude <= tau * mean)
+        of_layer = np.mean if reference == "mean" else np.median
+        level = of_layer(self.magnitude[seen]) if seen.any() else 0.0
+        return np.asarray(seen & (self.magnitude <= tau * level))
 
     @property
     def rare(self) -> Array:
@@ -325,6 +358,15 @@ class LayerReport:
         highest = np.nan_to_num(self.label_fms, nan=-np.inf).max(1)
         return np.where(np.isfinite(highest), highest, np.nan)
 
+    @property
+    def histogram_edges(self) -> Array:
+        """Edges of the bins of each neuron, `(neurons, bins + 1)`."""
+        if self.bin_start is not None and self.bin_width is not None:
+            return bins.edges(self.bin_start, self.bin_width)
+        share = np.linspace(0, 1, self.histogram.shape[2] + 1)
+        low, high = self.minimum[:, None], self.maximum[:, None]
+        return np.asarray(low + (high - low) * share)
+
     def ms_quantile(self, q: float) -> Array:
         """Compute a quantile of `phi` of each neuron, `(neurons,)`.
 
@@ -340,70 +382,23 @@ class LayerReport:
         self, rate: float | None = 0.02, threshold: float | None = None
     ) -> Array:
         """Compute `Report.false_killing_rate` for this layer, `(neurons,)`."""
-        if self.curve is None or self.scored is None:
-            raise unlabelled("The False Killing Rate")
-        if (rate is None) == (threshold is None):
-            raise ValueError(
-                "Exactly one of the arguments `rate` and `threshold` must be "
-                "given, and the other must be None. "
-                f"Received: rate={rate!r}, threshold={threshold!r}"
-            )
-        if threshold is not None:
-            low = arguments.number("threshold", threshold, "at least 0", 0.0)
-            low *= 1 - 2.0**-21  # `detection` compares float32.
-            reach = (self.curve.threshold >= low).sum(1) - 1
-            rows = np.arange(len(self))
-            selected = self.curve.selected[rows, reach].astype("float64")
-            hits = self.curve.hits[rows, reach].astype("float64")
-            selected[reach < 0] = np.nan
-        else:
-            share = arguments.number(
-                "rate", rate, "above 0 and at most 1", 0.0, 1.0 + 1e-12, False
-            )
-            rank = np.ceil(np.round(share * self.scored, 6))
-            found = ranking.at_rank(self.curve, self.scored, rank)
-            selected, hits = found.selected, found.hits
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(
-                np.where(selected > 0, 1 - hits / selected, np.nan)
-            )
+        return killing.rates(self.curve, self.scored, rate, threshold)
 
     @property
     def blind_rate(self) -> Array:
         """False Killing Rate of a random choice; NaN without a label."""
         if self.curve is None:
-            raise unlabelled("The False Killing Rate")
+            raise killing.unlabelled("The False Killing Rate")
         hits, every = self.curve.hits[:, -1], self.curve.selected[:, -1]
         with np.errstate(invalid="ignore"):
             return np.asarray(1 - hits / every)
 
     def to_dataframe(self, rate: float = 0.02) -> Any:
         """Return the rows of `Report.to_dataframe` for this layer."""
-        import pandas as pd
+        pd = need("pandas", "report", "`to_dataframe`")
 
         return pd.DataFrame(self.columns(rate))
 
     def columns(self, rate: float = 0.02) -> dict[str, Any]:
         """Return the columns of `to_dataframe` by name, without pandas."""
         return table.columns(self, rate)
-
-
-def corrected(layers: dict[str, LayerReport]) -> dict[str, LayerReport]:
-    """Return the layers with p-values that are corrected over all layers."""
-    p = [layer.roc_auc_p for layer in layers.values()]
-    found = ranking.holm(np.concatenate(p))
-    ends = np.cumsum([len(layer) for layer in layers.values()])
-    return {
-        path: dataclasses.replace(layer, p_corrected=own)
-        for (path, layer), own in zip(
-            layers.items(), np.split(found, ends[:-1])
-        )
-    }
-
-
-def unlabelled(what: str) -> ValueError:
-    """Create the error for a figure that needs labels."""
-    return ValueError(
-        f"{what} needs labels: pass `labels` to `analyze`. "
-        "Received: a report without labels"
-    )

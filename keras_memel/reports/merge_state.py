@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from keras_memel.utils.types import Array
 
 
@@ -23,6 +25,13 @@ class MergeState(NamedTuple):
             2)`; zero columns without labels.
         share: Probability that a row is in the sample, `(1,)`.
         most: Maximum number of rows of the sample, `(1,)`.
+        cell, cell_count: Counts of the labels that the histogram does not
+            show: the number `(neuron * labels + label) * (BINS + 1) + bin` of
+            a cell, increasing, and its number of values. Bin `BINS` counts the
+            values that are 0 a second time.
+        mono_base, mono_vectors, mono_sums: Sums for MonoScore
+            (`MonoScores.state`), `(neurons,)`, `(2, neurons, dimensions)` and
+            `(5, neurons)`; `None` without embeddings.
     """
 
     moments: Array
@@ -36,3 +45,8 @@ class MergeState(NamedTuple):
     tags: Array
     share: Array
     most: Array
+    cell: Array = np.zeros(0, "int64")
+    cell_count: Array = np.zeros(0, "int64")
+    mono_base: Array | None = None
+    mono_vectors: Array | None = None
+    mono_sums: Array | None = None

@@ -26,16 +26,19 @@ from keras_memel.core import scores
 from keras_memel.reports import prompt_view
 from keras_memel.reports import ranking
 from keras_memel.reports import shown_inputs
+from keras_memel.reports.bins import used as bins_used
 from keras_memel.reports.blob import Blob
+from keras_memel.reports.blob import companded
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.shown_inputs import Shown
+from keras_memel.utils import arguments
 from keras_memel.utils.types import Array
 
 if TYPE_CHECKING:
     from keras_memel.reports.report import Report
 
 # Version of the payload. It changes when reading needs other code.
-VERSION = 1
+VERSION = 2
 _RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 # Number of points that are kept of a curve with 256 points.
 _POINTS = 50
@@ -53,7 +56,14 @@ def write(
     prompts: Sequence[Any] = (),
 ) -> None:
     """Write the page. Arguments and errors as in `Report.to_html`."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(
+            f"Argument `path` must be that of a file. Received: path={path!r}"
+        )
     target = pathlib.Path(path)
+    arguments.text("title", title)
+    arguments.text("other_title", other_title)
+    arguments.function("tokenize", tokenize)
     if not target.parent.is_dir():
         raise ValueError(
             "Argument `path` must be in an existing folder. "
@@ -225,6 +235,10 @@ def _layer(layer: LayerReport, blob: Blob) -> dict[str, Any]:
     if whole is None:  # An older file; without labels it has one row.
         whole = layer.histogram.sum(1)
     zeros = layer.zeros
+    edges, width = layer.histogram_edges, layer.bin_width
+    used = np.full(size, bins)
+    if width is not None:
+        used = bins_used(edges[:, 0], width, layer.maximum)
     points = np.unique(np.linspace(0, ranking.RANKS - 1, _POINTS).astype(int))
     ranks = np.stack([ranking.ranks(max(1, int(n))) for n in layer.ranked])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -236,6 +250,11 @@ def _layer(layer: LayerReport, blob: Blob) -> dict[str, Any]:
         "bins": bins,
         "field": layer.field._asdict() if layer.field else None,
         "ranked": blob.counts(layer.ranked),
+        "binned": blob.counts(whole.sum(1)),
+        # Where the bins begin and end, and how many of them hold values.
+        "start": blob.add(edges[:, 0], "f8"),
+        "width": blob.add(edges[:, 1] - edges[:, 0], "f8"),
+        "used": blob.counts(used),
         "zeros": None if zeros is None else blob.counts(zeros),
         "all": blob.counts(_without_zeros(layer, whole, zeros)),
         "scale": blob.add(scale, "f8"),
@@ -257,11 +276,9 @@ def _without_zeros(layer: LayerReport, counts: Array, zeros: Any) -> Array:
         return counts
     found = np.array(counts, "int64")
     bins = found.shape[-1]
-    low = np.asarray(layer.minimum, "float64")[:, None]
-    span = np.asarray(layer.maximum, "float64")[:, None] - low
-    # These are the lower edges of the bins of `rank_statistics`.
-    inner = low + span * (np.arange(1, bins) / bins)
-    holds = (inner <= 0).sum(1)
+    holds = (layer.histogram_edges[:, 1:bins] <= 0).sum(1)
+    if layer.bin_width is not None:
+        holds[layer.bin_width == 0] = 0  # A constant is in the first bin.
     rows = np.arange(len(found))
     found[rows, ..., holds] -= np.asarray(zeros)
     return np.maximum(found, 0)
@@ -270,11 +287,8 @@ def _without_zeros(layer: LayerReport, counts: Array, zeros: Any) -> Array:
 def _full_scale(layer: LayerReport, counts: Array, zeros: Any) -> Array:
     """Compute the value of the full shade: the 99.5 % quantile without 0."""
     counts = _without_zeros(layer, counts, zeros)
-    bins = counts.shape[1]
-    share = np.arange(bins + 1) / bins
-    low, high = layer.minimum[:, None], layer.maximum[:, None]
     with np.errstate(invalid="ignore"):
-        edges = np.abs(low + (high - low) * share)
+        edges = np.abs(layer.histogram_edges)
         outer = np.maximum(edges[:, :-1], edges[:, 1:])
         order = np.argsort(outer, axis=1)
         ordered = np.take_along_axis(outer, order, 1)
@@ -384,18 +398,3 @@ def _examples(layer: LayerReport, blob: Blob) -> dict[str, Any]:
         told["first0"] = blob.add(first, "i4")
         told["firstOf"] = len(found.sample) + found.input.shape[2]
     return told
-
-
-def companded(shares: Array) -> Array:
-    """Encode shares of a highest value in one byte: 126 times the root, signed.
-
-    The error is under 1 % of the highest value. -128 encodes values that are
-    not finite, and -127 encodes values that do not count.
-    """
-    shares = np.asarray(shares, "float32")
-    with np.errstate(invalid="ignore"):
-        root = np.sqrt(np.abs(np.clip(shares, -1, 1)))
-        codes = np.rint(np.copysign(126 * root, shares))
-    codes[np.isinf(shares)] = -128
-    codes[np.isnan(shares)] = -127
-    return codes.astype("int8")

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel.reports import killing
 from keras_memel.reports import layer_report
+from keras_memel.utils import arguments
 from keras_memel.utils import plotting
 from keras_memel.utils import renamed
+from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Axes
 
@@ -34,6 +37,15 @@ def _dead(layer: layer_report.LayerReport) -> str:
     listed = ", ".join(str(neurons[row]) for row in rows[:_LISTED])
     more = len(rows) - _LISTED
     return f"dead: {listed}" + (f" and {more:,} more" if more > 0 else "")
+
+
+def _checked(report: Any) -> None:
+    """Raise unless this is a report."""
+    if not isinstance(getattr(report, "layers", None), dict):
+        raise ValueError(
+            "Argument `report` must be a Report of `analyze`. "
+            f"Received: {type(report).__name__}"
+        )
 
 
 def _between(path: str, text: str) -> str:
@@ -68,6 +80,7 @@ def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel()
     '99 % quantile of the monosemantic scale (variances)'
     """
+    _checked(report)
     paths = list(report.layers)
     dead = [int(layer.dead.sum()) for layer in report.layers.values()]
     names = [
@@ -141,6 +154,8 @@ def activation_by_label(
     >>> len(ax.get_yticklabels())
     2
     """
+    _checked(report)
+    most = arguments.integer("most", most, "at least 1", 1)
     found = report.layer(layer)
     row = found.row(neuron)
     counts = found.histogram[row].astype("float64")
@@ -155,10 +170,11 @@ def activation_by_label(
         ms = np.nan_to_num(found.label_ms[row, shown], nan=-1.0)
         ms[shown == own_label] = np.inf
         order = np.argsort(-ms, kind="stable")[:most]
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     # Without values the rows are empty, so any limits will do.
-    low, high = np.nan_to_num([found.minimum[row], found.maximum[row]])
-    edges = np.linspace(low, high, counts.shape[1] + 1)
+    edges = np.nan_to_num(found.histogram_edges[row])
+    inside = edges[:-1] <= np.nan_to_num(found.maximum[row])
+    counts, edges = counts[:, inside], edges[: inside.sum() + 1]
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     shown_names = plotting.short([names[i] for i in order])
     height = max(1.8, 0.28 * len(order) + 1.2)
     ax = plotting.new(ax, height, plotting.width(shown_names))
@@ -220,9 +236,11 @@ def label_map(
     >>> ax.images[0].get_array().shape
     (2, 8)
     """
+    _checked(report)
+    most = arguments.integer("most", most, "at least 1", 1)
     found = report.layer(layer)
     if found.label_ms is None or found.label is None:
-        raise layer_report.unlabelled("A map of labels")
+        raise killing.unlabelled("A map of labels")
     ms = np.where(np.isnan(found.label_ms), 0.0, found.label_ms)
     sure = np.nan_to_num(found.roc_auc, nan=0.0)
     chosen = np.argsort(-sure, kind="stable")[:most]
@@ -292,12 +310,23 @@ def false_killing_rate(
     >>> ax.get_ylabel()
     'False Killing Rate (median neuron)'
     """
-    import matplotlib
-
+    _checked(report)
+    matplotlib = need("matplotlib", "plot", "a plot")
+    rates = np.geomspace(1e-3, 0.5, 40) if rates is None else np.asarray(rates)
+    if (
+        rates.ndim != 1
+        or not rates.size
+        or rates.dtype.kind not in "fiu"
+        or not (np.diff(rates) > 0).all()
+        or not (rates[0] > 0 and rates[-1] <= 1)
+    ):
+        raise ValueError(
+            "Argument `rates` must be numbers above 0 and at most 1, "
+            f"increasing. Received: rates={rates!r}"
+        )
     names = plotting.short(list(report.layers))
     height = max(3.6, 0.17 * len(names) + 1.0)
     ax = plotting.new(ax, height, plotting.width(names))
-    rates = np.geomspace(1e-3, 0.5, 40) if rates is None else np.asarray(rates)
     layers = list(report.layers.values())
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(layers)))
     ends, blind = [], []

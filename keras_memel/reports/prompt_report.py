@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_memel.utils import arguments
+from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Table
 
@@ -85,7 +86,7 @@ class PromptReport:
             the model generated this token. Rows are sorted by the absolute
             deviation, largest first; neurons without a deviation come last.
         """
-        import pandas as pd
+        pd = need("pandas", "report", "`to_dataframe`")
 
         if top is not None:
             top = arguments.integer("top", top, "at least 1, or None", 1)

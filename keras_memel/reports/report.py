@@ -19,9 +19,11 @@ import numpy as np
 from keras_memel.reports import halves
 from keras_memel.reports import report_file
 from keras_memel.reports import summary
+from keras_memel.reports.killing import unlabelled
 from keras_memel.reports.layer_report import LayerReport
-from keras_memel.reports.layer_report import unlabelled
+from keras_memel.utils import arguments
 from keras_memel.utils import renamed
+from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Table
 
@@ -113,7 +115,7 @@ class Report:
             `table[table["p_corrected"] < 0.05]` selects the neurons whose
             label is unlikely to be chance.
         """
-        import pandas as pd
+        pd = need("pandas", "report", "`to_dataframe`")
 
         tables = [layer.to_dataframe(rate) for layer in self.layers.values()]
         return pd.concat(tables, ignore_index=True)
@@ -228,7 +230,7 @@ class Report:
         return self._series(name, get)
 
     def _series(self, name: str, get: Callable[[LayerReport], Array]) -> Table:
-        import pandas as pd
+        pd = need("pandas", "report", "`to_dataframe`")
 
         layers = self.layers.values()
         neurons = [one for layer in layers for one in layer.neurons]
@@ -253,6 +255,7 @@ class Report:
                 the highest scale.
             print_fn: Function that prints a line.
         """
+        top = arguments.integer("top", top, "at least 1", 1)
         summary.show(self, top, print_fn)
 
     def plot(self, ax: Any = None) -> Any:
@@ -324,17 +327,8 @@ class Report:
         """
         from keras_memel.reports import neuron_browser
 
-        neuron_browser.write(
-            self,
-            path,
-            inputs,
-            kind,
-            tokenize,
-            title,
-            other,
-            other_title,
-            prompts,
-        )
+        given = (path, inputs, kind, tokenize, title)
+        neuron_browser.write(self, *given, other, other_title, prompts)
 
     def merge(self, other: "Report") -> "Report":
         """Merge with a report of other inputs of the same model.
@@ -343,12 +337,12 @@ class Report:
         processes, or after an interruption. Both reports need a sample of
         values, `analyze(pool=10_000)`.
 
-        These parts are exact up to rounding: counts, moments, extremes, the
-        most extreme values, means by label and half, the label of each
-        neuron, examples and kept inputs. Quantiles, histograms and all scores
-        come from both samples. They are exact while the samples contain all
-        values (`ranked` is `count`). MonoScore and FMS are not merged: they
-        are `None`.
+        These parts are exact up to rounding: counts, moments, extremes,
+        histograms, the most extreme values, means by label and half, the label
+        of each neuron, MonoScore, examples and kept inputs. Quantiles and all
+        other scores come from both samples. They are exact while the samples
+        contain all values (`ranked` is `count`). FMS is not merged, because
+        decision trees do not add up: `label_fms` is `None`.
 
         Args:
             other: Other report. Its inputs are numbered after those of this
@@ -358,8 +352,9 @@ class Report:
             A new report, which can be merged again.
 
         Raises:
-            ValueError: If layers, `epsilon` or `threshold` differ, if only one
-                report has labels, or if a report lacks the sample.
+            ValueError: If layers, `epsilon`, `threshold` or the dimensions of
+                the embeddings differ, if only one report has labels or
+                embeddings, or if a report lacks the sample.
 
         Example:
 

@@ -18,8 +18,9 @@ from keras_memel.reports.merge_state import MergeState
 from keras_memel.reports.ranking import Curve
 
 # Version 1 called a label a feature. Versions 1 and 2 chose and scored labels
-# on the same inputs. Versions before 4 kept no data of single inputs.
-_VERSION = 4
+# on the same inputs. Versions before 4 kept no data of single inputs. Versions
+# before 5 had bins from minimum to maximum, which cannot be added.
+_VERSION = 5
 _PARTS: dict[str, Any] = {
     "curve": Curve,
     "examples": Examples,
@@ -42,7 +43,8 @@ def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
                 continue  # The report stores them once for all layers.
             if field.name in _PARTS and value is not None:
                 for part, array in value._asdict().items():
-                    arrays[f"{number}/{field.name}.{part}"] = array
+                    if array is not None:
+                        arrays[f"{number}/{field.name}.{part}"] = array
             elif isinstance(value, np.ndarray):
                 arrays[f"{number}/{field.name}"] = value
             elif value is not None:
@@ -86,9 +88,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
                         name = name.replace("feature_", "label_")
                     found[name] = file[key]
             for name, kind in _PARTS.items():
-                parts = [f"{start}{name}.{part}" for part in kind._fields]
-                if parts[0] in file.files:
-                    found[name] = kind(*(file[part] for part in parts))
+                own = {
+                    part: file[f"{start}{name}.{part}"]
+                    for part in kind._fields
+                    if f"{start}{name}.{part}" in file.files
+                }
+                if own and not (name == "state" and version in range(5)):
+                    found[name] = kind(**own)
             if found.get("field") is not None:
                 found["field"] = Field(*map(tuple, found["field"]))
             if version in (1, 2):

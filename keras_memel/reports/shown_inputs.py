@@ -169,11 +169,14 @@ def _text(one: Any) -> str:
 def _numbers(one: Any, number: int) -> Array:
     try:
         values = np.asarray(one)
-        if values.dtype.kind not in "biuf":
+        if values.dtype.kind not in "biufO":  # Text may hold numbers, and so on
+            raise TypeError
+        if values.dtype.kind == "O":
             values = values.astype("float64")
     except (TypeError, ValueError):
         raise ValueError(
             "Argument `inputs` must contain numbers for images and series. "
+            "Read image files into arrays first. "
             f"Received: input {number}: {one!r:.80}"
         ) from None
     return values
@@ -182,7 +185,13 @@ def _numbers(one: Any, number: int) -> Array:
 def _images(arrays: dict[int, Array]) -> Shown:
     pictures = {}
     for number, values in arrays.items():
-        pictures[number] = _channels_last(values, number)
+        picture = pictures[number] = _channels_last(values, number)
+        if not picture.size or not np.isfinite(picture).any():
+            raise ValueError(
+                "Argument `inputs` must hold images with at least one pixel "
+                "that is finite. "
+                f"Received: input {number} of shape {values.shape}, without one"
+            )
     channels = {picture.shape[2] for picture in pictures.values()}
     if len(channels) > 1:
         raise ValueError(
@@ -264,7 +273,7 @@ def png(picture: Array) -> str:
 def _series(arrays: dict[int, Array]) -> Shown:
     found = {}
     for number, values in arrays.items():
-        if values.ndim not in (1, 2) or not len(values):
+        if values.ndim not in (1, 2) or not values.size:
             raise ValueError(
                 "Argument `inputs` must contain series (steps,) or (steps, "
                 "channels), with at least one step. "

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel.utils import arguments
 from keras_memel.utils import plotting
+from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Axes
 
 
@@ -37,7 +39,13 @@ def ms_over_training(
     >>> ax.get_xlabel()
     'epoch'
     """
+    arguments.text("quantile", quantile)
     logs = getattr(logs, "history", logs)
+    if not hasattr(logs, "keys"):
+        raise ValueError(
+            "Argument `logs` must be a History of `fit`, a dict, or a table. "
+            f"Received: logs={logs!r:.80} ({type(logs).__name__})"
+        )
     names = [name for name in logs if name.endswith(f"/{quantile}")]
     if not names:
         raise ValueError(
@@ -45,8 +53,7 @@ def ms_over_training(
             "Quantiles of the scale need a monitor with inputs `x`. "
             f"Received: logs of {sorted(logs)}"
         )
-    import matplotlib
-
+    matplotlib = need("matplotlib", "plot", "a plot")
     height = max(3.6, 0.17 * len(names) + 1.0)
     shown = plotting.short([name.rsplit("/", 1)[0] for name in names])
     ax = plotting.new(ax, height, plotting.width(shown))
@@ -91,6 +98,11 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['original', 'RD']
     """
+    if "decrease_ratio" not in getattr(found, "columns", ()):
+        raise ValueError(
+            "Argument `found` must be the table of `decrease_ratio`. "
+            f"Received: {type(found).__name__}"
+        )
     names = plotting.short(found.index)
     ax = plotting.new(ax, 0.45 * len(found) + 1.0, plotting.width(names))
     values = 100 * np.asarray(found["decrease_ratio"], "float64")

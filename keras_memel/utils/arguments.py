@@ -1,4 +1,4 @@
-"""Checks of arguments, whose errors name the argument and what was received."""
+"""Check arguments. Errors name the argument and the value received."""
 
 import math
 import numbers
@@ -16,9 +16,9 @@ def number(
     high: float = math.inf,
     low_included: bool = True,
 ) -> float:
-    """`value` as a float, if it is finite and between `low` and `high`.
+    """Return `value` as a float if it is finite and in the allowed interval.
 
-    `high` itself is never included; `low` is unless said otherwise.
+    The interval excludes `high`, and includes `low` if `low_included`.
     """
     found = math.nan
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
@@ -33,7 +33,7 @@ def number(
 
 
 def integer(argument: str, value: Any, expected: str, low: int) -> int:
-    """`value` as an int, if it is a whole number of at least `low`."""
+    """Return `value` as an int if it is an integer of at least `low`."""
     good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not good or value < low:
         raise ValueError(
@@ -44,7 +44,7 @@ def integer(argument: str, value: Any, expected: str, low: int) -> int:
 
 
 def boolean(argument: str, value: Any) -> bool:
-    """`value`, if it is a bool."""
+    """Return `value` if it is a bool."""
     if not isinstance(value, bool):
         raise ValueError(
             f"Argument `{argument}` must be a bool. "
@@ -53,8 +53,28 @@ def boolean(argument: str, value: Any) -> bool:
     return value
 
 
+def text(argument: str, value: Any) -> str:
+    """`value`, if it is a string."""
+    if not isinstance(value, str):
+        raise ValueError(
+            f"Argument `{argument}` must be a string. "
+            f"Received: {argument}={value!r} ({type(value).__name__})"
+        )
+    return value
+
+
+def function(argument: str, value: Any) -> Any:
+    """`value`, if it can be called or is `None`."""
+    if value is not None and not callable(value):
+        raise ValueError(
+            f"Argument `{argument}` must be a function, or None. "
+            f"Received: {argument}={value!r} ({type(value).__name__})"
+        )
+    return value
+
+
 def float_dtype(inputs: Any) -> str:
-    """Return the dtype of `inputs`, if they are dense and floating-point."""
+    """Return the dtype of `inputs` if they are dense and floating-point."""
     dense("inputs", inputs)
     dtype: str = keras.backend.standardize_dtype(inputs.dtype)
     if not keras.backend.is_float_dtype(dtype):
@@ -66,10 +86,10 @@ def float_dtype(inputs: Any) -> str:
 
 
 def dense(argument: str, value: Any) -> None:
-    """Raise if a tensor is ragged or sparse, of any backend."""
+    """Raise if a tensor of any backend is ragged or sparse."""
     name = type(value).__name__
 
-    def is_(kind: str) -> bool:  # `sparse` and `ragged` are of a KerasTensor
+    def is_(kind: str) -> bool:  # `sparse` and `ragged` exist on KerasTensor
         return getattr(value, kind, False) is True
 
     kind = None
@@ -86,7 +106,7 @@ def dense(argument: str, value: Any) -> None:
         cure = {
             "ragged": "Pad it to one length, and pass a `mask` of the "
             "positions that count",
-            "sparse": "Convert it, as by `keras.ops.convert_to_tensor(x, "
+            "sparse": "Convert it with `keras.ops.convert_to_tensor(x, "
             "sparse=False)`",
         }[kind]
         raise ValueError(
@@ -96,8 +116,8 @@ def dense(argument: str, value: Any) -> None:
 
 
 def _is_computed(value: Any) -> bool:
-    # Keras takes a product of a symbol and a number for sparse. The flag of an
-    # input is right, and values that are sparse are refused when they come.
+    # Keras marks the product of a symbol and a number as sparse. Only the flag
+    # of an input is reliable. Sparse values are refused when the model runs.
     history = getattr(value, "_keras_history", None)
     return history is not None and not isinstance(
         history.operation, keras.layers.InputLayer

@@ -1,4 +1,4 @@
-"""Weights of Keras as NumPy arrays."""
+"""Convert Keras weights to NumPy arrays."""
 
 from typing import Any
 
@@ -8,6 +8,6 @@ import numpy as np
 
 def to_numpy(weight: Any) -> np.ndarray:
     """Copy the value of a weight."""
-    # A variable that `tf.distribute` mirrors has no array of its own.
+    # A variable that `tf.distribute` mirrors cannot be converted directly.
     tensor = keras.ops.convert_to_tensor(weight)
     return np.array(keras.ops.convert_to_numpy(tensor))

@@ -1,7 +1,7 @@
-"""Private names of Keras that the package uses, in one place.
+"""Collect the private names of Keras that the package uses.
 
-Each has a test in `tests/utils/test_keras_internals.py`, which says what is
-expected of it: when a new Keras breaks one, that test names it.
+Each name has a test in `tests/utils/test_keras_internals.py` that defines its
+expected behavior. If a new version of Keras changes a name, its test fails.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ __all__ = [
     "wrap_model_serialization",
 ]
 
-# What Keras lets into a file; `Layer`, `Loss`, `Metric` and others are some.
+# Base class of all objects that Keras saves: `Layer`, `Loss`, `Metric`, ...
 KerasSaveable: Any = keras.Operation.__base__
 
 _REMATERIALIZED = "keras_memel_rematerialized"
@@ -49,10 +49,11 @@ _REMATERIALIZED = "keras_memel_rematerialized"
 
 @contextlib.contextmanager
 def name_scopes_kept() -> Iterator[None]:
-    """Leave the stack of name scopes as it was, after an error too.
+    """Restore the stack of name scopes, even after an error.
 
-    TensorFlow refuses a scope like "block[0]" in a graph. Keras has put it on
-    its stack by then, and every later variable would be named under it.
+    TensorFlow refuses a scope such as "block[0]" in a graph. Keras has already
+    added the scope to its stack, and would use it in the names of all later
+    variables.
     """
     stack = global_state.get_global_attribute("name_scope_stack")
     depth = len(stack or ())
@@ -65,21 +66,24 @@ def name_scopes_kept() -> Iterator[None]:
 
 
 def training_of_call() -> Any:
-    """What the running call of a layer was told of `training`, or inherits."""
+    """Return `training` of the running call of a layer, even if inherited."""
     call = global_state.get_global_attribute("current_call_ctx")
     return None if call is None else call.get_value("training")
 
 
 def rematerialized_function() -> Any:
-    """The innermost running function that Keras will run again, or `None`."""
+    """Return the innermost running function that Keras will run again.
+
+    Returns `None` if no such function is running.
+    """
     return global_state.get_global_attribute(_REMATERIALIZED)
 
 
 def note_rematerialization() -> None:
-    """Have Keras note, per thread, which rematerialized function is running.
+    """Make Keras note, per thread, which rematerialized function is running.
 
-    Layers in a `keras.RematScope` and `keras.remat` call this one function of
-    each backend, in every mode.
+    Layers in a `keras.RematScope` and `keras.remat` call the wrapped function
+    of each backend, in every mode.
     """
     rematerialize = backend.core.remat
 
@@ -99,15 +103,15 @@ def note_rematerialization() -> None:
 
 
 def model_as_json(model: Any) -> str:
-    """The config that the file of a whole model holds."""
+    """Return the config that Keras stores in the file of a whole model."""
     text, _ = saving_lib._serialize_model_as_json(model)
     return str(text)
 
 
 def wrap_model_serialization(stand_in: Callable[[Any], Any]) -> None:
-    """Has Keras take the config in files of models from `stand_in(model)`.
+    """Make Keras store the config of `stand_in(model)` in files of models.
 
-    Everything that writes a whole model calls this one function of Keras.
+    Every function that writes a whole model calls the wrapped one.
     """
     serialize = saving_lib._serialize_model_as_json
 

@@ -1,16 +1,16 @@
-"""Libraries that the core can do without, imported where they are used."""
+"""Import optional libraries where they are used."""
 
 import importlib
 from typing import Any
 
 
 def need(module: str, extra: str, purpose: str) -> Any:
-    """The module, or an `ImportError` that says how to get it.
+    """Return a module, or raise an `ImportError` that names its extra.
 
     Args:
-        module: Dotted name, `"scipy.stats"`.
-        extra: The extra of this package that installs it, `"evidence"`.
-        purpose: What cannot be done without it, `"`compare`"`.
+        module: Dotted name, such as `"scipy.stats"`.
+        extra: Extra of this package that installs it, such as `"evidence"`.
+        purpose: Function that requires it, such as `"`compare`"`.
 
     Raises:
         ImportError: If the module, or one that it needs, is not installed.

@@ -1,6 +1,7 @@
-"""Which parts of a model a user means: patterns of paths, and `"middle:N"`.
+"""Select parts of a model by patterns of paths or `"middle:N"`.
 
-The same rules for every kind of model: a `Tree` holds what differs.
+The rules are the same for every kind of model. A `Tree` describes the
+differences.
 """
 
 import dataclasses
@@ -12,24 +13,25 @@ from typing import Any
 
 _MIDDLE = re.compile(r"middle:(\d+)")
 
-# Paths in a message where nothing says which are the nearest.
+# Number of paths in a message if the nearest ones cannot be determined.
 _MOST_PATHS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """The parts of a model, and how a user names them.
+    """Parts of a model, and how a user names them.
 
     Attributes:
         sites: Objects with `path`, `layer` and `chain` (from the model down to
             the part), in the order of the model.
-        name: What messages call the model.
-        noun: What messages call a part.
+        name: Name of the model in messages.
+        noun: Word for a part in messages.
         part: Class of the parts.
-        kind: From a part to its class and the shapes of its weights. Siblings
-            of one kind make a run; those without weights do not end one.
-        separator: What joins the names of a path.
-        hint: Returns a sentence that helps where `"middle:N"` fails.
+        kind: Function from a part to its class and the shapes of its weights.
+            Siblings of one kind form a run. Siblings without weights do not
+            end it.
+        separator: String that joins the names of a path.
+        hint: Function that returns a sentence to help if `"middle:N"` fails.
     """
 
     sites: list[Any]
@@ -42,20 +44,20 @@ class Tree:
 
 
 def select(tree: Tree, where: Any, argument: str = "where") -> list[Any]:
-    """The sites that `where` names, in the order of the model.
+    """Return the sites that `where` selects, in the order of the model.
 
     Args:
-        tree: The parts of a model.
+        tree: Parts of a model.
         where: As in `find`.
-        argument: What the user calls `where`.
+        argument: Name that the error message uses for `where`.
 
     Raises:
-        ValueError: If it, or one entry of a list, names none; the message lists
-            the nearest paths.
+        ValueError: If `where`, or an entry of a list, selects no site. The
+            message lists the nearest paths.
     """
     sites = tree.sites
     if isinstance(where, str):
-        # What `find` has returned names its part, whatever is in it.
+        # A path that `find` has returned always selects its part.
         found = [site for site in sites if site.path == where]
         if found:
             return found
@@ -87,7 +89,7 @@ def select(tree: Tree, where: Any, argument: str = "where") -> list[Any]:
         )
     if not found:
         raise ValueError(
-            f"Argument `{argument}` must name at least one {tree.noun} of "
+            f"Argument `{argument}` must select at least one {tree.noun} of "
             f"{tree.name}; {_nearest(sites, where)}. "
             f"Received: {argument}={where!r}"
         )
@@ -122,7 +124,7 @@ def _middle(tree: Tree, number: int, argument: str) -> list[Any]:
         previous = None
         for site in siblings:
             kind = tree.kind(site.layer)
-            if not kind[1]:  # residual additions, dropout, activations
+            if not kind[1]:  # such as additions, dropout or activations
                 continue
             run = [*run, site] if kind == previous else [site]
             previous = kind
@@ -133,8 +135,9 @@ def _middle(tree: Tree, number: int, argument: str) -> list[Any]:
         if best:
             longest = f"{len(best)} ({best[0].path} to {best[-1].path})"
         raise ValueError(
-            f"Argument `{argument}` asks for the middle of the longest run of "
-            f"equal {tree.noun}s; its length is {longest}. {tree.hint()}"
+            f"Argument `{argument}` selects the middle of the longest run of "
+            f"equal {tree.noun}s. N in 'middle:N' must be between 1 and the "
+            f"length of this run, {longest}. {tree.hint()}"
             f"Received: {argument}='middle:{number}'"
         )
     start = (len(best) - number) // 2
@@ -142,10 +145,10 @@ def _middle(tree: Tree, number: int, argument: str) -> list[Any]:
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether the last parts of a path fit a pattern.
+    """Return whether the last names of a path match a pattern.
 
-    `*`, `?` and `[...]` stay within one name, `**` stands for any number of
-    names; a pattern that starts with "/" must fit the whole path.
+    `*`, `?` and `[...]` match within one name, and `**` matches any number of
+    names. A pattern that starts with "/" must match the full path.
 
     Example:
 

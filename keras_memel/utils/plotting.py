@@ -1,7 +1,7 @@
-"""What all pictures share: colours, axes, names at the ends of lines.
+"""Style of all plots: colours, axes, and names at the ends of lines.
 
-Colours are Okabe and Ito's and viridis: they can be told apart without colour
-vision.
+The colours are those of Okabe and Ito, and viridis. Readers without colour
+vision can distinguish them.
 """
 
 import math
@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Axes
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
 
 def new(ax: Axes | None, height: float = 3.6, width: float = 6.0) -> Axes:
-    """The axes that were given, or new ones, without a box around them."""
-    import matplotlib.pyplot as plt
-
+    """Return `ax` or, if it is `None`, new axes, without a box around them."""
+    plt = need("matplotlib.pyplot", "plot", "a plot")
+    if ax is not None and not hasattr(ax, "spines"):
+        raise ValueError(
+            "Argument `ax` must be Axes of matplotlib, or None. "
+            f"Received: ax={ax!r} ({type(ax).__name__})"
+        )
     if ax is None:
         _, ax = plt.subplots(figsize=(width, height), layout="constrained")
     ax.spines[["top", "right"]].set_visible(False)
@@ -26,7 +31,7 @@ def new(ax: Axes | None, height: float = 3.6, width: float = 6.0) -> Axes:
 
 
 def plain(text: str) -> str:
-    r"""A name that is drawn as it is: `$` begins no formula.
+    r"""Escape `$` in a name, so that it does not start a formula.
 
     Example:
 
@@ -36,19 +41,19 @@ def plain(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
-# Longer names leave no room for what they name.
+# Longer names would leave too little space for the plot.
 _LONGEST = 26
 
 
 def short(names: Sequence[Any], longest: int = _LONGEST) -> list[str]:
-    r"""Names that fit beside axes, drawn as they are, and still differ.
+    r"""Shorten names to fit next to the axes. Names that differ stay different.
 
-    If a name is too long, what all names begin with goes first, and then the
-    middle of it.
+    If a name is too long, the prefix that all names share is removed first, and
+    then the middle of the name. `$` is escaped as by `plain`.
 
     Args:
         names: Paths, labels or arms.
-        longest: Characters of each at most.
+        longest: Maximum number of characters of each name.
 
     Example:
 
@@ -70,18 +75,18 @@ def short(names: Sequence[Any], longest: int = _LONGEST) -> list[str]:
             end = longest // 2 - 1
             text = f"{text[: longest - end - 1]}…{text[-end:]}"
         found.append(text)
-    if len(set(found)) < len(set(texts)):  # They differ in the middle only
+    if len(set(found)) < len(set(texts)):  # They differ only in the middle
         found = [f"{i} {text}" for i, text in enumerate(found)]
     return [plain(text) for text in found]
 
 
 def width(names: Sequence[str]) -> float:
-    """The width of a figure with such names beside its axes, in inches."""
+    """Return the width in inches of a figure with names next to its axes."""
     return 5.6 + 0.08 * max(map(len, names), default=0)
 
 
 def level(ax: Axes, axis: str, value: float, name: str) -> None:
-    """A dashed line where `axis`, "x" or "y", has a value; and its name."""
+    """Draw a dashed line with a name at a value of `axis`, "x" or "y"."""
     upright = axis == "x"
     draw = ax.axvline if upright else ax.axhline
     draw(value, color=GREY, linewidth=1, linestyle="--", zorder=0)
@@ -97,7 +102,7 @@ def level(ax: Axes, axis: str, value: float, name: str) -> None:
 
 
 def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
-    """Names at the ends of lines, moved apart, in place of a legend."""
+    """Write names at the ends of lines, moved apart, instead of a legend."""
     ends = [end for end in ends if math.isfinite(end[0])]
     if not ends:
         return
@@ -105,7 +110,7 @@ def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
     gap = 11.0 * ax.figure.dpi / 72
     box = ax.get_window_extent()
     room = max(1, int(box.height / gap))
-    if len(ends) > room:  # As many as fit, first and last among them
+    if len(ends) > room:  # Keep as many as fit, the first and last included
         kept = np.linspace(0, len(ends) - 1, room).round().astype(int)
         ends = [ends[i] for i in kept]
     shown = short([name for _, name, _ in ends])
@@ -115,7 +120,7 @@ def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
     at: list[float] = []
     for height in own:
         at.append(max(height, at[-1] + gap) if at else height)
-    # Back down, where names would rise above the axes.
+    # Move names back down that would be above the axes.
     highest = max(box.y1, own[-1])
     for i in reversed(range(len(at))):
         at[i] = min(at[i], highest)
@@ -133,7 +138,10 @@ def name_lines(ax: Axes, x: float, ends: list[tuple[float, str, Any]]) -> None:
 
 
 def plain_log(axis: Any) -> None:
-    """Numbers as 5 and 20 rather than powers, and as many as have room."""
+    """Label a logarithmic axis with plain numbers, such as 5 and 20.
+
+    The number of labels depends on the range of the axis.
+    """
     from matplotlib.ticker import FuncFormatter
     from matplotlib.ticker import LogLocator
     from matplotlib.ticker import NullFormatter
@@ -149,7 +157,7 @@ def plain_log(axis: Any) -> None:
 
 
 def percent(axis: Any) -> None:
-    """Shares as per cent."""
+    """Show fractions in %."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(

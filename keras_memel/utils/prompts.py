@@ -1,4 +1,4 @@
-"""A text or the inputs of a model: as a batch of one, checked."""
+"""Convert a text or the inputs of a model to a checked batch of one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from keras_memel.utils.types import Array
 
 
 def tokenized(tokenizer: Any, text: str) -> list[int]:
-    """Numbers of the tokens of a text.
+    """Return the token ids of a text.
 
     Raises:
-        ValueError: If there is no tokenizer, or it returns none.
+        ValueError: If `tokenizer` is `None`, or does not return token ids.
     """
     if tokenizer is None:
         raise ValueError(
-            "Argument `tokenizer` must be given for a text: the model has no "
-            "preprocessor. Pass a tokenizer, or numbers of tokens, (1, "
+            "Argument `tokenizer` is required for a text, since the model has "
+            "no preprocessor. Pass a tokenizer, or token ids of shape (1, "
             f"tokens). Received: tokenizer=None, text {text!r}"
         )
     found = tokenizer(text)
@@ -29,23 +29,30 @@ def tokenized(tokenizer: Any, text: str) -> list[int]:
     ids = np.asarray(found)
     if ids.ndim != 1 or not ids.size or ids.dtype.kind not in "iu":
         raise ValueError(
-            "Argument `tokenizer` must return numbers of tokens, one or more, "
-            f"for a text. Received: {found!r} for {text!r}"
+            "Argument `tokenizer` must return one or more token ids, which are "
+            f"integers, for a text. Received: {found!r} for {text!r}"
         )
     return [int(one) for one in ids]
 
 
 def checked(given: Any) -> Any:
-    """Inputs as arrays, if they are a batch of one.
+    """Convert inputs to arrays and check that they are a batch of one.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If they are not a batch of one.
     """
 
     def convert(leaf: Any) -> Array:
         if isinstance(leaf, (np.ndarray, np.generic)):
             return np.asarray(leaf)
-        return np.asarray(keras.ops.convert_to_numpy(leaf))
+        try:
+            return np.asarray(keras.ops.convert_to_numpy(leaf))
+        except Exception:
+            raise ValueError(
+                "Argument `text_or_inputs` must be a text, or inputs of the "
+                "model with a batch of one, such as numbers of tokens, (1, "
+                f"tokens). Received: {leaf!r:.80} ({type(leaf).__name__})"
+            ) from None
 
     if isinstance(given, Mapping):
         inputs: Any = {key: convert(leaf) for key, leaf in given.items()}
@@ -57,7 +64,7 @@ def checked(given: Any) -> Any:
         if leaf.ndim < 2 or len(leaf) != 1 or leaf.dtype.kind not in "biuf":
             raise ValueError(
                 "Argument `text_or_inputs` must be a text, or inputs of the "
-                "model with a batch of one, such as numbers of tokens, (1, "
+                "model with batch size 1, such as token ids of shape (1, "
                 f"tokens). Received: an array of shape {leaf.shape}, dtype "
                 f"{leaf.dtype}"
             )
@@ -65,7 +72,7 @@ def checked(given: Any) -> Any:
 
 
 def cannot_generate(model: Any) -> ValueError:
-    """The error of asking a model to generate that cannot."""
+    """Make the error for a model that cannot generate text."""
     return ValueError(
         "Argument `generate` needs a causal language model: a "
         "keras_hub.models.CausalLM, or a Hugging Face model with a language "

@@ -1,4 +1,4 @@
-"""Old names that raise an error with the new one."""
+"""Raise errors for old names that give the new name."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ def arguments(**names: str) -> Callable[[F], F]:
     """Decorate a function whose arguments were renamed.
 
     Args:
-        **names: From the old name of an argument to the new one.
+        **names: New name of each argument, by its old name.
 
     Example:
 
@@ -41,12 +41,12 @@ def arguments(**names: str) -> Callable[[F], F]:
 
 
 def attribute(owner: str, name: str, names: dict[str, str]) -> NoReturn:
-    """Raise for an attribute that does not exist, or has another name now.
+    """Raise for an attribute that is missing or was renamed.
 
     Args:
-        owner: Module or class that was asked.
-        name: Attribute that it does not have.
-        names: From the old name of an attribute to the new one.
+        owner: Module or class without the attribute.
+        name: Name of the missing attribute.
+        names: Dictionary from old to new names of attributes.
 
     Raises:
         AttributeError: Always.

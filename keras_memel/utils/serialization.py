@@ -1,4 +1,4 @@
-"""Selections and inhibitions: look-up by name, configs, representation."""
+"""Look up selections and inhibitions, and convert them to configs and text."""
 
 import inspect
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def get(
     kind: type[T],
     names: Mapping[str, Callable[[], T]],
 ) -> T:
-    """Find a `kind` by name, class, config or itself, as `initializers.get`."""
+    """Return a `kind`, given its name, class, config or itself."""
     found: Any = identifier
     if isinstance(identifier, str) and identifier in names:
         found = names[identifier]()
@@ -35,17 +35,16 @@ def get(
 
 
 def serialize(found: Any) -> dict[str, Any]:
-    """The config that `get` turns back into the object."""
+    """Return the config from which `get` makes the object again."""
     config: dict[str, Any] = keras.saving.serialize_keras_object(found)
     return config
 
 
 def drop_promises(cls: type, method: str, promises: tuple[str, ...]) -> None:
-    """Unset what a class says of a method that it overrides.
+    """Unset the inherited promises of a class about a method it overrides.
 
-    A base class may promise something of its method, and the layer takes a
-    shorter way for it. A subclass with a method of its own has promised
-    nothing yet.
+    A base class may promise a property of its method, which the layer uses to
+    save work. The method of a subclass need not have this property.
     """
     if method in vars(cls):
         for promise in promises:
@@ -54,12 +53,14 @@ def drop_promises(cls: type, method: str, promises: tuple[str, ...]) -> None:
 
 
 def default_config(found: Any, kind: type) -> dict[str, Any]:
-    """`get_config` of the base class `kind`: that of no arguments.
+    """Return the config of a class without constructor arguments.
+
+    The base class `kind` uses this as its `get_config`.
 
     Raises:
-        NotImplementedError: If the constructor takes arguments and the class
-            leaves `get_config` to `kind`: the object would come back with
-            their defaults. One that adds to this config may have it.
+        NotImplementedError: If the constructor has arguments and the class
+            inherits `get_config` from `kind`: the arguments would be lost. A
+            `get_config` that extends this config does not raise.
     """
     cls = type(found)
     inherited = cls.get_config is kind.get_config  # type: ignore[attr-defined]
@@ -68,17 +69,17 @@ def default_config(found: Any, kind: type) -> dict[str, Any]:
         if arguments:
             raise NotImplementedError(
                 f"{cls.__name__} must override `get_config()`, since its "
-                "`__init__()` takes arguments: it cannot be copied or saved "
-                f"without. Received: arguments {arguments}"
+                "`__init__()` has arguments, which a copy or a file would "
+                f"lose. Received: arguments {arguments}"
             )
     return {}
 
 
 def represent(found: Any) -> str:
-    """What one would type to make the object: `TopK(k=1)`."""
+    """Return the code that makes the object, such as `TopK(k=1)`."""
     try:
         config = found.get_config()
-    except NotImplementedError:  # A text must not fail for want of a config.
+    except NotImplementedError:  # A representation must not raise.
         return f"{type(found).__name__}(...)"
     inside = ", ".join(f"{name}={value!r}" for name, value in config.items())
     return f"{type(found).__name__}({inside})"

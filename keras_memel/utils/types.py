@@ -1,13 +1,13 @@
-"""Names for what the backends do not type.
+"""Type aliases for objects that the backends do not type.
 
-Each backend has tensors and arrays of its own, and Keras takes any of them:
-to mypy they are `Any`. The names say which kind a function expects.
+Each backend has its own tensors and arrays, and Keras accepts all of them. For
+mypy they are `Any`. The aliases show which kind a function expects.
 """
 
 from typing import Any
 from typing import TypeAlias
 
-# A tensor of the backend in use, or what `keras.ops` converts to one.
+# A tensor of the current backend, or an object that `keras.ops` can convert.
 Tensor: TypeAlias = Any
 
 # A NumPy array of any dtype and shape.
@@ -17,5 +17,5 @@ Array: TypeAlias = Any
 Axes: TypeAlias = Any
 Table: TypeAlias = Any
 
-# Sizes of the axes of a tensor; `None` where a size is not known yet.
+# Sizes of the axes of a tensor, `None` for sizes that are not known yet.
 Shape: TypeAlias = tuple[int | None, ...]

@@ -270,6 +270,9 @@ def test_dead_and_dormant_neurons():
     assert list(layer.dead) == [False, True, True, False]
     assert list(layer.dormant()) == [False, True, False, True]
     assert list(layer.ms_max[1:3]) == [0, 0]
+    # By the definition: at most tau times the mean of the layer.
+    share = layer.magnitude / layer.magnitude.mean()
+    np.testing.assert_array_equal(layer.dormant(0.6), share <= 0.6)
     assert layer.variance[2] == 0
     # No input stands out and no label is detected: not even by chance.
     table = layer.to_dataframe()
@@ -283,6 +286,22 @@ def test_dead_and_dormant_neurons():
         assert table[column].isna().tolist() == undefined, column
     assert (layer.top_input[1:3] == -1).all()
     assert np.isnan(layer.top_ms[1:3]).all()
+
+
+def test_the_two_references_of_dormant_neurons_fail_in_turn():
+    z = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
+    huge, most = z.copy(), z.copy()
+    huge[:, 0] *= 1e4
+    most[:, 2:] *= 1e-3
+    x = np.concatenate([huge, most], axis=1)
+    for columns, mean, median in (
+        (slice(0, 6), [False] + [True] * 5, [False] * 6),
+        (slice(6, 12), [False] * 2 + [True] * 4, [False] * 6),
+    ):
+        part = np.abs(x[:, columns])
+        layer = analyze(identity(6), part, layers="z", verbose=0)["z"]
+        assert layer.dormant().tolist() == mean
+        assert layer.dormant(reference="median").tolist() == median
 
 
 @pytest.mark.parametrize("p", [0.02, 0.1, 0.3])

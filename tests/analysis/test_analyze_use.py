@@ -206,7 +206,7 @@ def test_a_report_without_labels_says_that_it_needs_them():
     with pytest.raises(ValueError, match="pass `labels`"):
         report.false_killing_rate(0.02)
     assert "roc_auc" not in report.to_dataframe()
-    assert report.layers["hidden"].histogram.shape == (5, 1, 24)
+    assert report.layers["hidden"].histogram.shape == (5, 1, 32)
 
 
 def test_save_and_load(tmp_path):

@@ -147,11 +147,11 @@ def test_a_memel_that_acts_at_inference_changes_nothing_before_it(model):
 @pytest.mark.parametrize(
     ("given", "arguments", "message"),
     [
-        ("memel", {}, "`tokenizer` must be given"),
-        ("memel", {"tokenizer": str.split}, "numbers of tokens"),
-        ("", {"tokenizer": letters}, "one or more"),
-        (np.ones((2, 3), "int32"), {}, r"batch of one.*\(2, 3\)"),
-        (np.ones(3, "int32"), {}, "batch of one"),
+        ("memel", {}, "`tokenizer` is required"),
+        ("memel", {"tokenizer": str.split}, "one or more token ids"),
+        ("", {"tokenizer": letters}, "which are integers"),
+        (np.ones((2, 3), "int32"), {}, r"batch size 1.*\(2, 3\)"),
+        (np.ones(3, "int32"), {}, "batch size 1"),
         ("memel", {"tokenizer": letters, "generate": 2}, "causal language"),
         ("memel", {"tokenizer": letters, "generate": -1}, "`generate`"),
         ("memel", {"tokenizer": letters, "layers": "out"}, "per token"),

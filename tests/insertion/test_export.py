@@ -23,7 +23,7 @@ FORMATS = {
     "jax": ["tf_saved_model", "onnx"],
     "tensorflow": ["tf_saved_model", "onnx", "openvino", "litert"],
     "torch": ["torch", "onnx", "openvino", "litert"],
-}[BACKEND]
+}
 ENDINGS = {
     "tf_saved_model": "",
     "onnx": ".onnx",
@@ -84,7 +84,7 @@ def run_exported(path, kind):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", FORMATS[BACKEND])
 def test_exported_files_are_those_of_the_plain_model(kind, tmp_path):
     model = trained("functional")
     expected = model.predict(X, verbose=0)

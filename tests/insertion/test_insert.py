@@ -84,7 +84,7 @@ def test_middle_is_that_of_the_longest_run_of_equal_layers():
     # d2 takes 8 values, and so differs from d3 to d7, which take 4
     assert find(runs, "middle:3") == ["d4", "d5", "d6"]
     assert find(runs, "middle:5") == ["d3", "d4", "d5", "d6", "d7"]
-    with pytest.raises(ValueError, match=r"length is 5.*'middle:6'"):
+    with pytest.raises(ValueError, match=r"length of this run, 5 .*'middle:6'"):
         find(runs, "middle:6")
     with pytest.raises(ValueError, match="'middle:0'"):
         find(runs, "middle:0")

@@ -39,7 +39,16 @@ def test_a_report_of_an_older_version_holds_the_same_numbers(report, name):
         np.testing.assert_allclose(
             getattr(old["hidden"], field), getattr(layer, field), rtol=1e-4
         )
-    for field in ("label_ms", "histogram", "histogram_label", "top_ms"):
+    # Its bins are others: from minimum to maximum.
+    np.testing.assert_array_equal(
+        old["hidden"].histogram.sum(2), layer.histogram.sum(2)
+    )
+    np.testing.assert_allclose(
+        old["hidden"].histogram_edges[:, [0, -1]].T,
+        [layer.minimum, layer.maximum],
+        rtol=1e-6,
+    )
+    for field in ("label_ms", "histogram_label", "top_ms"):
         np.testing.assert_allclose(
             getattr(old["hidden"], field), getattr(layer, field), rtol=1e-4
         )

@@ -137,7 +137,7 @@ const S = {
   fkr: (o, k = rate) => o.L.fkr ? row(o.L.fkr, o.r)[k] : NaN,
   share: (o) => o.L.share ? o.L.share[o.r] : NaN,
   sd: (o) => Math.sqrt(at(o, "variance")),
-  zeros: (o) => o.L.zeros ? o.L.zeros[o.r] / o.L.ranked[o.r] : NaN,
+  zeros: (o) => o.L.zeros ? o.L.zeros[o.r] / o.L.binned[o.r] : NaN,
   weak: (o) => S.label(o) < 0 || !(S.auc(o) >= WEAK),
   ms: (o, v) => (v - at(o, "mean")) ** 2 / o.L.scale[o.r],
   dead: (o) => at(o, "dead") > 0,

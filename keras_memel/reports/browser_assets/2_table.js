@@ -23,8 +23,8 @@ const HELP = {
     + "median by more than a tenth of the largest step. dormant: the mean "
     + "absolute value is at most 2.5 % of the layer's. NaN: some values were "
     + "not finite and are left out of every figure.",
-  density: "Distribution of the values that are not exactly 0, from minimum to "
-    + "maximum; the height is the square root of the count. The line is 0.",
+  density: "Distribution of the values that are not exactly 0, in bins from "
+    + "lowest to highest; the height is the square root of the count. The line is 0.",
 };
 const labelled = LABELS.length > 0;
 const COLUMNS = [

@@ -15,6 +15,10 @@ const shortened = (text, most) => {
     : text;
 };
 
+// Where the bins of a neuron begin and end, and how many hold values.
+const span = ({L, r}) =>
+  [L.start[r], L.start[r] + L.used[r] * L.width[r], L.used[r]];
+
 // The distribution in a row of the table: one path for each sign.
 function spark(o) {
   const w = 70, h = 22, {L, r} = o;
@@ -25,8 +29,8 @@ function spark(o) {
       text: S.dead(o) ? `always ${num(at(o, "minimum"))}` : "no values"}));
     return out;
   }
-  const counts = row(L.all, r), step = w / counts.length;
-  const low = at(o, "minimum"), high = at(o, "maximum");
+  const [low, high, n] = span(o);
+  const counts = row(L.all, r).subarray(0, n), step = w / n;
   const zero = (0 - low) / (high - low) * w, most = Math.max(1, ...counts);
   const d = {neg: "", pos: ""};
   counts.forEach((count, b) => {
@@ -46,13 +50,14 @@ function spark(o) {
 // Counts of a neuron in other bins, by the share of each that overlaps.
 function rebinned(counts, low, high, from, to) {
   if (low === from && high === to) return counts;
-  const n = counts.length, out = new Float64Array(n);
-  const width = (high - low) / n, wider = (to - from) / n;
+  // Two neurons on one axis: as many bins for both.
+  const n = counts.length, out = new Float64Array(D.layers[0].bins);
+  const width = (high - low) / n, wider = (to - from) / out.length;
   counts.forEach((count, b) => {
     if (!count) return;
     const start = (low + b * width - from) / wider;
     const stop = start + width / wider;
-    for (let k = Math.max(0, Math.floor(start)); k < Math.min(n, stop); k++)
+    for (let k = Math.max(0, Math.floor(start)); k < Math.min(out.length, stop); k++)
       out[k] += count * (Math.min(stop, k + 1) - Math.max(start, k))
         / (stop - start);
   });
@@ -62,11 +67,11 @@ function rebinned(counts, low, high, from, to) {
 // A row for each label: its values that are not 0, and how many are.
 function densityRows(o, low, high) {
   const {L, r} = o, bins = L.bins;
+  const [first, last, n] = span(o);
   const over = (counts) =>
-    rebinned(counts, at(o, "minimum"), at(o, "maximum"), low, high);
+    rebinned(counts.subarray(0, n), first, last, low, high);
   if (!L.shown) return [{label: -1, name: "all values",
-    bins: over(row(L.all, r)), count: L.ranked[r],
-    zero: L.zeros ? L.zeros[r] / L.ranked[r] : NaN,
+    bins: over(row(L.all, r)), count: L.binned[r], zero: S.zeros(o),
     mean: at(o, "mean"), ms: NaN}];
   const shownLabels = row(L.shown, r), hist = row(L.hist, r);
   const found = Array.from(shownLabels, (label, k) => {
@@ -92,8 +97,7 @@ function densityRows(o, low, high) {
 
 const MOST_ROWS = 12;
 function density(o, width, all = false, domain = null) {
-  const low = domain ? domain[0] : at(o, "minimum");
-  const high = domain ? domain[1] : at(o, "maximum");
+  const [low, high] = domain ?? span(o);
   let rows = densityRows(o, low, high);
   const total = rows.length;
   if (!all && rows.length > MOST_ROWS + 1) {

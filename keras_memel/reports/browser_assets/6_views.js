@@ -120,8 +120,8 @@ function drawCompare(pane) {
   const o = N[chosen], other = otherOf(o), width = wide(), gap = 24;
   const w = width > 624 ? (width - gap) / 2 : width;
   const both = other && !S.dead(o) && !S.dead(other)
-    ? [Math.min(at(o, "minimum"), at(other, "minimum")),
-      Math.max(at(o, "maximum"), at(other, "maximum"))] : null;
+    ? [Math.min(span(o)[0], span(other)[0]),
+      Math.max(span(o)[1], span(other)[1])] : null;
   const pairs = both ? shared(o, other) : [];
   const two = el("div", {cls: "two"});
   for (const [k, one, title] of [[0, o, D.title], [1, other, D.other.title]]) {
