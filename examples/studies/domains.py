@@ -150,12 +150,8 @@ CLAIMS = {
         ("naive (a)", "plain"): "worse",
         ("naive (b)", "plain"): "worse",
     },
-    ("market", 0.0): {
-        (arm, "plain"): "not shown" for arm in training.METHODS
-    },
-    ("market", 0.2): {
-        (arm, "plain"): "not shown" for arm in training.METHODS
-    },
+    ("market", 0.0): {(arm, "plain"): "not shown" for arm in training.METHODS},
+    ("market", 0.2): {(arm, "plain"): "not shown" for arm in training.METHODS},
 }
 # The same of the references, on each share of wrong labels.
 REFERENCE_CLAIMS = {
@@ -208,8 +204,8 @@ ABOUT = {
 
 MEDICAL = (
     "There are no medical images, only a table of measurements of cell nuclei: "
-    "none of these packages contains a labelled set of medical images (November "
-    "2026). keras.datasets has none; torchvision and medmnist 3.0.2 download "
+    "none of these packages contains labelled medical images (November 2026). "
+    "keras.datasets has none; torchvision and medmnist 3.0.2 download "
     "theirs; torchxrayvision 1.5.7 contains labels of chest X-rays without the "
     "images; scikit-image 0.26.0 contains single images without labels."
 )
