@@ -183,7 +183,7 @@ def _rows(shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def _spatial_axes(spatial: int) -> tuple[range, range]:
-    """Return the axes of the input without the last or the first (channels)."""
+    """Return the spatial axes for channels at the end and at the start."""
     return range(spatial), range(1, spatial + 1)
 
 

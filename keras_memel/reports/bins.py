@@ -38,7 +38,8 @@ def grid(low: Array, high: Array) -> tuple[Array, Array]:
     seen = np.isfinite(low) & np.isfinite(high)
     low, high = np.where(seen, low, 0.0), np.where(seen, high, 0.0)
     moved = low < high
-    # The search starts at the highest width that may need more than BINS bins.
+    # The search starts with the smallest width that can suffice: half of it
+    # would always need more than BINS bins.
     _, exponent = np.frexp(np.where(moved, high - low, 1.0) / BINS)
     exponent -= 1
     while True:

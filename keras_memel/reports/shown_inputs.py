@@ -169,7 +169,7 @@ def _text(one: Any) -> str:
 def _numbers(one: Any, number: int) -> Array:
     try:
         values = np.asarray(one)
-        if values.dtype.kind not in "biufO":  # Text may hold numbers, and so on
+        if values.dtype.kind not in "biufO":  # NumPy would convert some texts.
             raise TypeError
         if values.dtype.kind == "O":
             values = values.astype("float64")
