@@ -140,8 +140,8 @@ def check_number(model: keras.Layer, source: Source) -> None:
     number = len(keras.tree.flatten(source.x))
     if number != len(inputs):
         raise ValueError(
-            "Argument `x` must contain one array for each of the "
-            f"{len(inputs)} inputs of the model. Pass a list of batches as "
+            "Argument `x` must contain one array per input of the model, "
+            f"{len(inputs)} in total. Pass a list of batches as "
             "`iter(batches)`, and labels as `labels`. "
             f"Received: {number} arrays"
         )

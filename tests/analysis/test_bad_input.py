@@ -177,7 +177,7 @@ def test_the_guard_raises_as_soon_as_the_model_runs(model, series_model):
 INPUTS = {
     "none": (X[:0], "`x` must contain at least one"),
     "lengths": ([X, X[:3]], r"`x`.*same length.*\[3, 40\]"),
-    "arrays": ([X, X], "`x`.*1 of them.*2 arrays"),
+    "arrays": ([X, X], "`x`.*1 in total.*2 arrays"),
     "number": (7, r"`x`.*7 \(int\)"),
 }
 
