@@ -17,7 +17,7 @@ from keras_memel.evaluation.in_progress import RunsInProgress
 from keras_memel.evaluation.in_progress import record_deaths
 
 pytest.importorskip("fcntl")
-pytestmark = [pytest.mark.once, pytest.mark.quick]
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
