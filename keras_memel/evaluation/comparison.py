@@ -34,9 +34,10 @@ class Comparison:
       the mean is at least as far from 0 (Fisher 1935). It is exact up to
       n = 16; beyond, it uses 65,535 random choices (fixed seed).
     - The studentized bootstrap: `t = mean / se`, and `t*` is the same for
-      the deltas minus their mean in 9,999 resamples (fixed seed). p is twice
-      the smaller share of `t*` on either side of `t` (Efron and Tibshirani
-      1993, section 12.5).
+      the deltas minus their mean in a resample. p is twice the smaller share
+      of `t*` on either side of `t` (Efron and Tibshirani 1993, section 12.5).
+      Up to n = 10 it uses all `n^n` resamples (Fisher and Hall 1991); beyond,
+      99,999 drawn ones (fixed seed).
     - `p` is the larger of the two. The interval of the mean contains the
       means that the tests do not both reject at 0.05: the hull of the
       bootstrap-t interval and of the interval from means of subsets that
@@ -106,6 +107,7 @@ class Comparison:
     References:
         - Fisher (1935), The Design of Experiments, section 21.
         - Hartigan (1969), Using Subsample Values as Typical Values.
+        - Fisher and Hall (1991), Bootstrap Algorithms for Small Samples.
         - Efron and Tibshirani (1993), An Introduction to the Bootstrap.
         - Holm (1979), A Simple Sequentially Rejective Multiple Test Procedure.
     """

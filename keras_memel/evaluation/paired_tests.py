@@ -10,6 +10,8 @@ its interval nor a studentized bootstrap.
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +19,10 @@ import numpy as np
 
 # Probability of a false rejection, and of an interval that misses the mean.
 ALPHA = 0.05
-RESAMPLES = 9999
+# Up to n = 10 all resamples are used, 92,378 different ones; beyond, as many as
+# `RESAMPLES` are drawn.
+EXACT_RESAMPLES = 10
+RESAMPLES = 99_999
 # Up to n = 16 all 2^n - 1 subsets are used; beyond, as many as for n = 16 are
 # drawn.
 EXACT_SEEDS = 16
@@ -25,8 +30,19 @@ SUBSETS = 2**EXACT_SEEDS - 1
 # Rows per matrix product, so that the matrix fits into the cache.
 CHUNK = 4096
 
-# Lower and upper ends of the reference values, which are known up to rounding.
-Values = tuple[np.ndarray, np.ndarray]
+
+class Values(NamedTuple):
+    """Reference values of a test, each known up to rounding.
+
+    Attributes:
+        lows: Lower end of each value.
+        highs: Upper end of each value.
+        weights: How often each value counts.
+    """
+
+    lows: np.ndarray
+    highs: np.ndarray
+    weights: np.ndarray
 
 
 class PairedTest(NamedTuple):
@@ -160,8 +176,8 @@ def sign_flip(deltas: np.ndarray, noise: np.ndarray) -> Values:
         noise: Bound on the error of each difference, `(n,)`.
 
     Returns:
-        Values minus and plus their rounding error, `(2^n - 1,)` each. Beyond
-        n = 16 the shape is `(65535,)`, from subsets drawn with a fixed seed.
+        `Values` of weight 1, `(2^n - 1,)`. Beyond n = 16 the shape is
+        `(65535,)`, from subsets drawn with a fixed seed.
     """
     deltas, noise = _in_order(deltas, noise)
     number = len(deltas)
@@ -181,17 +197,21 @@ def sign_flip(deltas: np.ndarray, noise: np.ndarray) -> Values:
         lows, highs = (sums - errors) / sizes, (sums + errors) / sizes
     if number > EXACT_SEEDS:
         lows[sizes == 0], highs[sizes == 0] = -np.inf, np.inf
-    return lows, highs
+    return Values(lows, highs, np.ones(len(lows)))
 
 
 def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
     """Compute the reference values of the equal-tailed bootstrap-t.
 
-    The values are `mean - t* se`, with `t* = (mean* - mean) / se*` from 9,999
-    resamples (fixed seed). Their quantiles are the ends of the bootstrap-t
-    interval (Efron and Tibshirani 1993, section 12.5). The bootstrap keeps
-    its level better than the sign flip for skewed differences, and worse for
-    heavy tails.
+    The values are `mean - t* se`, with `t* = (mean* - mean) / se*` of each
+    resample. Their quantiles are the ends of the bootstrap-t interval (Efron
+    and Tibshirani 1993, section 12.5). The bootstrap keeps its level better
+    than the sign flip for skewed differences, and worse for heavy tails.
+
+    Up to n = 10 all `n^n` resamples are enumerated (Fisher and Hall 1991).
+    Resamples that differ in their order alone are one value, whose weight is
+    the number of orders. The p then has no sampling error. Beyond n = 10,
+    99,999 resamples are drawn with a fixed seed.
 
     For a resample without deviation `t*` is not defined. It is omitted, just
     as a sample without deviation gets no verdict.
@@ -201,22 +221,24 @@ def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
         noise: Bound on the error of each difference, `(n,)`.
 
     Returns:
-        Values minus and plus their rounding error, `(9999,)` each or fewer.
+        `Values`, one per resample with a deviation.
     """
     deltas, noise = _in_order(deltas, noise)
     number = len(deltas)
     if equal_but_for(noise, deltas):
-        return np.array([-np.inf]), np.array([np.inf])
-    drawn = resamples(number)
-    values = deltas[drawn]
+        return Values(np.array([-np.inf]), np.array([np.inf]), np.ones(1))
+    shares, weights = resamples(number)
     # Two passes: the other differences keep their digits beside one of 1e15.
-    means = values.mean(0)
-    errors = (values - means).std(0, ddof=1) / np.sqrt(number)
-    mean, error = deltas.mean(), deltas.std(ddof=1) / np.sqrt(number)
+    means = shares @ deltas
+    squares = (deltas - means[:, None]) ** 2
+    variances = np.einsum("rn,rn->r", shares, squares)
+    errors = np.sqrt(variances / (number - 1))
+    # Rounded once: the same, but for its sign, if both arms change places.
+    mean = math.fsum(deltas) / number
+    error = deltas.std(ddof=1) / np.sqrt(number)
 
-    shares = resample_shares(number)
-    squares = np.stack([noise, noise**2], 1)
-    noise_of_means, squares_of_resamples = (shares @ squares).T
+    noises = np.stack([noise, noise**2], 1)
+    noise_of_means, squares_of_resamples = (shares @ noises).T
     noise_of_mean = float(noise.mean())
     # The error of a deviation is at most the deviation of the errors.
     noise_of_errors = np.sqrt(squares_of_resamples / (number - 1))
@@ -225,18 +247,21 @@ def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
     shifts = means - mean
     noise_of_shifts = noise_of_means + noise_of_mean
     suspects = np.flatnonzero(errors <= 2 * noise.max())
-    equal = np.zeros(RESAMPLES, bool)
-    equal[suspects] = equal_but_for(
-        noise[drawn[:, suspects]], values[:, suspects]
+    # The deviation is too small for a float, or is explained by the noise.
+    equal = errors == 0
+    present = shares[suspects] > 0
+    lowest = np.where(present, deltas + noise, np.inf).min(1)
+    equal[suspects] |= np.where(present, deltas - noise, -np.inf).max(1) <= (
+        lowest
     )
-    equal |= errors == 0  # The deviation may be too small for a float.
     safe = np.where(equal, 1.0, errors)
     # The bounds are of first order in the noise.
     points = mean - shifts / safe * error
     room = noise_of_mean + noise_of_shifts / safe * error
     room += np.abs(shifts) / safe * noise_of_error
     room += np.abs(shifts) / safe * error * noise_of_errors / safe
-    return (points - room)[~equal], (points + room)[~equal]
+    kept = ~equal
+    return Values((points - room)[kept], (points + room)[kept], weights[kept])
 
 
 TESTS = (sign_flip, bootstrap_t)
@@ -246,7 +271,7 @@ def p_value(values: Values) -> float:
     """Compute the two-sided p of a mean of 0.
 
     Args:
-        values: Lower and upper ends of M reference values.
+        values: Reference values, M with their weights.
 
     Returns:
         `2 (1 + k) / (M + 1)`, at most 1. `k` is the number of values that
@@ -255,20 +280,24 @@ def p_value(values: Values) -> float:
 
     Example:
 
-    >>> values = np.array([1.0, 2.0, -1.0] + [3.0] * 16)
-    >>> p_value((values, values))
+    >>> values = np.array([1.0, 2.0, -1.0, 3.0])
+    >>> p_value(Values(values, values, weights=np.array([1, 1, 1, 16])))
     0.2
     """
-    lows, highs = values
-    below, above = np.count_nonzero(lows <= 0), np.count_nonzero(highs >= 0)
-    return float(min(1.0, 2 * (1 + min(below, above)) / (len(lows) + 1)))
+    below = values.weights[values.lows <= 0].sum()
+    above = values.weights[values.highs >= 0].sum()
+    return float(min(1.0, _p(min(below, above), values.weights.sum())))
+
+
+def _p(count: float, number: float) -> float:
+    return 2 * (1 + count) / (number + 1)
 
 
 def interval(values: Values, level: float = ALPHA) -> tuple[float, float]:
     """Compute the interval of the means that `p_value` does not reject.
 
     Args:
-        values: Lower and upper ends of M reference values.
+        values: Reference values, M with their weights.
         level: p below which a mean is rejected.
 
     Returns:
@@ -278,19 +307,26 @@ def interval(values: Values, level: float = ALPHA) -> tuple[float, float]:
     Example:
 
     >>> values = np.arange(1.0, 100.0)
-    >>> interval((values, values))
+    >>> interval(Values(values, values, np.ones(99)))
     (2.0, 98.0)
     """
-    lows, highs = values
-    number = len(lows)
+    number = values.weights.sum()
     # Find the smallest count that `p_value` does not reject.
-    p = 2 * np.arange(1, number + 2) / (number + 1)
-    count = int(np.searchsorted(p, level))
+    count = max(0, math.floor(level * (number + 1) / 2) - 2)
+    while _p(count, number) < level:
+        count += 1
     if count == 0:
         return -np.inf, np.inf
-    low = np.partition(lows, count - 1)[count - 1]
-    high = np.partition(highs, number - count)[number - count]
-    return float(low), float(high)
+    low = _smallest(values.lows, values.weights, count)
+    high = -_smallest(-values.highs, values.weights, count)
+    return low, high
+
+
+def _smallest(values: np.ndarray, weights: np.ndarray, count: float) -> float:
+    """Return the `count`-th smallest value, each as often as it weighs."""
+    order = np.argsort(values)
+    place = np.searchsorted(np.cumsum(weights[order]), count)
+    return float(values[order[place]])
 
 
 def _in_order(
@@ -330,21 +366,33 @@ def drawn_subsets(number: int) -> np.ndarray:
     return np.concatenate([half, half[:, ::-1], whole]).astype(bool)
 
 
-@functools.lru_cache(maxsize=4)
-def resamples(number: int) -> np.ndarray:
-    """Draw the positions of the differences of each resample, `(n, 9999)`.
+@functools.lru_cache(maxsize=2)
+def resamples(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the resamples of n differences, and how often each counts.
 
-    The seed is fixed. Half of the resamples mirror the others, as in
-    `drawn_subsets`.
+    Returns:
+        Share of each difference in each resample, `(R, n)`, and the weights
+        `(R,)`. Up to n = 10 these are all different resamples, weighted by the
+        number of their orders. Beyond, 99,999 are drawn with a fixed seed,
+        mirrored as `drawn_subsets` are, and each weighs 1.
+
+    Example:
+
+    >>> shares, weights = resamples(2)
+    >>> shares.tolist(), weights.tolist()
+    ([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], [1.0, 2.0, 1.0])
     """
+    if number <= EXACT_RESAMPLES:
+        chosen = np.array(
+            list(itertools.combinations_with_replacement(range(number), number))
+        )
+        counts = np.stack([(chosen == x).sum(1) for x in range(number)], 1)
+        factorials = np.array([math.factorial(x) for x in range(number + 1)])
+        orders = factorials[number] // factorials[counts].prod(1)
+        return counts / number, orders.astype(float)
     rng = np.random.default_rng(0)
-    half = rng.integers(0, number, (number, RESAMPLES // 2))
-    sample = np.arange(number)[:, None]
-    return np.concatenate([half, number - 1 - half, sample], axis=1)
-
-
-@functools.lru_cache(maxsize=4)
-def resample_shares(number: int) -> np.ndarray:
-    """Compute the share of each difference in each resample, `(9999, n)`."""
-    drawn = resamples(number)
-    return np.stack([(drawn == place).mean(0) for place in range(number)], 1)
+    equal = np.full(number, 1 / number)
+    half = rng.multinomial(number, equal, RESAMPLES // 2)
+    sample = np.ones((1, number), int)
+    counts = np.concatenate([half, half[:, ::-1], sample])
+    return counts / number, np.ones(RESAMPLES)

@@ -1,5 +1,6 @@
 """The tests of the mean of paired differences, held to brute force."""
 
+import collections
 import itertools
 import math
 
@@ -62,18 +63,68 @@ def test_the_interval_of_the_sign_flip_is_what_it_does_not_reject(
         assert rejected == (not low - 1e-9 <= mean <= high + 1e-9)
 
 
-@example([0] * 9 + [1])
-@example([1] * 7 + [0, 0, -1])
 @example([5, 5, 5, 5])
 @example([1, 2])
-@example([0] * 12 + [3] * 7 + [-1])
-@settings(max_examples=8)
-@given(whole(2, 11, 4))
-def test_the_bootstrap_counts_its_resamples_and_ties(deltas):
-    ordered = sorted(deltas)
-    drawn = paired_tests.resamples(len(deltas)).T.tolist()
-    expected = paired_oracle.bootstrap_p(ordered, drawn)
+@example([3, 1, 1, 0, 0, -1])
+@settings(max_examples=20)
+@given(whole(2, 5, 4))
+def test_the_bootstrap_counts_all_resamples_and_ties(deltas):
+    resamples = paired_oracle.all_resamples(deltas)
+    expected = paired_oracle.bootstrap_p(deltas, resamples)
     assert paired_test(deltas).p_bootstrap == float(expected)
+
+
+def resampled(deltas):
+    """How often the library counts each resample of integers."""
+    shares, weights = paired_tests.resamples(len(deltas))
+    counts = np.rint(shares * len(deltas)).astype(int).tolist()
+    found = collections.Counter()
+    for row, weight in zip(counts, weights.astype(int).tolist(), strict=True):
+        values = itertools.chain.from_iterable(
+            [delta] * count
+            for delta, count in zip(sorted(deltas), row, strict=True)
+        )
+        found[tuple(values)] += weight
+    return found
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [[0] * 9 + [1], [1] * 7 + [0, 0, -1], [0] * 8 + [3] * 4 + [-1],
+     [0] * 12 + [3] * 7 + [-1]],
+)  # fmt: skip
+def test_the_bootstrap_counts_many_resamples_and_ties(deltas):
+    expected = paired_oracle.bootstrap_p(deltas, resampled(deltas))
+    assert paired_test(deltas).p_bootstrap == float(expected)
+
+
+@pytest.mark.parametrize("number", [2, 3, 6, 10])
+def test_up_to_ten_differences_every_resample_is_there(number):
+    shares, weights = paired_tests.resamples(number)
+    # Multisets of n positions, and sequences of n positions.
+    assert len(shares) == math.comb(2 * number - 1, number)
+    assert len(np.unique(shares, axis=0)) == len(shares)
+    assert weights.sum() == number**number
+    np.testing.assert_allclose(shares.sum(1), 1)
+    expected = scipy.stats.multinomial.pmf(
+        np.rint(shares * number), number, [1 / number] * number
+    )
+    np.testing.assert_allclose(weights / number**number, expected)
+
+
+@pytest.mark.parametrize("number", [11, 20])
+def test_beyond_ten_differences_resamples_are_drawn(number):
+    shares, weights = paired_tests.resamples(number)
+    assert shares.shape == (99_999, number)
+    np.testing.assert_array_equal(weights, 1)
+    counts = shares * number
+    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-9)
+    np.testing.assert_allclose(counts.sum(1), number)
+    # Each place is as probable: 4 standard errors of its share.
+    error = math.sqrt((1 - 1 / number) / number / (99_999 * number))
+    assert np.abs(shares.mean(0) - 1 / number).max() < 4 * error
+    # Mirrored, so that neither arm is favoured.
+    np.testing.assert_allclose(shares.mean(0), shares.mean(0)[::-1])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -107,8 +158,8 @@ def numbers(low, high):
 @example([1.0] * 8 + [2.0, 2.0], 0.05)
 @example([0.1 * 3 - 0.3] * 10, 0.05)
 @example(list(np.arange(20) / 7 - 0.3), 0.05)
-@settings(max_examples=150)
-@given(numbers(2, 20), LEVELS)
+@settings(max_examples=60)
+@given(numbers(2, 12), LEVELS)
 def test_p_is_below_the_level_exactly_if_the_interval_excludes_0(deltas, level):
     for noise in (0.0, 1e-6):
         test = paired_test(deltas, noise, level)
@@ -129,8 +180,8 @@ def test_the_interval_holds_the_means_that_are_not_rejected(number):
         assert (paired_test(deltas - mean).p < 0.05) == rejected
 
 
-@settings(max_examples=25)
-@given(numbers(2, 18), st.randoms())
+@settings(max_examples=15)
+@given(numbers(2, 12), st.randoms())
 def test_neither_the_order_nor_the_name_of_the_better_arm_matters(
     deltas, random
 ):
@@ -202,11 +253,11 @@ def test_equal_differences_have_no_deviation(value, number):
 
 
 def test_a_resample_without_deviation_is_left_out():
-    # A third of the resamples (0.9^10) is nine times the same.
+    # A third of the resamples (0.9^10) is ten times the same.
     deltas = np.array([9.0] * 9 + [8.0])
-    lows, highs = paired_tests.bootstrap_t(deltas, np.zeros(10))
-    assert len(lows) == len(highs)
-    assert len(lows) / 9999 == pytest.approx(1 - 0.9**10, abs=0.03)
+    values = paired_tests.bootstrap_t(deltas, np.zeros(10))
+    assert len(values.lows) == len(values.highs) == len(values.weights)
+    assert values.weights.sum() == 10**10 - 9**10 - 1
     test = paired_test(deltas)
     assert test.p == 2 / 2**10
     assert 8 < test.low < test.high < 9.1
@@ -221,17 +272,15 @@ def test_what_is_not_finite_is_refused(wrong):
 
 
 @settings(max_examples=10)
-@given(whole(9, 9, 6), st.sampled_from([10**15, -(10**15)]))
+@given(whole(6, 6, 6), st.sampled_from([10**15, -(10**15)]))
 def test_a_score_that_diverged_does_not_hide_the_others(deltas, far):
     deltas = [*deltas, far]
-    ours, theirs = 0.5 + 0.01 * np.array(deltas), np.full(10, 0.5)
+    ours, theirs = 0.5 + 0.01 * np.array(deltas), np.full(7, 0.5)
     ours[-1] = far
     noise = paired_tests.rounding(ours, theirs)
     test = paired_test(ours - theirs, noise)
     assert test.p_sign_flip == paired_oracle.sign_flip_p(deltas)
-    ordered = sorted(deltas)
-    drawn = paired_tests.resamples(10).T.tolist()
-    expected = float(paired_oracle.bootstrap_p(ordered, drawn))
+    expected = float(paired_oracle.bootstrap_p(deltas, resampled(deltas)))
     assert test.p_bootstrap == pytest.approx(expected, abs=1e-3)
 
 

@@ -1,9 +1,10 @@
 """The paired tests by brute force, in whole numbers: nothing is rounded.
 
-For deltas that are integers. No code is shared with the library, but for the
-draws of the bootstrap, which are passed in.
+For deltas that are integers. No code is shared with the library; resamples can
+be passed in, where all of them are too many.
 """
 
+import collections
 import itertools
 from fractions import Fraction
 
@@ -41,23 +42,28 @@ def squared_t(shift, values):
     return Fraction(shift * abs(shift), variance)
 
 
-def bootstrap_p(deltas, drawn):
+def all_resamples(deltas):
+    """Every resample in every order, n^n: how often each is met."""
+    orders = itertools.product(deltas, repeat=len(deltas))
+    return collections.Counter(tuple(sorted(order)) for order in orders)
+
+
+def bootstrap_p(deltas, resamples):
     """Two-sided p of the studentized bootstrap.
 
     Args:
         deltas: Integers.
-        drawn: Of each resample, the positions of its deltas.
+        resamples: How often each resample, a tuple of deltas, is met.
     """
     total = sum(deltas)
     observed = squared_t(total, deltas)
     if deltas.count(deltas[0]) == len(deltas):
         return Fraction(1)
     above = below = kept = 0
-    for positions in drawn:
-        values = [deltas[position] for position in positions]
+    for values, times in resamples.items():
         t = squared_t(sum(values) - total, values)
         if t is not None:
-            kept += 1
-            above += t >= observed
-            below += t <= observed
+            kept += times
+            above += times * (t >= observed)
+            below += times * (t <= observed)
     return min(Fraction(1), Fraction(2 * (1 + min(above, below)), kept + 1))

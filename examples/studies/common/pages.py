@@ -97,8 +97,8 @@ def only(comparison, metric):
 def decimals(contrasts, scale=1):
     """Return the number of decimals of the ends of these intervals.
 
-    The end of a bootstrap interval of about 10,000 resamples is accurate to
-    about 1 % of its width. The last decimal is coarser than that.
+    Two digits of the width of the interval: its ends are less accurate than the
+    second digit.
     """
     widths = [abs(scale * (c.high - c.low)) for c in contrasts]
     widest = max((w for w in widths if not math.isnan(w)), default=1.0)
