@@ -348,8 +348,9 @@ SEEN = [
     "be better than inhibiting other units, and was worse with wrong labels "
     "([causality](studies/causality.md)).",
     "- **Do not encourage them instead.** On digits with wrong labels, "
-    "inhibiting was better than encouraging and than decorrelating, which was "
-    "worse than dropout ([inhibit or encourage](studies/encourage.md)).",
+    "inhibiting was better than encouraging, than decorrelating and than "
+    "MonoLoss; the last two were worse than dropout "
+    "([inhibit or encourage](studies/encourage.md)).",
 ]
 LOOKING = [
     "- A step with RD lowers the monosemantic scale (phi) of the inhibited "
@@ -383,6 +384,20 @@ def check_sentences(found):
                 ("inhibit", "encourage"): "better",
                 ("inhibit", "decorrelate"): "better",
                 ("decorrelate", "dropout"): "worse",
+            }
+        },
+    )
+    (rewarded,) = (
+        finding.comparison
+        for finding in found["encourage"]
+        if finding.title == "digits, 20 % wrong labels, MonoLoss"
+    )
+    pages.check(
+        rewarded,
+        {
+            "accuracy": {
+                ("inhibit", "MonoLoss"): "better",
+                ("MonoLoss", "dropout"): "worse",
             }
         },
     )
