@@ -174,7 +174,7 @@ def test_refuses_a_report_of_something_else(model):
             model, "memel", "hidden", tokenizer=letters, report=report
         )
 
-    with pytest.raises(ValueError, match="'hidden' is not in it"):
+    with pytest.raises(ValueError, match="'hidden' is missing"):
         asked(analyze(model, x, layers="embedding", verbose=0))
     with pytest.raises(ValueError, match="axis=-1"):
         asked(analyze(model, x, layers="hidden", axis=None, verbose=0))
