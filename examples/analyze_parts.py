@@ -2,8 +2,8 @@
 
     python examples/analyze_parts.py --out parts
 
-Each part is saved when it is done. Stop the script at any time and start it
-again: it goes on with the parts that are missing.
+Each finished part is saved. If you stop the script and start it again, it
+resumes with the missing parts.
 """
 
 import argparse
@@ -23,12 +23,12 @@ def data():
 
 
 def analyze_part(file, model_file, start, stop):
-    """Analyze some of the inputs, unless that is done. Runs in any process."""
+    """Analyze a part of the inputs, unless its file exists, in any process."""
     import keras
 
     import keras_memel
 
-    if file.exists():  # A file is there in whole, or not at all
+    if file.exists():  # `Report.save` writes complete files only.
         return False
     images, labels = data()
     report = keras_memel.analyze(
@@ -77,7 +77,7 @@ def main():
         len(images) * n // arguments.parts for n in range(arguments.parts + 1)
     ]
     files = [out / f"part_{n}.npz" for n in range(arguments.parts)]
-    # Any executor will do: those of Dask and Ray have the same methods.
+    # You can use any executor: those of Dask and Ray have the same methods.
     with concurrent.futures.ProcessPoolExecutor(
         arguments.workers, multiprocessing.get_context("spawn")
     ) as workers:
@@ -86,7 +86,7 @@ def main():
             for file, start, stop in zip(files, ends[:-1], ends[1:])
         ]
         new = sum(one.result() for one in done)
-    print(f"{new} parts analyzed, {len(files) - new} were there")
+    print(f"{new} parts analyzed, {len(files) - new} found")
 
     report = functools.reduce(
         keras_memel.Report.merge, map(keras_memel.Report.load, files)

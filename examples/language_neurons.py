@@ -1,17 +1,17 @@
-"""Finds the language neurons of a small transformer, with and without MEmeL.
+"""Find the language neurons of a small transformer, with and without MEmeL.
 
     python examples/language_neurons.py --data FILE [--out FOLDER]
 
-FILE has a sentence in each line, and either a tab and its language, or a
-number and its language before it, as the sentences.csv of Tatoeba
+FILE has one sentence per line, followed by a tab and its language, or preceded
+by a number and its language, as the sentences.csv of Tatoeba
 (https://tatoeba.org/downloads). A character model learns to predict the next
-character and is never told the language. Then `analyze` asks of every neuron
-of its feed-forward layers which language it stands for, and how surely. The
-same is done with a MEmeL after these layers.
+character without language labels. `analyze` then computes for every neuron of
+its feed-forward layers which language it responds to, and how reliably. The
+second arm has a MEmeL after these layers.
 
-Written to FOLDER for each arm: the report (.npz), figures, and a page to look
-through the neurons, with the deciding characters of the sentences marked. One
-seed: a demonstration of what can be seen, not a measurement of the method.
+For each arm, the script writes to FOLDER: the report (.npz), figures, and a
+page to browse the neurons, with sentences shaded by character. It uses one
+seed: it demonstrates the tools and does not measure the method.
 """
 
 import argparse
@@ -34,11 +34,11 @@ ARMS = {"plain": None, "memel": {"selection": "rate", "axis": -1}}
 
 
 def read(path, languages, each):
-    """Sentences and labels: `each` of the commonest `languages`."""
+    """Return `each` sentences of the most frequent `languages`, and labels."""
     if path is None or not path.is_file():
         raise SystemExit(
-            "No sentences. Pass --data FILE, with a sentence, a tab and its "
-            "language in each line, or the sentences.csv of Tatoeba "
+            "Sentences are missing. Pass --data FILE with a sentence, a tab "
+            "and its language in each line, or the sentences.csv of Tatoeba "
             f"(https://tatoeba.org/downloads). Received: --data {path}"
         )
     found = collections.defaultdict(list)
@@ -70,7 +70,7 @@ def read(path, languages, each):
 
 
 def encode(texts):
-    """Numbers of characters, 0 for padding and 1 for rare ones."""
+    """Return characters as integers, 0 for padding and 1 for rare ones."""
     counts = collections.Counter("".join(texts))
     known = {
         character: number + 2
@@ -87,7 +87,7 @@ def encode(texts):
 
 @keras.saving.register_keras_serializable("language_neurons")
 class Positions(keras.layers.Layer):
-    """Adds a learned vector for each position."""
+    """Add a learned vector for each position."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -145,16 +145,16 @@ def train(arm, tokens, epochs):
 
 
 def look(arm, model, history, sentences, names, out):
-    """Asks all neurons of sentences that the model was not trained on.
+    """Analyze all neurons on held-out sentences.
 
-    Writes the report, its page and figures; returns a line of what was seen.
+    Write the report, its page and figures; return one line of results.
 
     Args:
         arm: Name of the arm.
-        model: After its training.
-        history: Of its training.
+        model: The trained model.
+        history: Its training history.
         sentences: Texts, their tokens and labels.
-        names: Of the languages.
+        names: Names of the languages.
         out: Folder to write to.
     """
     texts, tokens, labels = sentences
@@ -231,8 +231,8 @@ def main():
     number = options.look
     if number >= len(texts):
         raise SystemExit(
-            f"There are {len(texts)} sentences, of which some must be left to "
-            f"train on. Received: --look {number}"
+            f"--look must be less than the number of sentences, {len(texts)}, "
+            f"so that some remain for training. Received: --look {number}"
         )
     tokens = encode(texts)
     held_out = texts[:number], tokens[:number], labels[:number]

@@ -9,12 +9,12 @@ test on the other 1,397, whose labels are correct. Write three files:
     quickstart.jsonl   the score of each network, one run per line
     quickstart.png     the differences between the arms
 
-and print two tables. Each seed fixes the split, the wrong labels, the first
+and print two tables. Each seed fixes the split, the wrong labels, the initial
 weights and the order of the batches for all arms, so that `keras_memel.compare`
 compares the arms pair by pair. A second call resumes where the first stopped.
 
-It runs on the backend that KERAS_BACKEND names; else on that of the Keras
-configuration file if it is installed; else on the first that is.
+The backend is that of KERAS_BACKEND, else that of the Keras configuration file
+if it is installed, else the first installed one.
 """
 
 import argparse
@@ -33,14 +33,14 @@ def choose_backend():
         if name and importlib.util.find_spec(name):
             return name
     raise SystemExit(
-        "Keras needs a backend, and none is installed. Install one of them: "
+        "Keras needs a backend, but none is installed. Install one of them: "
         "pip install jax, tensorflow or torch"
     )
 
 
 if "KERAS_BACKEND" not in os.environ:
     os.environ["KERAS_BACKEND"] = choose_backend()
-# The matrices are so small that a second thread costs more than it gives.
+# The matrices are so small that a second thread slows training down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
 
@@ -56,15 +56,15 @@ from keras_memel import analyze
 from keras_memel import compare
 
 TRAINING_IMAGES, WRONG_SHARE, BATCH = 400, 0.2, 100
-# Such that plain training ends up knowing the wrong labels by heart, which
-# the training images alone can tell.
+# With these settings, plain training memorizes the wrong labels. The training
+# images alone show this.
 LEARNING_RATE, EPOCHS = 3e-3, 50
 
-# What stands before each ReLU. No rate was chosen for its result: dropout has
-# its customary half; MEmeL and its placebo take a tenth of the values. MEmeL
-# stands before the ReLU because many values behind it are exactly 0, and to a
-# neuron that is mostly 0 any other value looks exceptional. Dropout does not
-# mind the place, since ReLU(0) = 0.
+# The layers before each ReLU. No rate was chosen by its result: dropout has
+# its customary half; MEmeL and its placebo inhibit a tenth of the values.
+# MEmeL precedes the ReLU because many values after it are exactly 0, so every
+# other value has a high scale. For dropout, the order makes no difference,
+# since ReLU(0) = 0.
 ARMS = {
     "plain": lambda: [],
     "dropout 50 %": lambda: [keras.layers.Dropout(0.5)],
@@ -74,15 +74,17 @@ ARMS = {
     "MEmeL 10 %": lambda: [MEmeL(selection=Rate(0.1))],
 }
 PLAIN, *OTHERS, MEMEL = ARMS
-# Beside each arm less plain.
+# Pairs in addition to each arm vs. plain.
 CONTRASTS = [(MEMEL, arm) for arm in OTHERS]
 HIGHER_IS_BETTER = {"accuracy": True, "wrong_labels_learned": False}
 
 
 def build(arm, seed):
-    """A network of two hidden layers. Its first weights depend on the seed
-    only: initialisers have seeds of their own, since the layers of an arm draw
-    from the global one."""
+    """Build a network of two hidden layers.
+
+    The initial weights depend only on the seed: each initialiser has its own
+    seed, since the layers of an arm sample from the global one.
+    """
 
     def dense(units, number):
         glorot = keras.initializers.GlorotUniform(seed=10 * seed + number)
@@ -110,7 +112,7 @@ def fit(arm, seed, epochs):
     wrong = rng.choice(known, round(WRONG_SHARE * len(known)), replace=False)
     given = labels.copy()
     given[wrong] = (labels[wrong] + rng.integers(1, 10, len(wrong))) % 10
-    # All epochs as one, in an order of our own: each backend shuffles its way.
+    # All epochs in one, in a fixed order: backends shuffle differently.
     order = np.concatenate([rng.permutation(known) for _ in range(epochs)])
 
     model = build(arm, seed)
@@ -147,14 +149,14 @@ def write_neurons(path, epochs):
 
 
 def compared(runs):
-    """The comparison of stored runs."""
+    """Return the comparison of stored runs."""
     return Comparison(
         runs, list(ARMS), contrasts=CONTRASTS, higher_is_better=HIGHER_IS_BETTER
     )
 
 
 def tables(comparison):
-    """What was seen, in Markdown."""
+    """Return the tables in Markdown."""
     accuracy, learned = map(comparison.scores, comparison.metrics)
     lines = [
         "| arm | accuracy, % | lowest to highest | wrong labels learned, % |",
@@ -172,7 +174,7 @@ def tables(comparison):
 
 
 def figure(comparison):
-    """Each seed a dot: points of accuracy that an arm has over another."""
+    """Plot the difference of each pair of arms, one dot per seed."""
     axes = comparison.plot("accuracy", scale=100)
     backend = comparison.runs[0]["environment"]["backend"]
     axes.set_xlabel("difference in test accuracy, percentage points")
@@ -186,7 +188,7 @@ def figure(comparison):
 
 
 def at_least(lowest):
-    """Return a reader of whole numbers for an argument."""
+    """Return a parser of integers for an argument."""
 
     def whole(text):
         number = int(text)

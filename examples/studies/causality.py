@@ -1,11 +1,11 @@
-"""Does inhibiting monosemantic units, as such, change what a network can do?
+"""Does inhibiting monosemantic units, as such, change the accuracy?
 
     python examples/studies/causality.py [--seeds 10]
 
-The experiment that the papers do not make. In a trained network some hidden
-units are made monosemantic on purpose: an auxiliary loss teaches each to be
-high on one class and constant on all others. Training then goes on with these
-units inhibited, or as many others treated alike, or none. Writes
+The papers do not include this experiment. In a trained network, an auxiliary
+loss makes some hidden units monosemantic on purpose: high on one class and
+constant on all others. Training then continues with these units inhibited,
+with the same number of other units inhibited, or with none. The script writes
 docs/studies/causality.md.
 """
 
@@ -25,10 +25,10 @@ from keras_memel import compare
 
 SHARES = (0.0, 0.2)
 UNITS = 20  # planted, of the second layer: two for each class
-HIGH = 5.0  # what a planted unit should say of its class; else 0
+HIGH = 5.0  # target of a planted unit on its class; 0 on all others
 MOMENTS = ("accuracy before", "accuracy planted", "accuracy")
 TRAINING, PLANTING, AFTER = 20, 10, 20  # epochs
-# Planted?, and which units are inhibited afterwards.
+# Whether units are planted, and which units are inhibited afterwards.
 ARMS = {
     "planted": (True, None),
     "never planted": (False, None),
@@ -42,10 +42,10 @@ CONTRASTS = [("planted, inhibited", "planted, others inhibited")]
 
 @keras.saving.register_keras_serializable("studies")
 class HighestOfUnits(Selection):
-    """The tenth of a batch with the highest scores, of some units only.
+    """Select the tenth of a batch with the highest scores, for some units.
 
-    A planted unit fires on one class of ten. Any other unit, too, so loses
-    its most unusual tenth: both are treated alike.
+    A planted unit fires on one class of ten. For other units, the same share
+    is selected, so that both are treated alike.
     """
 
     def __init__(self, units):
@@ -72,7 +72,7 @@ def epochs(model, digits, start, number, target=None):
 
 
 def plant(model, digits, units):
-    """Teach each unit to be `HIGH` on one class and 0 on the others."""
+    """Train each unit to be `HIGH` on one class and 0 on the others."""
     values = training.dense(model)[1].output
     both = keras.Model(
         model.inputs[0],
@@ -90,7 +90,7 @@ def plant(model, digits, units):
 
 
 def silenced(model, digits, units):
-    """Accuracy with these units held at their mean: does it rely on them?"""
+    """Return the accuracy with these units fixed at their mean."""
     values = training.second_layer(model, digits.images[digits.test])
     values[:, units] = values[:, units].mean(axis=0)
     logits = training.dense(model)[2](keras.ops.relu(values))
@@ -99,7 +99,7 @@ def silenced(model, digits, units):
 
 
 def separation(model, digits, units):
-    """Mean phi of a unit on the test images of its class, over that on all."""
+    """Return the mean phi of a unit on its class, divided by that on all."""
     values = training.second_layer(model, digits.images[digits.test])
     phi = training.phi(values[:, units])
     labels = digits.labels[digits.test]
@@ -108,7 +108,7 @@ def separation(model, digits, units):
 
 
 def run(share, arm, seed):
-    """Train, plant, go on with some units inhibited; test at each moment."""
+    """Train, plant, continue with some units inhibited; test at each stage."""
     planted, inhibited = arm
     digits = training.Digits(seed, share)
     shuffled = np.random.default_rng([seed, 1]).permutation(training.WIDTH)
@@ -144,7 +144,7 @@ def store(share):
 
 
 def stored():
-    """The comparison of each share of wrong labels."""
+    """Return the comparison of each share of wrong labels."""
     return {
         share: Comparison(
             RunStore(store(share)).read(), list(ARMS), "planted", CONTRASTS

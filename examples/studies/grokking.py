@@ -2,11 +2,12 @@
 
     python examples/studies/grokking.py [--seeds 20]
 
-Open question 3 of the paper, on the task that is known for its jump (Power et
-al. 2022, Gromov 2023): addition modulo a prime, learned by heart long before
-it is understood. How many steps until the network knows the sums that it was
-not taught, with Reverse Deactivation (RD), its controls and dropout; and what
-becomes of the monosemantic scale meanwhile? Writes docs/studies/grokking.md.
+Open question 3 of the paper, on a task that is known for its jump (Power et
+al. 2022, Gromov 2023): addition modulo a prime, which networks memorize long
+before they generalize. The script measures the steps until the network labels
+the test sums correctly, with Reverse Deactivation (RD), its controls and
+dropout, and the monosemantic scale during training. It writes
+docs/studies/grokking.md.
 """
 
 import os
@@ -26,8 +27,8 @@ from keras_memel import compare
 
 PRIME, WIDTH, TAUGHT = 37, 96, 0.5  # share of all sums
 LEARNING_RATE, DECAY = 5e-3, 1.0
-STEPS, LOOK = 800, 10  # all steps, and how often to look
-MOMENTS = range(100, STEPS + 1, 100)  # of which more is kept
+STEPS, LOOK = 800, 10  # all steps, and steps between tests
+MOMENTS = range(100, STEPS + 1, 100)  # steps with stored accuracy and phi
 KNOWN = 0.9
 RATES = (0.02, 0.1)
 DROPOUT_RATES = (0.05, 0.2)
@@ -43,8 +44,11 @@ COLOURS = dict(zip(["plain", *METHODS], ["k", "C3", "C1", "C0", "C2", "0.6"]))
 
 
 class Sums:
-    """All sums modulo the prime, split by a seed: some are taught; half of
-    the others choose among trials, and half test."""
+    """Split all sums modulo the prime by a seed.
+
+    Some are the training set. Half of the others select among trials, and half
+    test.
+    """
 
     def __init__(self, seed):
         self.left, self.right = np.divmod(np.arange(PRIME**2), PRIME)
@@ -61,7 +65,7 @@ class Sums:
 
 
 def build(arm, seed):
-    """Two tables of vectors, their sum squared, and a layer of answers."""
+    """Build two embeddings, the square of their sum, and a dense layer."""
     method, rate = arm
     keras.utils.set_random_seed(seed)
 
@@ -96,7 +100,7 @@ def build(arm, seed):
 
 
 def steps_until(accuracies):
-    """The first look with this much known; the last if there is none."""
+    """Return the first step with this accuracy, or the last step."""
     known = np.flatnonzero(np.array(accuracies) >= KNOWN)
     return LOOK * (1 + int(known[0])) if len(known) else STEPS
 
@@ -105,15 +109,15 @@ _COMPILED = {}
 
 
 def compiled(arm, model, sums):
-    """Two functions of a state, compiled once an arm: `LOOK` steps on, and
-    what the network says of all sums.
+    """Return two functions of a state, compiled once per arm.
 
-    A step takes a third of a millisecond, a call of `fit` or `train_on_batch`
-    longer; hence a loop of our own, by what Keras offers on JAX.
+    The first performs `LOOK` steps, the second returns the outputs for all
+    sums. A step takes a third of a millisecond, less than a call of `fit` or
+    `train_on_batch`, so this loop uses the stateless interface of Keras.
     """
     if arm in _COMPILED:
         return _COMPILED[arm]
-    import jax  # the page is made from the stored runs without it
+    import jax  # The page is made from the stored runs without it.
 
     optimizer, everything = model.optimizer, sums.inputs()
 
@@ -137,7 +141,7 @@ def compiled(arm, model, sums):
         return trained, others, slots
 
     def advance(state, inputs, labels):
-        # Not `lax.scan`: in a loop of XLA's a step takes far longer on a CPU.
+        # Not `lax.scan`: in a loop of XLA, a step is far slower on a CPU.
         for _ in range(LOOK):
             state = step(state, inputs, labels)
         return state
@@ -154,7 +158,7 @@ def compiled(arm, model, sums):
 
 
 def state_of(model):
-    """All that a step changes: of the network, and of the optimizer."""
+    """Return the variables of the network and of the optimizer."""
     return tuple(
         [variable.value for variable in some]
         for some in (
@@ -166,7 +170,7 @@ def state_of(model):
 
 
 def run(arm, seed):
-    """Train one network on all that is taught at once, and look on."""
+    """Train one network on the whole training set, and test it regularly."""
     sums = Sums(seed)
     model = build(arm, seed)
     model.optimizer.build(model.trainable_variables)

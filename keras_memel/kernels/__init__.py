@@ -1,10 +1,10 @@
-"""The few operations for which each backend has a faster way of its own.
+"""Kernels: the few operations that a backend can compute faster than Keras.
 
-Everything else in the library is written once, in `keras.ops`. `reference` has
-these in `keras.ops` too: it is what a backend without a way of its own gets,
-and what the tests hold the others to. The file of a backend imports from
-`reference` what it does not do in its own way. Which way is faster was
-measured with `benchmarks/overhead.py`; the reasons stand beside the code.
+All other code of the library is written once, in `keras.ops`. `reference`
+implements the kernels in `keras.ops` too. Backends without a faster kernel use
+it, and the tests compare the others with it. The file of a backend imports the
+kernels that it does not replace from `reference`. `benchmarks/overhead.py`
+measures which kernel is faster. Comments in the code give the reasons.
 """
 
 from types import ModuleType

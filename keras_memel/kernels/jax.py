@@ -1,6 +1,6 @@
-"""JAX's ways: how XLA reduces on a CPU decides nearly all of the time.
+"""Kernels of JAX. The reductions of XLA on a CPU dominate the time.
 
-Figures are of (32, 128, 768) float32 on two cores.
+Times are for (32, 128, 768) float32 values on two cores.
 """
 
 import math
@@ -61,7 +61,7 @@ def sums(
     axes: tuple[int, ...],
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.sums`."""
+    """Replace `reference.sums` on JAX."""
     spread = is_spread(values)
     leading = axes == tuple(range(len(axes)))
     known = leading and is_known(values) and values.size
@@ -70,7 +70,7 @@ def sums(
     deviation = reference.as_float32(values) - shift
     if mask is not None:
         deviation = jnp.where(mask, deviation, 0.0)
-    if spread:  # merged axes would have to be gathered first
+    if spread:  # Merging axes would gather the values first.
         return reference.sums_of_axes(deviation, axes)
     return reference.sums_of_rows(
         deviation, axes, lambda rows: _sum_rows(rows, rows * rows)
@@ -78,16 +78,16 @@ def sums(
 
 
 def _sum_rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    # XLA adds up one column after the other; each number is then far from
-    # the next, and with wide rows each is a cache miss: 67 ms for
-    # (32, 98304). A reduction of a *pair* goes along the rows instead, 0.5
-    # ms, as long as they are few: so 16 at a time, and of (4096, 768) the
-    # 256 sums that are left once more. 1.2 ms became 0.4.
+    # XLA sums one column after the other. With wide rows each number is then a
+    # cache miss: 67 ms for (32, 98304). XLA computes the reduction of a *pair*
+    # along the rows instead, in 0.5 ms, if the rows are few. Therefore reduce
+    # 16 rows at a time, and repeat this: (4096, 768) gives 256 sums first. The
+    # time decreases from 1.2 to 0.4 ms.
     rows = len(first)
     if rows <= FEW_ROWS:
         return _sum_pair(first, second, 0)
     whole = rows // FEW_ROWS * FEW_ROWS
-    # Consecutive rows together: they lie on one device.
+    # Group consecutive rows, which are on one device.
     shape = (whole // FEW_ROWS, FEW_ROWS, -1)
     some = _sum_rows(
         *_sum_pair(first[:whole].reshape(shape), second[:whole].reshape(shape))
@@ -111,8 +111,8 @@ def _sum_pair(
     return sums
 
 
-# These two are functions with a name: outside of a jit, JAX compiles anew for
-# every new one, which a lambda would be each time.
+# These two are module functions and not lambdas. Outside of `jit`, JAX compiles
+# again for every new function object.
 
 
 def _add_pair(
@@ -131,11 +131,11 @@ def choose(
     values: Tensor,
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.choose`."""
+    """Replace `reference.choose` on JAX."""
     if not selection._has_cutoff:
         return reference.choose(selection, score, values, arguments)
-    # Scores that are used twice are written to memory and read again. To
-    # compute them twice takes no longer, and no memory.
+    # Scores that are used twice would be written to memory and read again.
+    # Computing them twice is as fast and needs no memory.
     cutoff = selection._cutoff(score(_rounded(values)))
     values, cutoff = jax.lax.optimization_barrier((values, cutoff))
     scores = score(_rounded(values))
@@ -143,9 +143,9 @@ def choose(
 
 
 def _rounded(values: Tensor) -> Tensor:
-    # What precedes may be computed twice as well, and XLA leaves out the
-    # rounding to bfloat16 where it can: the largest score would not be found
-    # among the scores of the values that were rounded.
+    # XLA may also compute the preceding operations twice, and omits rounding to
+    # bfloat16 where it can. The largest score would then not occur among the
+    # scores of the rounded values.
     if values.dtype not in ("bfloat16", "float16"):
         return values
     kind = jnp.finfo(values.dtype)
@@ -155,18 +155,18 @@ def _rounded(values: Tensor) -> Tensor:
 
 
 def kth_largest(score: Tensor, k: int) -> Tensor:
-    """As `reference.kth_largest`."""
+    """Replace `reference.kth_largest` on JAX."""
     score = jnp.asarray(score)
     if k > 1 and is_spread(score):
         kth = _kth_largest_of_rows(score.reshape(len(score), -1), k)
         return kth.reshape((-1,) + (1,) * (score.ndim - 1))
     if k > 1 or not on_cpu(score) or not is_known(score):
         return reference.kth_largest(score, k)
-    # XLA hands a maximum to a library, for which the scores must be written
-    # to memory first. A reduction that it does not recognize is fused with
-    # what computes them. In two stages, since it runs on one core if it ends
-    # in few numbers; the last a maximum again, since of two of one kind XLA
-    # would make one.
+    # XLA calls a library for a maximum, which needs the scores in memory. It
+    # fuses a reduction that it does not recognize with the computation of the
+    # scores. Use two stages, because a reduction to few numbers runs on one
+    # core. The second stage is a plain maximum, because XLA would merge two
+    # reductions of the same kind.
     flat = score.reshape(len(score), math.prod(score.shape[1:]))
     columns = math.gcd(flat.shape[1], 64)
     stage = jax.lax.reduce(
@@ -190,8 +190,8 @@ def _partition(k: int, mesh: Any, arguments: Any, result: Any) -> Any:
     return mesh, partial(reference.kth_largest, k=k), rows, (rows,)
 
 
-# XLA would gather all samples on every device to sort them. Each has a k-th
-# largest of its own: a device needs no others than it has.
+# XLA would gather all samples on every device to sort them. The k-th largest
+# score depends on one sample only, so a device needs only its own samples.
 _kth_largest_of_rows.def_partition(
     partition=_partition,
     sharding_rule="sample value -> sample one",
@@ -200,26 +200,26 @@ _kth_largest_of_rows.def_partition(
 
 
 def is_known(values: Tensor) -> bool:
-    """Whether all sizes are numbers: Keras finds out shapes with symbols."""
+    """Return whether all sizes are numbers. Keras may use symbols instead."""
     return all(isinstance(size, int) for size in values.shape)
 
 
 def on_cpu(values: Tensor) -> bool:
-    """Whether the ways that were measured on a CPU, a single one, apply.
+    """Return whether to use the kernels that are faster on a single CPU.
 
-    Spread over many devices, slices of an array move it between them, and an
-    unusual reduction is one that XLA cannot finish across them.
+    If an array is spread over several devices, slices move values between the
+    devices, and XLA cannot complete a custom reduction across devices.
     """
     return bool(jax.default_backend() == "cpu" and not is_spread(values))
 
 
 def is_spread(values: Tensor) -> bool:
-    """Whether `values` lie on several devices, as far as a trace can know.
+    """Return whether `values` are on several devices, as far as a trace shows.
 
-    The mesh of the values themselves, that of `jax.set_mesh`, or that of
-    `keras.distribution`: not the devices that the process has besides. Only
-    `jax.jit(in_shardings=...)` of arrays that lie on one device shows no mesh
-    while it is traced.
+    The function checks the mesh of the values themselves, of `jax.set_mesh` and
+    of `keras.distribution`, but not the other devices of the process. It misses
+    only `jax.jit(in_shardings=...)` of arrays on one device, which shows no
+    mesh during tracing.
     """
     meshes = [
         jax.typeof(values).sharding.mesh,
@@ -237,7 +237,7 @@ def scan(
     backwards: bool = False,
     collect: bool = True,
 ) -> tuple[Any, Any]:
-    """As `reference.scan`."""
+    """Replace `reference.scan` on JAX."""
 
     def body(carry: Any, parts: Any) -> tuple[Any, Any]:
         carry = step(carry, parts)

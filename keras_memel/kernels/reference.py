@@ -1,4 +1,4 @@
-"""What each kernel computes, in operations that every backend has."""
+"""Reference kernels, in operations that every backend supports."""
 
 import math
 from collections.abc import Callable
@@ -37,13 +37,13 @@ copy = ops.copy
 
 
 def at_least(x: Tensor, low: float) -> Tensor:
-    """`max(x, low)`."""
+    """Compute `max(x, low)`."""
     return ops.maximum(x, low)
 
 
 def as_float32(x: Any) -> Tensor:
-    """`x` as a float32 tensor: itself if it is one."""
-    # Eagerly, `ops.cast` costs as much as an operation when it does nothing.
+    """Convert `x` to a float32 tensor. Return `x` itself if it is one."""
+    # In eager mode, an `ops.cast` without effect costs as much as an operation.
     if (
         ops.is_tensor(x)
         and keras.backend.standardize_dtype(x.dtype) == "float32"
@@ -58,9 +58,9 @@ def sums(
     axes: tuple[int, ...],
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum and sum of squares of `values - shift` over `axes`, "keepdims".
+    """Sum `values - shift` and its square over `axes`, with "keepdims".
 
-    Where `mask` is false a value does not count. No gradient is taken.
+    Values whose `mask` is false do not count. No gradient is needed.
     """
     deviation = as_float32(values) - shift
     if mask is not None:
@@ -73,7 +73,7 @@ def sums(
 def sums_of_axes(
     deviation: Tensor, axes: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """`sums` as they are written."""
+    """Compute `sums` with one reduction per result."""
     return (
         ops.sum(deviation, axis=axes, keepdims=True),
         ops.sum(deviation * deviation, axis=axes, keepdims=True),
@@ -85,10 +85,11 @@ def sums_of_rows(
     axes: tuple[int, ...],
     reduce: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
-    """`sums` over leading axes by a `reduce` of the rows of a matrix.
+    """Compute `sums` over leading axes with a `reduce` of the rows of a matrix.
 
-    The usual case, neurons last. XLA reduces the first axis of a matrix
-    several times faster than two of three axes.
+    This is the usual case, in which the last axis indexes the neurons. XLA
+    reduces the first axis of a matrix several times faster than two of three
+    axes.
     """
     kept = tuple(deviation.shape)[len(axes) :]
     matrix = ops.reshape(deviation, (-1, math.prod(kept)))
@@ -104,10 +105,13 @@ def _sums_of_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def score(
     values: Tensor, mean: Tensor, scale: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """`(values - mean)^2 * scale`, or -1 where it is not finite or `valid`."""
+    """Compute `(values - mean)^2 * scale`.
+
+    The score is -1 where this is not finite, or `valid` is false.
+    """
     phi = ops.square(as_float32(values) - mean) * scale
-    # One comparison finds what has no score: neurons without history (their
-    # scale is NaN) and values that are not finite.
+    # One comparison finds all values without a score: those of neurons without
+    # history, whose scale is NaN, and those that are not finite.
     scored = phi < math.inf
     if valid is not None:
         scored = ops.logical_and(scored, valid)
@@ -115,9 +119,10 @@ def score(
 
 
 def after(x: Tensor, values: Tensor) -> Tensor:
-    """`x`, which is not computed before `values` are there.
+    """Return `x`, but not before `values` are computed.
 
-    Where what has an effect may run although its inputs fail.
+    Some backends may otherwise run an operation with side effects although the
+    computation of the inputs fails.
     """
     del values
     return x
@@ -128,7 +133,7 @@ def by_sample(
     values: Tensor,
     valid: Tensor | None,
 ) -> Tensor:
-    """`select(values, valid)`, which treats each sample by itself."""
+    """Call `select(values, valid)`, which treats each sample separately."""
     return select(values, valid)
 
 
@@ -138,18 +143,18 @@ def choose(
     values: Tensor,
     arguments: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """The scores of `values`, and which of them `selection` selects."""
+    """Compute the scores of `values`, and a mask of the selected values."""
     scores = score(values)
     return scores, selection(scores, **arguments)
 
 
 def count(mask: Tensor) -> Tensor:
-    """Number of true values, a float32 scalar."""
+    """Count the true values, as a float32 scalar."""
     return ops.sum(ops.cast(mask, "float32"))
 
 
 def kth_largest(score: Tensor, k: int) -> Tensor:
-    """The k-th largest value of each sample, `(batch, 1, ..., 1)`."""
+    """Return the k-th largest value of each sample, `(batch, 1, ..., 1)`."""
     batch, *shape = ops.shape(score)
     axes = tuple(range(1, len(shape) + 1))
     if k == 1:  # no sort; `initial` lets a batch be empty
@@ -157,29 +162,30 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
     flat = ops.reshape(score, (batch, math.prod(shape)))
     if flat.shape[0] != 0 and (rows := block_rows(flat.shape[1], k)):
         flat = candidates(flat, k, rows)
-    # The least of the k, not the last: XLA makes of a slice of `top_k` a sort
-    # of everything, a hundred times slower.
+    # Take the minimum of the k values, not the last one. XLA converts a slice
+    # of `top_k` to a full sort, which is a hundred times slower.
     kth = ops.min(ops.top_k(flat, k)[0], axis=-1, initial=math.inf)
     return ops.reshape(kth, (batch,) + (1,) * len(shape))
 
 
-# Below, the calls of `candidates` cost more than they save.
+# Below this number of values, `candidates` costs more than it saves.
 FEW_VALUES = 4096
 
 
 def block_rows(size: int | None, k: int) -> int:
-    """Rows of the blocks that `candidates` makes; 0 if it would not pay."""
-    # sqrt(size k) columns, and as many candidates in k of them.
+    """Return the number of rows for `candidates`, or 0 if it saves no time."""
+    # This gives sqrt(size k) columns, and as many candidates in k of them.
     rows = round(math.sqrt(size / k)) if isinstance(size, int) else 0
     return rows if rows >= 8 and (size or 0) >= FEW_VALUES else 0
 
 
 def candidates(flat: Tensor, k: int, rows: int) -> Tensor:
-    """Some values of each sample, its `k` largest among them.
+    """Return some values of each sample, including its `k` largest.
 
-    Exact: of a matrix of `rows` rows, those in the `k` columns with the
-    largest maxima. A value that is larger than the k-th largest makes its
-    column one of these, since fewer than `k` columns hold such a value.
+    The values form a matrix with `rows` rows. The candidates are those in the
+    `k` columns with the largest maxima. The result is exact: fewer than `k`
+    columns contain a value larger than the k-th largest, so all of these
+    columns are chosen.
     """
     batch, size = ops.shape(flat)[0], flat.shape[1]
     columns = size // rows
@@ -194,9 +200,10 @@ def candidates(flat: Tensor, k: int, rows: int) -> Tensor:
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
-    """`mean` where `mask`, with the gradient `-delta g`; else `values`, `g`.
+    """Return `mean` with the gradient `-delta g` where `mask` is true.
 
-    What is kept for the backward pass is the mask: one byte a value.
+    Other values and their gradient `g` are unchanged. The backward pass keeps
+    only the mask: one byte per value.
     """
     mean = ops.stop_gradient(mean)
     if delta:
@@ -205,9 +212,9 @@ def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of tensors, its passes over them fused where that pays.
+    """Fuse the passes of `function` over tensors where this is faster.
 
-    It must be pure, and return tensors.
+    The function must be pure, and return tensors.
     """
     return function
 
@@ -219,20 +226,20 @@ def scan(
     backwards: bool = False,
     collect: bool = True,
 ) -> tuple[Any, Any]:
-    """A step for each entry of `inputs`, one after the other.
+    """Run a step for each time step of `inputs`, one after the other.
 
     Args:
-        step: From `carry` and the entries of one time step to the new `carry`,
-            of the same structure, shapes and dtypes. It must not assign to
-            variables.
-        carry: A tuple of tensors.
-        inputs: A tuple of tensors `(time, ...)`, of one time step at least.
-        backwards: Whether to begin with the last.
-        collect: Whether the first of `carry` is kept from every step.
+        step: Function from `carry` and the inputs of one time step to the new
+            `carry`, of the same structure, shapes and dtypes. It must not
+            assign to variables.
+        carry: Tuple of tensors.
+        inputs: Tuple of tensors `(time, ...)` with at least one time step.
+        backwards: Whether to start with the last time step.
+        collect: Whether to return the first tensor of `carry` of every step.
 
     Returns:
-        The last `carry`; and its firsts, `(time, ...)`, in the order of the
-        steps, or `None`.
+        The last `carry`, and the collected tensors `(time, ...)` in the order
+        of the steps, or `None`.
     """
     length = inputs[0].shape[0]
     found = []

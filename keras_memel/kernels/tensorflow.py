@@ -1,6 +1,6 @@
-"""TensorFlow's ways: fewer passes, each of which allocates a tensor.
+"""Kernels of TensorFlow. They need fewer passes: each allocates a tensor.
 
-Figures are of (32, 128, 768) float32 on two cores.
+Times are for (32, 128, 768) float32 values on two cores.
 """
 
 import math
@@ -55,7 +55,7 @@ def sums(
     axes: tuple[int, ...],
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.sums`."""
+    """Replace `reference.sums` on TensorFlow."""
     if not (compiling.get() and on_cpu() and axes == tuple(range(len(axes)))):
         return reference.sums(values, shift, axes, mask)
     deviation = reference.as_float32(values) - shift
@@ -70,15 +70,16 @@ def sums(
 def _sum_rows(
     first: Tensor, second: Tensor, factor: int
 ) -> tuple[Tensor, Tensor]:
-    # As in `jax.py`: a few rows at a time, of a pair, 2.6 ms became 1.0. Of a
-    # number of rows that is not known when the graph is made, only a `factor`
-    # may be; the rest are added as XLA does it.
+    # As in `jax.py`, reduce a pair over a few rows at a time. Time decreases
+    # from 2.6 to 1.0 ms. The number of rows may be unknown when the graph is
+    # created. Only its known `factor` is then reduced like this, and XLA sums
+    # the rest.
     @tf.custom_gradient
     def apply(first: Tensor, second: Tensor) -> Any:
         shape = tf.shape(first)
 
-        # TensorFlow has no gradient of this reduction, and asks for one of
-        # all that a gradient of a gradient may need.
+        # TensorFlow does not define a gradient of this reduction, but requires
+        # one for every operation in a gradient of a gradient.
         def backward(*gradients: Tensor) -> tuple[Tensor, ...]:
             return tuple(tf.broadcast_to(g, shape) for g in gradients)
 
@@ -113,30 +114,30 @@ def _largest_divisor(number: int, most: int) -> int:
 
 
 def known_factor(shape: Any) -> int:
-    """Product of the sizes that are known; 1 if it is 0."""
+    """Return the product of the known sizes, or 1 if it is 0."""
     return math.prod(size for size in shape if size is not None) or 1
 
 
 def count(mask: Tensor) -> Tensor:
-    """As `reference.count`."""
+    """Replace `reference.count` on TensorFlow."""
     if not (compiling.get() and on_cpu() and mask.shape[-1]):
         return reference.count(mask)
-    # Half of the time of a sum of bytes, a quarter of one of floats.
+    # This needs half the time of a sum of bytes, and a quarter of a float sum.
     ones = tf.reshape(tf.cast(mask, "float32"), (-1, mask.shape[-1]))
     first, _ = _sum_rows(ones, ones + ones, known_factor(mask.shape[:-1]))
     return tf.reduce_sum(first)
 
 
 def on_cpu() -> bool:
-    """Whether the ways that were measured on a CPU apply."""
+    """Return whether to use the kernels that are faster on a CPU."""
     kinds = {device.device_type for device in tf.config.list_logical_devices()}
     return kinds == {"CPU"}
 
 
 def after(x: Tensor, values: Tensor) -> Tensor:
-    """As `reference.after`."""
-    # At the end of data of unknown length, a step runs until it asks for the
-    # next batch; an assignment that needs no values of it has been done then.
+    """Replace `reference.after` on TensorFlow."""
+    # At the end of data of unknown length, a step runs until it requests the
+    # next batch. Assignments that do not depend on the batch would take place.
     if tf.executing_eagerly():
         return x
     with tf.control_dependencies([values]):
@@ -144,9 +145,9 @@ def after(x: Tensor, values: Tensor) -> Tensor:
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
-    """As `reference.replace`."""
-    # The gradient of `tf.where` keeps the shapes of both branches and sums
-    # over those that were broadcast, which would be thrown away here.
+    """Replace `reference.replace` on TensorFlow."""
+    # The gradient of `tf.where` stores the shapes of both branches and sums the
+    # gradient over the broadcast axes of the mean, which is not needed here.
     mean = tf.stop_gradient(mean)
 
     @tf.custom_gradient
@@ -161,11 +162,11 @@ def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `reference.fused`."""
+    """Replace `reference.fused` on TensorFlow."""
 
-    # `fit` runs on a CPU without XLA, and would allocate and fill a tensor
-    # for each operation; so this part of the graph is given to XLA. Eager
-    # execution is left as it is: it is for looking inside.
+    # `fit` runs without XLA on a CPU, where each operation would allocate and
+    # fill a tensor. XLA compiles this part of the graph instead. Eager
+    # execution is not compiled, so that it can be debugged.
     def trace(*args: Any) -> Any:
         token = compiling.set(True)
         try:
@@ -188,7 +189,7 @@ def scan(
     backwards: bool = False,
     collect: bool = True,
 ) -> tuple[Any, Any]:
-    """As `reference.scan`."""
+    """Replace `reference.scan` on TensorFlow."""
     length = inputs[0].shape[0] or tf.shape(inputs[0])[0]
     arrays = [
         tf.TensorArray(
@@ -220,8 +221,8 @@ def scan(
 
 
 def conv(inputs: Tensor, kernel: Tensor, **settings: Any) -> Tensor:
-    """As `reference.conv`."""
-    # TensorFlow has no channels-first convolution on a CPU.
+    """Replace `reference.conv` on TensorFlow."""
+    # TensorFlow does not support channels-first convolutions on a CPU.
     if settings.get("data_format") != "channels_first" or not on_cpu():
         return reference.conv(inputs, kernel, **settings)
     settings["data_format"] = "channels_last"

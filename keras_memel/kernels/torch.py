@@ -1,8 +1,8 @@
-"""PyTorch's ways: eager, so each operation is a pass over memory.
+"""Kernels of PyTorch. In eager mode, each operation is a pass over memory.
 
-What needs several operations goes over the values block by block, so that
-all but the first find them in the cache and no large tensor is allocated on
-the way. When `torch.compile` traces, it fuses the plain operations itself.
+A kernel of several operations processes the values block by block. All
+operations but the first then find a block in the cache, and no large temporary
+tensor is allocated. `torch.compile` fuses the reference operations itself.
 """
 
 import math
@@ -40,29 +40,29 @@ __all__ = [
 ]
 
 
-# Values in a block: its temporaries fit the cache of a core, and there are
-# so few blocks that the calls do not matter.
+# Number of values in a block. Its temporary tensors fit into the cache of a
+# core, and the blocks are so few that the overhead of the calls is small.
 BLOCK_SIZE = 400_000
 
-# On a neuron's statistics Keras' own operations take five times as long as
-# the work: each of them looks its arguments over and converts them.
+# On the statistics of neurons, the operations of Keras need five times as long,
+# because each of them checks and converts its arguments.
 where = torch.where
 isfinite = torch.isfinite
 reshape = torch.reshape
 
 
 def at_least(x: Tensor, low: float) -> Tensor:
-    """As `reference.at_least`."""
+    """Replace `reference.at_least` on PyTorch."""
     return torch.clamp(x, min=low)
 
 
 def copy(weight: Any) -> Tensor:
-    """As `reference.copy`."""
+    """Replace `reference.copy` on PyTorch."""
     return weight.value.detach().clone()
 
 
 def as_float32(x: Any) -> Tensor:
-    """As `reference.as_float32`."""
+    """Replace `reference.as_float32` on PyTorch."""
     return (
         x.to(torch.float32) if torch.is_tensor(x) else reference.as_float32(x)
     )
@@ -74,16 +74,16 @@ def sums(
     axes: tuple[int, ...],
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `reference.sums`."""
+    """Replace `reference.sums` on PyTorch."""
     if torch.compiler.is_compiling() or 0 not in axes or not len(values):
         return reference.sums(values, shift, axes, mask)
     first = second = None
     for part, kept in blocks(values, mask):
-        # A new tensor, that may be written to.
+        # This is a new tensor, which may be changed in place.
         deviation = torch.sub(part, shift).to(torch.float32)
         if kept is not None:
-            # All bits of a number, or none. `masked_fill_` takes ten times as
-            # long for one flag per row, and a product would keep NaN.
+            # Keep all bits of a number, or none. With one flag per row,
+            # `masked_fill_` is ten times slower. A product would keep NaN.
             bits = kept.to(torch.int32).neg_()
             deviation.view(torch.int32).bitwise_and_(bits)
         found = deviation.sum(axes, keepdim=True)
@@ -96,7 +96,7 @@ def sums(
 def score(
     values: Tensor, mean: Tensor, scale: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """As `reference.score`."""
+    """Replace `reference.score` on PyTorch."""
     if torch.compiler.is_compiling():
         return reference.score(values, mean, scale, valid)
     phi = torch.sub(values, mean).to(torch.float32)
@@ -112,7 +112,7 @@ def by_sample(
     values: Tensor,
     valid: Tensor | None,
 ) -> Tensor:
-    """As `reference.by_sample`."""
+    """Replace `reference.by_sample` on PyTorch."""
     if torch.compiler.is_compiling() or not len(values):
         return select(values, valid)
     found = [select(*block) for block in blocks(values, valid)]
@@ -122,9 +122,10 @@ def by_sample(
 def blocks(
     values: Tensor, mask: Tensor | None
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """Samples of a batch, as many at a time as make a block.
+    """Split a batch into blocks of samples.
 
-    On an accelerator one block: each launch of an operation costs time there.
+    On an accelerator there is one block, because each launch of an operation
+    takes time.
     """
     samples = len(values)
     if values.device.type == "cpu":
@@ -139,14 +140,14 @@ def blocks(
 
 
 def count(mask: Tensor) -> Tensor:
-    """As `reference.count`."""
-    # A sum of booleans takes three times as long; `ops.count_nonzero` warns.
+    """Replace `reference.count` on PyTorch."""
+    # A sum of booleans is three times slower. `ops.count_nonzero` warns.
     return torch.count_nonzero(mask).to(torch.float32)
 
 
 def kth_largest(score: Tensor, k: int) -> Tensor:
-    """As `reference.kth_largest`."""
-    # Keras' `max` and `min` break the graph of `torch.compile`.
+    """Replace `reference.kth_largest` on PyTorch."""
+    # `max` and `min` of Keras break the graph of `torch.compile`.
     flat = score.flatten(1)
     if k == 1:
         kth = flat.amax(1)
@@ -158,7 +159,7 @@ def kth_largest(score: Tensor, k: int) -> Tensor:
 
 
 def candidates(flat: Tensor, k: int, rows: int) -> Tensor:
-    """As `reference.candidates`."""
+    """Replace `reference.candidates` on PyTorch."""
     columns = flat.shape[1] // rows
     whole = rows * columns
     block = flat[:, :whole].reshape(len(flat), rows, columns)
@@ -168,7 +169,7 @@ def candidates(flat: Tensor, k: int, rows: int) -> Tensor:
 
 
 def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
-    """As `reference.replace`."""
+    """Replace `reference.replace` on PyTorch."""
     if torch.compiler.is_compiling():
         # A compiled `autograd.Function` has a wrong second gradient, and the
         # compiler fuses the formula anyway.
@@ -177,9 +178,9 @@ def replace(values: Tensor, mask: Tensor, mean: Tensor, delta: float) -> Tensor:
 
 
 class _Replace(torch.autograd.Function):
-    # Of the formula, autograd makes seven passes backward; here are two.
+    # The backward pass of the plain formula needs seven passes, this one two.
 
-    # `torch.func` and `torch.vmap` go through it.
+    # Supports `torch.func` and `torch.vmap`.
     generate_vmap_rule = True
 
     @staticmethod
@@ -200,7 +201,7 @@ class _Replace(torch.autograd.Function):
         if not ctx.delta:
             return torch.where(mask, 0.0, gradient), None, None, None
         parts = blocks(gradient, mask)
-        # The formula itself where a gradient of the gradient is wanted.
+        # A gradient of the gradient needs the formula itself.
         if torch.is_grad_enabled() or len(parts) == 1:
             reverse = gradient * -ctx.delta
             return torch.where(mask, reverse, gradient), None, None, None

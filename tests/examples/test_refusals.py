@@ -47,7 +47,7 @@ def test_a_study_refuses_no_seeds(name, monkeypatch, capsys):
         (["--look=-1"], "--look must be at least 1. Received: -1"),
         (["--languages=0"], "--languages must be at least 1. Received: 0"),
         (["--out={file}"], "--out must be a folder to write to."),
-        (["--out={folder}"], "No sentences. Pass --data FILE"),
+        (["--out={folder}"], "Sentences are missing. Pass --data FILE"),
         (["--out={folder}", "--data={file}"], "has no line with a language"),
     ],
 )

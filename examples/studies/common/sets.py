@@ -1,8 +1,9 @@
-"""The sets of the studies, from where they usually come.
+"""Data sets of the studies, from their usual sources.
 
-Each loader takes a file, or `None`, and returns `examples, labels, groups`:
-examples are vectors, labels are integers, and groups say whose an example is,
-or are `None`. Examples of a set with `in_time` are in the order of time.
+Each loader accepts a file or `None`, and returns `examples, labels, groups`:
+examples are vectors, labels are integers, and groups are the person of each
+example, or `None`. Examples of a set with `in_time` are in chronological
+order.
 """
 
 import argparse
@@ -22,16 +23,20 @@ from examples.studies.common import training
 
 
 def breast_cancer(path=None):
-    """Ten measures, each thrice, of cell nuclei under the microscope; benign
-    or malignant. Part of scikit-learn."""
+    """Load three statistics of ten measures of cell nuclei.
+
+    The labels are benign and malignant. The data are part of scikit-learn.
+    """
     del path
     examples, labels = sklearn.datasets.load_breast_cancer(return_X_y=True)
     return _standardized(examples), labels, None
 
 
 def fashion_mnist(path=None):
-    """Zalando's articles of clothing, the 60,000 for training, halved in width
-    and height, by keras.datasets or from its file."""
+    """Load the 60,000 training images of Fashion-MNIST, at half the size.
+
+    They come from keras.datasets or from a file.
+    """
     if path is not None:
         with np.load(path) as file:
             images, labels = file["x_train"], file["y_train"]
@@ -40,29 +45,31 @@ def fashion_mnist(path=None):
             (images, labels), _ = keras.datasets.fashion_mnist.load_data()
         except Exception as error:
             raise SystemExit(
-                "No Fashion-MNIST. Either pass --data FILE, an .npz with "
-                "x_train and y_train, or let keras.datasets download it. That "
-                f"failed with: {error}"
+                "Fashion-MNIST is missing. Pass --data FILE, an .npz with "
+                "x_train and y_train, or let keras.datasets download it. The "
+                f"download failed with: {error}"
             ) from None
     images = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)) / 255.0
     images = images.reshape(-1, 14 * 14).astype("float32")
     return images, labels.astype("int64"), None
 
 
-# Of 50 a second: two seconds, every fourth sample.
+# At 50 samples per second: two seconds, every fourth sample.
 WINDOW, STRIDE = 100, 4
 
 
 def watch(path=None):
-    """Acceleration and rotation of a smartwatch, in windows of two seconds:
-    which of seven exercises does the arm do? Of 10 people; windows of one are
-    never in two parts of a split. Ships with the package seglearn (Burns et
-    al. 2018, arXiv 1802.01489)."""
+    """Load acceleration and rotation of a smartwatch, in windows of 2 seconds.
+
+    The labels are seven exercises of the arm. There are 10 people, and all
+    windows of a person are in the same part of a split. The data are part of
+    the package seglearn (Burns et al. 2018, arXiv 1802.01489).
+    """
     if path is None:
         found = importlib.util.find_spec("seglearn")
         if found is None:
             raise SystemExit(
-                "No recordings of a smartwatch. Either pip install seglearn, "
+                "The smartwatch data are missing. Run pip install seglearn, "
                 "or pass --data FILE, its watch_dataset.npy"
             )
         folder = pathlib.Path(found.submodule_search_locations[0])
@@ -87,16 +94,19 @@ MARKETS = ("sp500", "nasdaq")
 
 
 def market(path=None):
-    """Daily S&P 500 and NASDAQ, 1999 to 2018: will the range of the S&P 500,
-    from the lowest to the highest price, be small, medium or large on the next
-    day? Ship with the package arch (Sheppard), whose VIX begins in 2014: too
-    late for the windows of `walk`."""
+    """Load daily prices of S&P 500 and NASDAQ, 1999 to 2018.
+
+    The label is whether the range of the S&P 500, from the lowest to the
+    highest price, is small, medium or large on the next day. The data are part
+    of the package arch (Sheppard). Its VIX begins in 2014, too late for the
+    windows of `walk`.
+    """
     if path is None:
         found = importlib.util.find_spec("arch")
         if found is None:
             raise SystemExit(
-                "No prices. Either pip install arch, or pass --data FOLDER, "
-                "its folder data with sp500 and nasdaq"
+                "The prices are missing. Run pip install arch, or pass "
+                "--data FOLDER, its folder data with sp500 and nasdaq"
             )
         path = pathlib.Path(found.submodule_search_locations[0]) / "data"
     frames = [
@@ -105,7 +115,7 @@ def market(path=None):
         )
         for name in MARKETS
     ]
-    # Two days of NASDAQ have no volume: there, it was not recorded.
+    # The volume of NASDAQ was not recorded on two days.
     recorded = [frame.index[frame["Volume"] > 0] for frame in frames]
     days = recorded[0].intersection(recorded[1]).sort_values()
     return *of_days(*(frame.loc[days] for frame in frames)), None
@@ -145,17 +155,19 @@ def _log(values):
 
 
 def _standardized(examples):
-    """Each input to mean 0 and deviation 1, over the whole set: nothing of
-    the labels is in it."""
+    """Scale each input to mean 0 and deviation 1, over the whole data set.
+
+    The labels are not used.
+    """
     deviation = examples.std(axis=0)
-    # What is always the same, as some outputs of a BERT are, says nothing.
+    # Constant inputs, such as some outputs of a BERT, become 0.
     deviation[deviation == 0] = np.inf
     examples = (examples - examples.mean(axis=0)) / deviation
     return examples.astype("float32")
 
 
 def digits(path=None):
-    """8 x 8 images of handwritten digits. Part of scikit-learn."""
+    """Load 8 x 8 images of handwritten digits, a part of scikit-learn."""
     del path
     return *training.digits(), None
 
@@ -164,12 +176,14 @@ SENTENCES, TOKENS = 2000, 32
 
 
 def sentences(path=None):
-    """Sentences on films, good or bad (examples/data), as a pretrained BERT
-    sees them: the mean of its last outputs, from the file that
-    `python sets.py --model PRESET --out FILE` writes."""
+    """Load positive and negative film sentences, encoded by a pretrained BERT.
+
+    An encoding is the mean of the last outputs. `python sets.py --model PRESET
+    --out FILE` writes the file from examples/data.
+    """
     if path is None:
         raise SystemExit(
-            "No sentences. Pass --data FILE, made by: python "
+            "The sentences are missing. Pass --data FILE, made by: python "
             "examples/studies/common/sets.py --model PRESET --out FILE"
         )
     with np.load(path) as file:
@@ -177,11 +191,11 @@ def sentences(path=None):
 
 
 def embed(preset):
-    """The sentences that `sentences` reads, and their labels.
+    """Encode the sentences that `sentences` reads; return them with labels.
 
     Args:
-        preset: A BERT: what `keras_hub.models.BertBackbone.from_preset` takes,
-            a name or a folder.
+        preset: A BERT: a name or a folder, as for
+            `keras_hub.models.BertBackbone.from_preset`.
     """
     import keras_hub
 
@@ -207,9 +221,9 @@ def embed(preset):
 class Set(typing.NamedTuple):
     title: str
     load: typing.Callable
-    sizes: dict  # of the parts of a split; a test that is not here: the rest
+    sizes: dict  # of the parts; without a size, the test set is the rest
     epochs: int
-    in_time: bool = False  # no part of a split is before one that it follows
+    in_time: bool = False  # whether the parts of a split follow each other
 
 
 SETS = {
@@ -243,7 +257,7 @@ SETS = {
 
 
 def title(name, share):
-    """A set, and how many of its labels are wrong."""
+    """Return the name of a set with its share of wrong labels."""
     return f"{SETS[name].title}, {pages.percent(share)} wrong"
 
 
@@ -253,7 +267,7 @@ def load(name, path=None):
 
 
 def split(name, share, seed, path=None):
-    """A split of a set with this share of wrong labels, made from a seed."""
+    """Return a split of a set with this share of wrong labels."""
     examples, labels, groups = load(name, path)
     made = SETS[name]
     parts = walk(len(labels), seed, **made.sizes) if made.in_time else None

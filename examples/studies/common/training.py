@@ -1,7 +1,7 @@
-"""What the studies share: the splits, the network, the methods, the stores.
+"""Splits, networks, methods and stores that the studies share.
 
-The sets are small, so that ten seeds of many arms run on two cores in minutes;
-what is seen here is seen on small sets.
+The data sets are small, so that ten seeds of many arms run on two cores in
+minutes. The findings apply to small data sets.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
-# The matrices are so small that a second thread costs more than it gives.
+# The matrices are so small that a second thread slows training down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import keras
@@ -27,7 +27,7 @@ FOLDER = pathlib.Path(__file__).parents[1]
 RESULTS = FOLDER / "results"
 EXAMPLES = FOLDER.parent
 
-# The network and its training are those of examples/quickstart.py.
+# The network and its training follow examples/quickstart.py.
 WIDTH, BATCH, LEARNING_RATE, EPOCHS = 256, 100, 3e-3, 50
 TRAIN, VALIDATION = 400, 200
 
@@ -46,7 +46,7 @@ CONTRASTS = [("RD", method) for method in METHODS if method != "RD"]
 
 
 def trials(rates, dropout_rates):
-    """Arms by name: plain training, and each method with each of its rates."""
+    """Return arms by name: plain training, and each method at each rate."""
     return {"plain": ("plain", 0.0)} | {
         f"{method} {rate:.0%}": (method, rate)
         for method in METHODS
@@ -55,25 +55,25 @@ def trials(rates, dropout_rates):
 
 
 def layers_of(method, rate):
-    """What makes the layers of a trial, for `build`."""
+    """Return a function that makes the layers of a trial, for `build`."""
     return lambda: [METHODS[method](rate)] if method in METHODS else []
 
 
 def by_validation(scores, rate):
-    """The trial that is best on validation images; of equals the lowest rate.
+    """Return a sort key: the best trial on validation images, then low rates.
 
-    The test images take no part in the choice.
+    The test images do not influence the choice.
     """
     return -scores["validation"], rate
 
 
 def tuned(runs, arms, order=by_validation):
-    """Of each method and seed, the trial that comes first in an order.
+    """Return the trial of each method and seed that comes first in an order.
 
     Args:
-        runs: One an arm and seed.
-        arms: By name of the arm: its method, and the rate of the trial.
-        order: What trials are sorted by, of the scores and the rate.
+        runs: One run per arm and seed.
+        arms: Name of the arm: its method, and the rate of the trial.
+        order: Sort key of trials, a function of the scores and the rate.
     """
     best = {}
     for run in runs:
@@ -87,23 +87,23 @@ def tuned(runs, arms, order=by_validation):
 
 
 class Split:
-    """A split of a set, with wrong labels, made from a seed.
+    """Split a data set by a seed, and make some labels wrong.
 
-    The labels of training *and* validation examples are wrong with the same
-    share: who has wrong labels has them in both. Those of the test are right.
+    The same share of training *and* validation labels is wrong, as in practice.
+    The test labels are correct.
 
     Args:
         images: Examples, `(n, inputs)`; not images in all sets.
         labels: Their classes.
-        seed: Of all that is random here.
-        wrong_share: Share of the labels to make wrong.
+        seed: Seed of the split, the wrong labels and the order.
+        wrong_share: Share of wrong labels.
         epochs: Number of epochs in `order`.
-        train, validation, test: Number of examples of each part; a test of
-            `None` takes what is left.
-        groups: One an example, such as the person that it is of. The parts
-            then share no group: of 10 groups 5 are for training, 2 for
+        train, validation, test: Number of examples of each part; with `None`,
+            the test set contains all remaining examples.
+        groups: Group of each example, such as a person. Each group is then in
+            one part only: of 10 groups, 5 are for training and 2 for
             validation.
-        parts: Indices of the examples of each part, in place of a random
+        parts: Indices of the examples of each part, instead of a random
             split.
     """
 
@@ -136,8 +136,7 @@ class Split:
             self.given[chosen] = (labels[chosen] + shift) % self.classes
             wrong.append(chosen)
         self.wrong = wrong[0]
-        # All epochs in one, in our own order: each backend shuffles in its
-        # own way.
+        # All epochs in one, in a fixed order: backends shuffle differently.
         self.order = np.concatenate(
             [rng.permutation(self.train) for _ in range(epochs)]
         )
@@ -147,7 +146,7 @@ class Split:
 
 
 def _parts(rng, size, groups, train, validation):
-    """Indices of the examples of each part, drawn at random."""
+    """Return random indices of the examples of each part."""
     if groups is None:
         return np.split(rng.permutation(size), [train, train + validation])
     found = rng.permutation(np.unique(groups))
@@ -159,23 +158,23 @@ def _parts(rng, size, groups, train, validation):
 
 
 def digits():
-    """8 x 8 images of handwritten digits, and which they are."""
+    """Return 8 x 8 images of handwritten digits, and their labels."""
     images, labels = sklearn.datasets.load_digits(return_X_y=True)
     return images.astype("float32") / 16.0, labels
 
 
 class Digits(Split):
-    """scikit-learn's digits, split."""
+    """Split scikit-learn's digits."""
 
     def __init__(self, seed, wrong_share=0.0, epochs=EPOCHS):
         super().__init__(*digits(), seed, wrong_share, epochs)
 
 
 def build(between, seed, width=WIDTH, inputs=64, classes=10):
-    """A network of two hidden layers; `between()` stands before each ReLU.
+    """Build a network of two hidden layers, with `between()` before each ReLU.
 
-    The first weights depend on the seed only: initialisers have seeds of
-    their own, since the layers of an arm draw from the global one.
+    The initial weights depend only on the seed: each initialiser has its own
+    seed, since the layers of an arm sample from the global one.
     """
 
     def dense(units, number):
@@ -195,7 +194,7 @@ def build(between, seed, width=WIDTH, inputs=64, classes=10):
 
 
 def build_with(layer, seed):
-    """The same with a layer, or `None`, before the second ReLU alone."""
+    """Build the network with a layer, or `None`, before the second ReLU."""
     places = iter([[], [layer] if layer is not None else []])
     return build(lambda: next(places), seed)
 
@@ -204,21 +203,20 @@ _COMPILED = {}
 
 
 def recycled(key, make, split):
-    """A network that was compiled before, made what `make` makes.
+    """Return a compiled network with the weights of `make()`.
 
-    A small network takes longer to compile than to train. Runs that differ in
-    nothing but their seed may share what was compiled: all that changes in
-    training, of the network and of its optimizer, is set to what it is in a
-    new one.
+    A small network takes longer to compile than to train. Runs that differ
+    only in their seed share one compiled network. The variables of the network
+    and of its optimizer are set to those of a new one.
 
     Args:
-        key: What else tells the network from others: the arm.
-        make: Makes a network from the seed of the run, and sets the global
-            seed, from which PyTorch's dropout draws.
-        split: What it will be trained on.
+        key: The arm, which identifies the compiled network.
+        make: Function that makes a network from the seed of the run, and sets
+            the global seed, from which PyTorch's dropout samples.
+        split: Data of the training.
     """
     if key not in _COMPILED:
-        # Its first step draws once more: so none is that of a run.
+        # The first step samples once more, so it does not belong to a run.
         first, batch = make(), split.order[:BATCH]
         first.train_on_batch(split.images[batch], split.given[batch])
         _COMPILED[key] = first
@@ -240,7 +238,7 @@ def fit(model, split):
 
 
 def trained(split, between, seed, key, width=WIDTH):
-    """A network after its training; see `build` and `recycled`."""
+    """Return a trained network; see `build` and `recycled`."""
     inputs = split.images.shape[1]
     model = recycled(
         key,
@@ -257,19 +255,18 @@ def answers(model, images):
 
 
 def accuracy(model, split):
-    """Share of the test images that the network knows."""
+    """Return the share of the test images that the network labels correctly."""
     right = answers(model, split.images) == split.labels
     return np.mean(right[split.test])
 
 
 def agreement(model, split, part):
-    """Share of a part of which the network says the label that was given to
-    it, right or wrong."""
+    """Return the share of a part with the given label, correct or wrong."""
     return np.mean(answers(model, split.images[part]) == split.given[part])
 
 
 def second_layer(model, images):
-    """What the second layer says of images, before its ReLU."""
+    """Return the values of the second layer, before its ReLU."""
     values = keras.ops.convert_to_tensor(images)
     place = model.layers.index(dense(model)[1])
     for layer in model.layers[: place + 1]:
@@ -282,32 +279,35 @@ def dense(model):
 
 
 def copy_dense(source, target):
-    """The weights of the dense layers: MEmeL and dropout have none to train."""
+    """Copy the weights of the dense layers, the only trainable ones."""
     for ours, theirs in zip(dense(source), dense(target), strict=True):
         theirs.set_weights(ours.get_weights())
 
 
 def phi(values):
-    """The monosemantic scale of values, `(samples, units)`, by their own
-    moments."""
+    """Return the scale of values, `(samples, units)`, by their moments."""
     found = monosemantic_scale(values, values.mean(0), values.var(0, ddof=1))
     return keras.ops.convert_to_numpy(found)
 
 
 def features(scores, labels, classes):
-    """Of each unit the class with the largest mean score: of phi, its
-    relatively monosemantic feature (Wang et al. 2025, Eq. 3)."""
+    """Return the class with the largest mean score, for each unit.
+
+    For phi, this is the relatively monosemantic feature (Wang et al. 2025,
+    Eq. 3).
+    """
     means = [scores[labels == c].mean(axis=0) for c in range(classes)]
     return np.argmax(means, axis=0)
 
 
 def extremes(phi, own):
-    """phi that the extreme values reach, and their False Killing Rate: the
-    share that is not of the unit's feature (Eq. 4).
+    """Return the phi of the extreme values, and their False Killing Rate.
+
+    The rate is the share of them without the unit's label (Eq. 4).
 
     Args:
         phi: `(samples, units)`.
-        own: Whether a sample is of the unit's feature, of the same shape.
+        own: Whether a sample has the unit's label, of the same shape.
     """
     limit = np.quantile(phi, 1 - EXTREME)
     return limit, np.mean(~own[phi >= limit])
@@ -335,12 +335,12 @@ def _end_in_a_line(kind, error, trace):
 
 
 def store(name, share=None):
-    """The file of a study's runs, or of those with a share of wrong labels."""
+    """Return the file of a study's runs, or of a share of wrong labels."""
     share = "" if share is None else f"_{100 * share:.0f}"
     return RESULTS / f"{name}{share}.jsonl"
 
 
 def complete(file, arms):
-    """Whether a store has all runs of ten seeds."""
+    """Return whether a store has all runs of ten seeds."""
     lines = file.read_bytes().count(b"\n") if file.is_file() else 0
     return lines >= 10 * len(arms)
