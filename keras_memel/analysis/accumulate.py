@@ -163,23 +163,40 @@ class Accumulator:
         (new,) = np.nonzero(highest > top[-1])
         if not len(new):
             return
-        values = -values[new] if side else values[new]
-        values[np.isnan(values)] = -np.inf
-        found, rows = [top[:, new]], [row[:, new]]
-        every = np.arange(len(new))
+        # The highest value of each run of rows of one input.
         inputs = where[:, 0]
-        # One position per input: there is nothing else of it to leave out.
+        start = np.flatnonzero(np.diff(inputs, prepend=inputs[0] - 1))
+        size = np.diff(start, append=len(inputs))
+        inputs = inputs[start]
+        if len(new) < len(values):
+            values = values[new]
+        reduce = np.fmin if side else np.fmax
+        best = reduce.reduceat(values, start, axis=1)
+        best = -best if side else best
+        best[np.isnan(best)] = -np.inf
+        found, rows = [top[:, new]], [row[:, new]]
+        every, places = np.arange(len(new)), np.arange(size.max())
         single = len(np.unique(inputs)) == len(inputs)
-        for _ in range(min(len(top), values.shape[1])):
-            at = values.argmax(1)
-            found.append(values[every, at][None])
-            rows.append(where[at][None])
-            if (found[-1] <= top[-1, new]).all():
+        for _ in range(min(len(top), len(start))):
+            run = best.argmax(1)
+            value = best[every, run]
+            (entered,) = np.nonzero(value > top[-1, new])
+            if not len(entered):
                 break
+            # The first row of the run that has the value.
+            own = run[entered]
+            at = start[own, None] + np.minimum(places, size[own, None] - 1)
+            its = values[entered[:, None], at]
+            its = -its if side else its
+            first = (its == value[entered, None]).argmax(1)
+            rows.append(np.full((1, len(new), 2), -1))
+            rows[-1][0, entered] = where[at[every[: len(at)], first]]
+            found.append(np.full((1, len(new)), -np.inf, "float32"))
+            found[-1][0, entered] = value[entered]
             if single:
-                values[every, at] = -np.inf
+                best[every, run] = -np.inf
             else:
-                values[inputs == inputs[at, None]] = -np.inf
+                best[inputs == inputs[run, None]] = -np.inf
         top[:, new], row[:, new] = _first_of_inputs(
             np.concatenate(found), np.concatenate(rows), len(top)
         )

@@ -44,16 +44,50 @@ class _Part:
     """Some of the rows, numbered anew."""
 
     def __init__(self, kept: Array, codes: Array, chosen: Chosen):
-        self.number = np.where(kept, np.cumsum(kept) - 1, -1)
+        self._kept = kept
+        self._number = np.cumsum(kept) - 1
         codes = codes[kept]
         names = len(chosen.sets.names)
         self.groups = Groups(*chosen.sets.pairs(codes), len(codes), names)
 
-    def of(self, ordered: Array, rows: Array) -> tuple[Array, Array]:
-        """Those of all values that are in this part, and their numbers."""
-        numbers = self.number[rows]
-        kept = numbers >= 0
-        return ordered[kept], numbers[kept]
+    def of(self, ordered: Array, order: Array) -> "_Ordered":
+        """Select the values of this part from all values in order."""
+        # Not `ordered[kept]`: a CPU cannot predict which are kept.
+        at = np.flatnonzero(self._kept.take(order))
+        numbers = self._number.take(order.take(at))
+        places = self.groups.places(numbers)
+        return _Ordered(self.groups, at, ordered.take(at), numbers, places)
+
+
+class _Ordered(NamedTuple):
+    """The values of a neuron that are in one part of the rows, in order.
+
+    Attributes:
+        groups: Labels of the part.
+        at: Where the values are among all values, `(n,)`.
+        values: The values, lowest first.
+        numbers: Number of the row of each, within the part.
+        places: Where those of each label are: `groups.places`.
+    """
+
+    groups: Groups
+    at: Array
+    values: Array
+    numbers: Array
+    places: Array
+
+    def counts_between(self, ends: Array, labels: Array) -> Array:
+        """Count the values of labels between places among all values.
+
+        Args:
+            ends: Places, rising, `(ends,)`.
+            labels: Numbers of labels, `(labels,)`.
+
+        Returns:
+            `(labels, ends - 1)`.
+        """
+        own = np.searchsorted(self.at, ends)[None]
+        return self.groups.counts_between(self.places, own, labels)
 
 
 class _Rows:
@@ -61,11 +95,9 @@ class _Rows:
 
     def __init__(self, tags: Array, chosen: Chosen):
         codes, inputs = tags.T
-        names = len(chosen.sets.names)
-        self.every = Groups(*chosen.sets.pairs(codes), len(codes), names)
         second = held_out(_own_numbers(inputs, chosen.parts))
         labelled = codes >= 0
-        self.unlabelled = ~labelled
+        self.unlabelled = None if labelled.all() else ~labelled
         self.choosing = _Part(labelled & ~second, codes, chosen)
         self.scoring = _Part(labelled & second, codes, chosen)
         unique, self.inputs = np.unique(
@@ -143,7 +175,7 @@ class Figures:
         """Works through what is spooled; yields how many neurons were done."""
         tags = spool.tags
         rows = self._rows(tags)
-        if rows is not None and rows.unlabelled.any():
+        if rows is not None and rows.unlabelled is not None:
             neurons = spool.neurons
             self.by_label["unlabelled"] = Unlabelled(
                 count=np.zeros(neurons, "int64"),
@@ -185,16 +217,17 @@ class Figures:
         number = self.ranked[j] = len(values)
         if not number:
             return
-        if rows is None:
-            ordered, order = np.sort(values).astype("float64"), None
-        else:
-            ordered, order = ranking.in_order(values, np.arange(number))
-        phi = np.square(ordered - self._mean[j]) / self._scale[j]
-        self.over_threshold[j] = np.mean(phi >= self._threshold)
-        highest = np.sort(phi.astype("float32"))[::-1]
-        self.ms_curve[j] = highest[ranking.ranks(number) - 1]
+        ordered, order = ranking.in_order(values)
+        phi = ordered - self._mean[j]
+        phi *= phi
+        phi /= self._scale[j]
+        self.over_threshold[j] = np.count_nonzero(phi >= self._threshold)
+        self.over_threshold[j] /= number
+        # Two runs, which this sort merges.
+        highest = np.sort(phi.astype("float32"), kind="stable")
+        self.ms_curve[j] = highest[number - ranking.ranks(number)]
         edges = self._edges(j, ordered)
-        self.histogram_all[j] = np.diff(edges)
+        self.histogram_all[j] = edges[1:] - edges[:-1]
         at_zero = _zeros(ordered)
         self.zeros[j] = at_zero[1] - at_zero[0]
         self.activity[j] = _activity(ordered)
@@ -203,20 +236,20 @@ class Figures:
             return
         assert self._chosen is not None
         shown = self._chosen.shown[j]
-        places = rows.every.places(order)
-        self.histogram[j] = rows.every.counts_between(
-            places, np.broadcast_to(edges, (len(shown), len(edges))), shown
-        )
-        if self.zeros[j]:
-            self.by_label["label_zeros"][j] = rows.every.counts_between(
-                places, np.broadcast_to(at_zero, (len(shown), 2)), shown
-            )[:, 0]
+        halves = [
+            part.of(ordered, order) for part in (rows.choosing, rows.scoring)
+        ]
+        for half in halves:
+            self.histogram[j] += half.counts_between(edges, shown)
+            if self.zeros[j]:
+                found = half.counts_between(at_zero, shown)[:, 0]
+                self.by_label["label_zeros"][j] += found
         if self._cells is not None:
-            self._cells[j] = _unshown(places, rows.every, shown, edges, at_zero)
+            self._cells[j] = _unshown(halves, shown, edges, at_zero)
         self._unlabelled(j, ordered, order, phi, rows, (edges, at_zero))
         if self._moved[j]:
-            self._rules(j, ordered, order, rows)
-            self._detection(j, ordered, order, rows, self._chosen.best[j])
+            self._rules(j, *halves)
+            self._detection(j, halves[1], rows, self._chosen.best[j])
 
     def _edges(self, j: int, ordered: Array) -> Array:
         """Where the bins begin and end, in order of the values."""
@@ -248,7 +281,9 @@ class Figures:
         rows: _Rows,
         edges: tuple[Array, Array],
     ) -> None:
-        (at,) = np.nonzero(rows.unlabelled[order])
+        if rows.unlabelled is None:
+            return
+        at = np.flatnonzero(rows.unlabelled.take(order))
         if not len(at):
             return
         found = self.by_label["unlabelled"]
@@ -257,15 +292,11 @@ class Figures:
         found.mean[j], found.ms[j] = ordered[at].mean(), phi[at].mean()
         found.histogram[j] = np.diff(np.searchsorted(at, edges[0]))
 
-    def _rules(self, j: int, ordered: Array, order: Array, rows: _Rows) -> None:
+    def _rules(self, j: int, first: _Ordered, second: _Ordered) -> None:
         """One threshold on the activation, for each label."""
-        choosing, scoring = rows.choosing.groups, rows.scoring.groups
-        own, numbers = rows.choosing.of(ordered, order)
-        chosen = rules.best_rules(own, choosing.places(numbers), choosing)
-        other, numbers = rows.scoring.of(ordered, order)
-        found = rules.f1_of_rules(
-            chosen, other, scoring.places(numbers), scoring
-        )
+        choosing, scoring = first.groups, second.groups
+        chosen = rules.best_rules(first.values, first.places, choosing)
+        found = rules.f1_of_rules(chosen, second.values, second.places, scoring)
         self.by_label["label_f1"][j] = found
         # By how much it exceeds a rule that selects all: else the label with
         # the most values always comes first.
@@ -280,15 +311,15 @@ class Figures:
             self.by_label["f1_baseline"][j] = scoring.baseline_f1[best]
 
     def _detection(
-        self, j: int, ordered: Array, order: Array, rows: _Rows, best: int
+        self, j: int, half: _Ordered, rows: _Rows, best: int
     ) -> None:
         """The scale as a detector of the label."""
-        values, numbers = rows.scoring.of(ordered, order)
+        values, numbers = half.values, half.numbers
         if best < 0 or not len(values):
             return
         phi = np.square(values - self._mean[j]) / self._scale[j]
-        positive = rows.scoring.groups.mask(best)[numbers]
-        inputs = rows.inputs[numbers] if rows.several else None
+        positive = half.groups.mask(best).take(numbers)
+        inputs = rows.inputs.take(numbers) if rows.several else None
         found = ranking.detection(phi, positive, inputs)
         self.by_label["scored"][j] = len(values)
         for mine, its in zip(self.by_label["curve"], found.curve):
@@ -304,13 +335,12 @@ class Figures:
 
 
 def _unshown(
-    places: Array, groups: Groups, shown: Array, edges: Array, at_zero: Array
+    halves: list[_Ordered], shown: Array, edges: Array, at_zero: Array
 ) -> tuple[Array, Array]:
     """Count the values of the labels that a histogram does not show.
 
     Args:
-        places: Where the values of each label are: `groups.places`.
-        groups: Of the labels.
+        halves: The labelled values.
         shown: Labels that are shown.
         edges: Where the bins begin and end, in order of the values.
         at_zero: Where the values that are 0 begin and end.
@@ -319,10 +349,14 @@ def _unshown(
         `label * (BINS + 1) + bin`, rising, and how many values there are; bin
         `BINS` counts those that are 0 again.
     """
-    counts = groups.counts[groups.present]
-    label = np.repeat(groups.present, counts)
-    hidden = np.isin(label, shown, invert=True)
-    label, places = label[hidden].astype("int64"), places[hidden]
+    labels, hidden_places = [], []
+    for half in halves:
+        counts = half.groups.counts[half.groups.present]
+        every = np.repeat(half.groups.present, counts)
+        hidden = np.isin(every, shown, invert=True)
+        labels.append(every[hidden].astype("int64"))
+        hidden_places.append(half.at[half.places[hidden]])
+    label, places = np.concatenate(labels), np.concatenate(hidden_places)
     which = np.searchsorted(edges, places, "right") - 1
     zero = (at_zero[0] <= places) & (places < at_zero[1])
     first = label * (BINS + 1)
@@ -332,10 +366,10 @@ def _unshown(
 
 
 def _zeros(ordered: Array) -> Array:
-    """Where the values that are 0 begin and end (`ranking.in_order`)."""
+    """Where the values that are 0 begin and end."""
     ends = (
         np.searchsorted(ordered, 0.0),
-        np.searchsorted(ordered, ranking.ZERO, "right"),
+        np.searchsorted(ordered, 0.0, "right"),
     )
     return np.array(ends)
 

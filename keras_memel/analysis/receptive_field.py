@@ -5,9 +5,11 @@ whose values change depends on that row. It is replaced by NaN, which passes on
 through weights that are 0, and by noise, for operations that swallow NaN. No
 assumption is made on the layers between: where the positions that depend on a
 row do not form windows of one size at one stride, the layer has no field.
+
+The first row of each axis is replaced first. If that changes every position of
+each layer, as attention does, no layer has a field, and the search ends.
 """
 
-import itertools
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
@@ -57,9 +59,16 @@ class Search:
             yield batch
         if first is not None:
             self._one = _input(first, size, seen)
-        if self._one is not None:
-            self.active = True
-            yield from _batches(self._one, size)
+        if self._one is None:
+            return
+        self.active = True
+        # The input as it is, and with the first row of each axis replaced.
+        enough = -(-(1 + self._one.ndim) // size)
+        for number, batch in enumerate(_batches(self._one, size), 1):
+            yield batch
+            if number == enough and self._is_ruled_out():
+                self._changed = [[] for _ in self._streams]
+                return
 
     def take(self, batch: list[list[dict[str, Array]]]) -> None:
         """Note which positions of each layer changed, by their first call."""
@@ -80,6 +89,15 @@ class Search:
             changed |= np.isnan(values) & ~np.isnan(base)
             axes = set(range(1, values.ndim)) - set(positions)
             self._changed[number].append(changed.any(tuple(axes)))
+
+    def _is_ruled_out(self) -> bool:
+        """Whether the first rows show that no layer has a field."""
+        assert self._one is not None
+        number = self._one.ndim
+        return all(
+            not changed or _reaches_all(np.concatenate(changed)[1 : 1 + number])
+            for changed in self._changed
+        )
 
     def finish(self) -> None:
         """Give each stream the field of its layer, if it has one."""
@@ -114,12 +132,27 @@ def _input(batch: Any, size: int, seen: int) -> Array | None:
     values = np.asarray(batch)
     if values.ndim not in (3, 4) or values.dtype.kind not in "fu":
         return None
+    if not values.size:
+        return None
     one: Array = values[0]
     rows = (_NOISES + (one.dtype.kind == "f")) * sum(one.shape)
     return one if rows <= max(_MOST, seen) else None
 
 
 def _batches(one: Array, size: int) -> Iterator[Array]:
+    """The inputs of `_replaced`, in batches of one size."""
+    waiting: list[Array] = []
+    for changed in _replaced(one):
+        waiting.append(changed)
+        if len(waiting) == size:
+            yield np.stack(waiting)
+            waiting = []
+    if waiting:  # A batch of another size would be compiled anew
+        waiting += [one] * (size - len(waiting))
+        yield np.stack(waiting)
+
+
+def _replaced(one: Array) -> Iterator[Array]:
     """The input as it is, and with each row of each axis replaced."""
     rng, nan = np.random.default_rng(0), one.dtype.kind == "f"
     others: list[Any] = []
@@ -130,37 +163,59 @@ def _batches(one: Array, size: int) -> Iterator[Array]:
         else:
             noise = rng.integers(0, np.iinfo(one.dtype).max, one.shape)
         others.append(noise.astype(one.dtype))
-    waiting = [one]
+    yield one
     for other in (*others, *([np.nan] if nan else [])):
-        for axis, number in enumerate(one.shape):
-            for row in range(number):
-                changed = one.copy()
-                at = (slice(None),) * axis + (row,)
-                changed[at] = (
-                    other[at] if isinstance(other, np.ndarray) else other
-                )
-                waiting.append(changed)
-                if len(waiting) == size:
-                    yield np.stack(waiting)
-                    waiting = []
-    if waiting:  # A batch of another size would be compiled anew
-        waiting += [one] * (size - len(waiting))
-        yield np.stack(waiting)
+        for axis, row in _rows(one.shape):
+            changed = one.copy()
+            at = (slice(None),) * axis + (row,)
+            changed[at] = other[at] if isinstance(other, np.ndarray) else other
+            yield changed
+
+
+def _rows(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Axis and number of each row, in the order in which they are tried."""
+    every = [(a, row) for a, size in enumerate(shape) for row in range(size)]
+    return sorted(every, key=lambda one: one[1] > 0)
+
+
+def _spatial_axes(spatial: int) -> tuple[range, range]:
+    """The axes of the input without channels, which are last or first."""
+    return range(spatial), range(1, spatial + 1)
+
+
+def _along(changed: Array, place: int) -> Array:
+    """Whether rows change anything at the positions along one axis."""
+    others = tuple(a for a in range(1, changed.ndim) if a != place + 1)
+    found: Array = changed.any(others)
+    return found
+
+
+def _reaches_all(changed: Array) -> bool:
+    """Whether the first row of an axis changes all positions along it.
+
+    Then `window` finds none there.
+
+    Args:
+        changed: By the first row of each axis, `(axes, *positions)`.
+    """
+    return all(
+        any(_along(changed, place)[a].all() for place, a in enumerate(axes))
+        for axes in _spatial_axes(changed.ndim - 1)
+    )
 
 
 def _of_layer(changed: Array, shape: tuple[int, ...]) -> Field | None:
     """From which positions each row changes, `(rows, *positions)`."""
-    ends = np.cumsum([0, *shape])
-    parts = [changed[a:b] for a, b in itertools.pairwise(ends)]
+    axis_of = np.array([axis for axis, _ in _rows(shape)])
+    parts = [changed[axis_of == axis] for axis in range(len(shape))]
     spatial = changed.ndim - 1
     if spatial != len(shape) - 1:
         return None
-    # The channels are the last axis of the input, or the first.
-    for axes in (range(spatial), range(1, spatial + 1)):
-        windows = []
-        for place, axis in enumerate(axes):
-            others = tuple(a for a in range(1, spatial + 1) if a != place + 1)
-            windows.append(window(parts[axis].any(others)))
+    for axes in _spatial_axes(spatial):
+        windows = [
+            window(_along(parts[axis], place))
+            for place, axis in enumerate(axes)
+        ]
         fitted = [one for one in windows if one is not None]
         if len(fitted) == spatial:
             size, stride, offset = zip(*fitted)

@@ -30,8 +30,8 @@ one machine.
 An engine must ensure two things. Every replica runs every training step, with
 an empty batch if it has no samples (`DistributedDataParallel.join` does not
 wait for the sums of layers). On PyTorch, all processes of the group train one
-model together, on different values: with tensor or pipeline parallelism the
-group is that of data parallelism, as from `DeviceMesh.get_group("data")`.
+model together, on different values. With tensor or pipeline parallelism, use
+the data-parallel group, such as `DeviceMesh.get_group("data")`.
 """
 
 import math

@@ -5,8 +5,8 @@ MEmeL as a sublayer, and its `call` passes its output through the MEmeL. Hooks
 (`method_patches.py`) change these methods of the host and of the layers around
 it, up to the model:
 
-    call, quantized_call   note `training` and the padding mask on the way
-                           down; in a host, apply the MEmeL to the output
+    call, quantized_call   notes `training` and the padding mask; in a host,
+                           applies the MEmeL to the output
     rematerialized_call    runs the call once: a MEmeL must not run twice
     get_config             raises if the config would lose insertions
     to_json                includes the insertions, as files do (`saving.py`)
@@ -298,7 +298,9 @@ def _quantize_host(
         if len(parts) > 1:  # Keras quantizes these parts instead of the host.
             return
         kind = keras.dtype_policies.QuantizedDTypePolicy
-        if isinstance(owner.dtype_policy, kind):  # by another of its MEmeLs
+        if isinstance(
+            owner.dtype_policy, kind
+        ):  # done for another of its MEmeLs
             return
         with _plain(owner):
             owner.quantize(*args, **kwargs)

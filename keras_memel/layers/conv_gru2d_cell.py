@@ -209,7 +209,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
-                # Of inputs and state, as in `keras.layers.GRU`.
+                # Inputs and state have one each, as in `keras.layers.GRU`.
                 shape=(2, width) if self.reset_after else (width,),
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,

@@ -55,12 +55,12 @@ class MEmeL(MEmeLState):
             as in the paper), `"rate"` is `Rate(0.02)` (a moving threshold,
             no sort), `"threshold"` is `Threshold(9.0)`, `"random"` is
             `Random(0.02)` (the placebo), `"random_k"` is `RandomK(1)`. Any
-            `Selection` also works.
+            `Selection`, its class or its config also works.
         inhibition: Treatment of selected values. `"reverse"` is
             `ReverseDeactivation(1.0)` (default), `"naive_a"` and `"naive_b"`
             use the gradients 0 and `g`, `"penalty"` is `LogPenalty()`,
-            `"observe"` only updates the statistics. Any `Inhibition` also
-            works.
+            `"observe"` only updates the statistics. Any `Inhibition`, its
+            class or its config also works.
         axis: Axis or axes that index the neurons. Statistics are pooled over
             all others. `None` (default) uses all axes but the batch axis:
             each channel at each position is a neuron, as in the authors'

@@ -5,6 +5,7 @@ References:
         Sparse Probing (arXiv 2305.01610).
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ class Groups:
         self.from_on = self.size + 1 - self.up_to
         self._shift = np.repeat(number * np.arange(len(counts)), counts)
 
-    @property
+    @functools.cached_property
     def baseline_f1(self) -> Array:
         """F1 of a rule that selects all values, `(labels,)`: 2 p / (1 + p)."""
         with np.errstate(invalid="ignore"):
@@ -74,7 +75,7 @@ class Groups:
             Integers, `(pairs,)`, ascending within each label.
         """
         if self._label is not None:
-            return np.argsort(self._label[order], kind="stable")
+            return np.argsort(self._label.take(order), kind="stable")
         position = np.empty(self.number, "int64")
         position[order] = np.arange(self.number)
         places = position[self.value] + self._shift
@@ -88,7 +89,7 @@ class Groups:
 
         Args:
             places: Positions of the values of each label: `places`.
-            edges: Positions, ascending, `(labels, edges)`.
+            edges: Positions, ascending, `(labels, edges)` or `(1, edges)`.
             labels: Numbers of labels, `(labels,)`.
 
         Returns:
@@ -102,7 +103,8 @@ class Groups:
         # A shift per label makes the positions of all labels ascend.
         rows = self.number * at[:, None]
         found = np.searchsorted(places + self._shift, rows + edges)
-        return np.diff(found, axis=1) * seen[:, None]
+        counts: Array = found[:, 1:] - found[:, :-1]
+        return counts * seen[:, None]
 
 
 class Rules(NamedTuple):

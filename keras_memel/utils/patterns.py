@@ -124,7 +124,7 @@ def _middle(tree: Tree, number: int, argument: str) -> list[Any]:
         previous = None
         for site in siblings:
             kind = tree.kind(site.layer)
-            if not kind[1]:  # residual additions, dropout, activations
+            if not kind[1]:  # such as additions, dropout or activations
                 continue
             run = [*run, site] if kind == previous else [site]
             previous = kind

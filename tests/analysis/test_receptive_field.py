@@ -76,6 +76,39 @@ def test_where_there_is_no_window_there_is_no_field():
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_the_search_ends_where_a_row_reaches_all_positions(size):
+    calls = []
+
+    class Counted(L.Layer):
+        def call(self, x):
+            calls.append(len(x))
+            return x
+
+    def batches(layer):
+        calls.clear()
+        a = keras.Input((8, 2))
+        outputs = layer(Counted()(a))
+        model = keras.Model(a, outputs)
+        model.run_eagerly = True
+        calls.clear()
+        x = np.random.default_rng(0).normal(size=(48, 8, 2))
+        found = analyze(model, x, layers="z", batch_size=size, verbose=0)
+        return found["z"].field, len(calls) - 48 // size
+
+    attention = L.MultiHeadAttention(1, 2, name="z")
+    # The input as it is, and the first row of each of two axes replaced.
+    few = -(-3 // size)
+    assert batches(lambda x: attention(x, x)) == (None, few)
+    recurrent = L.LSTM(3, return_sequences=True, name="z")
+    assert batches(recurrent) == (None, few)
+    # A field needs all rows: of noise, other noise and NaN.
+    window, number = batches(L.Conv1D(2, 3, padding="same", name="z"))
+    assert window.size == (3,)
+    assert number == -(-31 // size)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     "depends",
     [
