@@ -1,8 +1,8 @@
-"""Everything that must pass: `pip install nox && nox`.
+"""Run all checks: `pip install nox && nox`.
 
-One session a backend, each in an environment that holds no other backend, so
-that a test cannot lean on one that a user does not have; and another one for
-exported files.
+Each backend has its own session, in an environment without the other backends,
+so that no test depends on a backend that a user lacks. Exported files have
+separate sessions.
 """
 
 import pathlib
@@ -15,27 +15,29 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_external_run = True
-# All but what takes long: on JAX and TensorFlow the tests that are marked
-# `once`, which PyTorch's session has (`nox -s whole-jax whole-tensorflow`); the
-# exports, which bring other backends along (`nox -s exports-jax
-# exports-tensorflow exports-torch`), the package that would be published (`nox
-# -s package`), the notebooks (`nox -s notebooks-jax ...`), and other versions
-# of Keras (`nox -s keras-oldest-jax keras-newest-jax ...`), and the tests with
-# Hugging Face, timm and Lightning (`nox -s native-torch`), and `compare` with
-# loky, Dask and Ray (`nox -s executors`), and the recipes of the documentation
-# (`nox -t recipes`).
+# The default omits slow sessions:
+# - tests marked `once` on JAX and TensorFlow, which PyTorch's session runs
+#   (`nox -s whole-jax whole-tensorflow`)
+# - exports, which install other backends (`nox -s exports-jax
+#   exports-tensorflow exports-torch`)
+# - the package to publish (`nox -s package`)
+# - the notebooks (`nox -s notebooks-jax ...`)
+# - other versions of Keras (`nox -s keras-oldest-jax keras-newest-jax ...`)
+# - tests with Hugging Face, timm and Lightning (`nox -s native-torch`)
+# - `compare` with loky, Dask and Ray (`nox -s executors`)
+# - the recipes of the documentation (`nox -t recipes`)
 nox.options.sessions = ["lint", "docs", "tests-jax"]
 nox.options.sessions += ["tests-tensorflow", "tests-torch"]
 
-# Keras's name of each backend, which is that of our extra, of its module and
-# of its distribution.
+# The name of each backend in Keras, which is also the name of our extra, of its
+# module and of its distribution.
 BACKENDS = ("jax", "tensorflow", "torch")
 CONSTRAINTS = ("-c", "constraints.txt")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, types, and the imports between the rooms of the package."""
+    """Check style, types, and imports between the rooms of the package."""
     session.install(*CONSTRAINTS, "import-linter", "mypy", "ruff")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -45,9 +47,9 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def api(session: nox.Session) -> None:
-    """A changed public signature needs a line in CHANGELOG.md.
+    """Require a line in CHANGELOG.md for each changed public signature.
 
-    Against `origin/main`, or the commit that is named: `nox -s api -- v0.1.0`.
+    The base is `origin/main`, or another commit: `nox -s api -- v0.1.0`.
     """
     session.install(*CONSTRAINTS, "griffelib")
     against = session.posargs[0] if session.posargs else "origin/main"
@@ -56,7 +58,7 @@ def api(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    # The package itself is read, and not imported: no backend is needed.
+    # The build parses the package without importing it and needs no backend.
     extras = nox.project.load_toml("pyproject.toml")["project"]
     session.install(*CONSTRAINTS, *extras["optional-dependencies"]["docs"])
     quiet = {"NO_MKDOCS_2_WARNING": "1"}
@@ -91,11 +93,11 @@ def whole_tensorflow(session: nox.Session) -> None:
 
 @nox.session(name="native-torch")
 def native_torch(session: nox.Session) -> None:
-    """PyTorch modules, with the libraries that people have them from.
+    """Test PyTorch modules of common libraries.
 
-    Not part of the default: the libraries take longer to install than their
-    tests take to run, and the default tests the same code on small modules of
-    its own, with activation checkpointing, masks and two processes.
+    The default omits this session: installing the libraries takes longer than
+    the tests, and the default tests the same code on small modules, with
+    activation checkpointing, masks and two processes.
     """
     session.install(*CONSTRAINTS, "-e", ".[torch,transformers,test]")
     session.install(*CONSTRAINTS, "lightning", "peft", "timm", "torchvision")
@@ -111,7 +113,7 @@ def native_torch(session: nox.Session) -> None:
 
 @nox.session
 def executors(session: nox.Session) -> None:
-    """`compare` in the executors of loky, Dask and Ray."""
+    """Test `compare` in the executors of loky, Dask and Ray."""
     session.install(*CONSTRAINTS, "-e", ".[jax,test]")
     session.install(*CONSTRAINTS, "distributed", "loky", "ray")
     session.run(
@@ -139,9 +141,9 @@ def exports_torch(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def package(session: nox.Session) -> None:
-    """Builds what is published, and runs the quickstart from it.
+    """Build the package, and run the quickstart with it.
 
-    On JAX, or on the backend that is named: `nox -s package -- torch`.
+    The backend is JAX, or another one: `nox -s package -- torch`.
     """
     backend = session.posargs[0] if session.posargs else "jax"
     session.install(*CONSTRAINTS, "build", "twine")
@@ -166,7 +168,7 @@ def package(session: nox.Session) -> None:
 
 
 def check_contents(folder: pathlib.Path) -> None:
-    """The package with its marker and licence, and nothing beside it."""
+    """Check that the files contain the package, its marker and its licence."""
     (wheel,) = folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
@@ -187,7 +189,7 @@ def check_contents(folder: pathlib.Path) -> None:
 
 
 def add_keras_session(age: str, backend: str) -> None:
-    """Every test with the oldest Keras, the newest, or that of last night."""
+    """Run every test with the oldest, the newest or the nightly Keras."""
 
     @nox.session(name=f"keras-{age}-{backend}", reuse_venv=False)
     def keras(session: nox.Session) -> None:
@@ -219,14 +221,14 @@ def run_tests(
     whole: bool = False,
     nightly: bool = False,
 ) -> None:
-    """The tests, and how much of the package they reach if they are all."""
-    # Flax brings Orbax, which the tests of checkpoints need as well.
+    """Run the tests, with coverage if all of them run."""
+    # Flax installs Orbax, which the tests of checkpoints also need.
     also = "flax," if backend == "jax" else ""
     session.install(*constraints, "-e", f".[{backend},{also}test]")
-    if backend == "jax":  # of the page on models of JAX
+    if backend == "jax":  # for the page on models of JAX
         session.install(*constraints, "equinox")
     install_keras_hub(session, backend, constraints)
-    if nightly:  # It has the module of keras under another name.
+    if nightly:  # It provides the module of keras under another name.
         session.run("pip", "uninstall", "--yes", "keras")
         session.install("--pre", "--no-deps", "keras-nightly")
     session.run(
@@ -243,7 +245,7 @@ def run_tests(
         f"found = [b for b in {others} if find_spec(b)]; "
         f"assert not found, f'beside {backend}: {{found}}'",
     )
-    # To watch what is reached takes a sixth of the time.
+    # Measuring coverage takes a sixth of the time.
     watch = ["--cov", "--cov-report=term-missing"]
     session.run(
         "pytest",
@@ -261,9 +263,9 @@ def run_tests(
     )
 
 
-# What keras_hub imports. Its own metadata asks for tensorflow-text as well,
-# and so for TensorFlow, which it does without on other backends if it has
-# grain.
+# The imports of keras_hub. Its metadata also require tensorflow-text, and
+# therefore TensorFlow. On other backends, it works without them if grain is
+# installed.
 KERAS_HUB = (
     "absl-py",
     "grain",
@@ -287,9 +289,9 @@ def install_keras_hub(
         session.install(*constraints, "--no-deps", "keras-hub")
 
 
-# What Keras exports with, and what runs the files. On JAX it makes SavedModels
-# by way of TensorFlow, and on PyTorch LiteRT files by litert-torch, which
-# imports JAX.
+# Packages that Keras exports with, and that run the files. On JAX it exports
+# SavedModels with TensorFlow, and on PyTorch LiteRT files with litert-torch,
+# which imports JAX.
 CONVERTERS = {
     "jax": ("jax2onnx", "onnxruntime", "tensorflow"),
     "tensorflow": ("onnxruntime", "openvino", "scipy", "tf2onnx"),
@@ -303,8 +305,8 @@ def run_export_tests(session: nox.Session, backend: str) -> None:
     session.run(
         "pytest",
         "--fail-on-skip",  # a converter that is missing is a failure here
-        # A version of anyio that litert-torch asks for has a pytest plugin
-        # that warns.
+        # The pytest plugin of the anyio version that litert-torch requires
+        # raises warnings.
         *("-p", "no:anyio"),
         "tests/insertion/test_export.py",
         env={"KERAS_BACKEND": backend},
@@ -343,7 +345,7 @@ for backend in BACKENDS:
 
 
 def add_notebook_session(backend: str) -> None:
-    """Every notebook of the examples, in small, from top to bottom."""
+    """Run every notebook of the examples at a small size."""
 
     @nox.session(name=f"notebooks-{backend}")
     def notebooks(session: nox.Session) -> None:

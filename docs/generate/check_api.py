@@ -3,9 +3,9 @@
     python docs/generate/check_api.py --against origin/main
 
 It compares the package in this folder with that of a commit, without
-importing either. Each breaking change (a name that is gone, an argument that
-was renamed, removed, moved or made required) must appear by the name of its
-object among the lines that CHANGELOG.md has gained since that commit.
+importing either. The new lines of CHANGELOG.md must name the object of each
+breaking change: a removed name, or an argument that was renamed, removed,
+moved or made required.
 """
 
 import argparse
@@ -20,13 +20,13 @@ PACKAGE = "keras_memel"
 
 
 def gained_lines(repository, against, file="CHANGELOG.md"):
-    """Lines that the file has now and had not at the commit."""
+    """Return the lines of the file that it lacked at the commit."""
     done = subprocess.run(
         ["git", "show", f"{against}:{file}"],
         cwd=repository,
         capture_output=True,
         text=True,
-        check=False,  # It may not have existed.
+        check=False,  # The file may be missing at the commit.
     )
     before = set(done.stdout.splitlines())
     text = pathlib.Path(repository, file).read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def gained_lines(repository, against, file="CHANGELOG.md"):
 
 
 def exported(package):
-    """A module of the names in `__all__` alone, wherever they are defined."""
+    """Return a module that contains only the names in `__all__`."""
     module = griffe.Module(package.name, filepath=package.filepath)
     for element in package["__all__"].value.elements:
         found = package[element.strip("'\"")]
@@ -45,7 +45,7 @@ def exported(package):
 
 
 def undocumented(repository, against, package=PACKAGE):
-    """Breaking changes that the changelog does not name."""
+    """Return the breaking changes that the changelog does not name."""
     old = griffe.load_git(package, ref=against, repo=repository)
     new = griffe.load(package, search_paths=[repository])
     log = "\n".join(gained_lines(repository, against))

@@ -1,7 +1,7 @@
 """Check the built site: python docs/theme/check.py site
 
-Every link within it leads somewhere, anchor and all; nothing is fetched from
-elsewhere; no Markdown was left as it was written.
+Check that every internal link and anchor has a target, that pages load no file
+from other sites, and that no Markdown remains unconverted.
 """
 
 import pathlib
@@ -10,12 +10,12 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 from urllib.parse import urlsplit
 
-# A browser loads these without a click.
+# Browsers load these without a click.
 LOADED = {("img", "src"), ("link", "href"), ("script", "src")}
 
 
 class Page(HTMLParser):
-    """Links, anchors and texts of a page."""
+    """Collect links, anchors and faults of a page."""
 
     def __init__(self, file):
         super().__init__()
@@ -50,11 +50,11 @@ class Page(HTMLParser):
             return
         for mark in ("](", "```", ">>>", "**", "$$", "--8<--", "\\frac"):
             if mark in text:
-                self.faults.append(f"left as written: {text.strip()[:60]!r}")
+                self.faults.append(f"unconverted: {text.strip()[:60]!r}")
 
 
 def faults(root):
-    """What is wrong, a line each."""
+    """Yield the faults of a site, one line each."""
     pages = {file: Page(file) for file in sorted(root.rglob("*.html"))}
     for file, page in pages.items():
         where = file.relative_to(root)

@@ -1,8 +1,8 @@
-"""Docstrings as Keras writes them, for mkdocstrings.
+"""Convert docstrings in the style of Keras for mkdocstrings.
 
-Griffe reads Google's sections. What ours have beside them becomes Markdown:
-doctests, which stand at the margin; and sections of Keras' own, lists of
-`name: what it is`.
+Griffe parses Google's sections. This extension converts the rest to Markdown:
+doctests without indentation, and the sections of Keras, which are lists of
+`name: description`.
 """
 
 import re
@@ -17,21 +17,21 @@ SECTION = re.compile(
     re.M,
 )
 DOCTEST = re.compile(r"^>>>[^\n]*\n(?:[^\n]+\n)*", re.M)
-# A name, or some, at the margin of the section.
+# One or more names at the start of an entry of a section.
 ITEM = re.compile(r"^[ ]{4}([\w*][\w, *]*): ", re.M)
 
 
 class Docstrings(griffe.Extension):
-    """Rewrites each docstring before it is parsed."""
+    """Rewrite each docstring before it is parsed."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Called once for each object, whatever its kind."""
+        """Convert the docstring of an object."""
         if obj.docstring is not None:
             obj.docstring.value = as_markdown(obj.docstring.value)
 
 
 def as_markdown(text: str) -> str:
-    """`text` with Google's sections as they are, and Markdown for the rest."""
+    """Convert all but Google's sections of `text` to Markdown."""
     text = SECTION.sub(_section, f"{text}\n")
     text = re.sub(r"^Example:$", "**Example**", text, flags=re.M)
     return DOCTEST.sub(

@@ -1,13 +1,15 @@
-"""What MkDocs does not do by itself: links into the repository.
+"""MkDocs hooks: the version, links into the repository, notebooks, scripts.
 
-Pages name files of the repository by relative links, `../examples/x.py`, which
-lead there wherever the repository is read. The site has no repository around
-it, so each file that is linked becomes a page of its own, `source/...`. A link
-to what does not exist stays as it is, and fails the strict build.
+The name of the site contains the version of the package.
 
-A notebook becomes a page of its cells, with what they showed.
+Pages link to files of the repository by relative links, `../examples/x.py`,
+which work wherever the repository is read. The site does not contain the
+repository, so each linked file becomes a page, `source/...`. A link to a
+missing file is unchanged, and fails the strict build.
 
-The comment `<!-- scripts: a.py b.py -->` becomes a list of scripts, by the
+A notebook becomes a page of its cells with their outputs.
+
+The comment `<!-- scripts: a.py b.py -->` becomes a list of scripts with the
 first lines of their docstrings; a name may be a pattern.
 """
 
@@ -32,12 +34,20 @@ LANGUAGES = {
     ".txt": "text",
     ".yml": "yaml",
 }
-# Of a file of results, the beginning tells what it is.
+# Only the beginning of a long file of results is shown.
 MOST_LINES = 600
 
 
+def on_config(config):
+    """Add the version of the package to the name of the site."""
+    text = (ROOT / "keras_memel/utils/version.py").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"$', text, re.M)[1]
+    config.site_name = f"{config.site_name} {version}"
+    return config
+
+
 def on_files(files, config):
-    """Adds a page for each file of the repository that a page links to."""
+    """Add a page for each file of the repository that a page links to."""
     for page in [file for file in files if file.is_documentation_page()]:
         for match in LINK.finditer(_filled(page.content_string)):
             path = _outside(page.src_uri, match[1])
@@ -51,7 +61,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Puts lists in, and lets the links lead to these pages."""
+    """Insert lists, and change links to point to these pages."""
 
     def replace(match):
         path = _outside(page.file.src_uri, match[1])
@@ -64,12 +74,12 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def _filled(markdown):
-    """Markdown with lists in the place of comments that ask for them."""
+    """Replace the comments `<!-- scripts: ... -->` with lists."""
     return re.sub(r"<!-- scripts: (.*?) -->", _scripts, markdown)
 
 
 def _scripts(match):
-    """Script and first line of its docstring; one that is not there is not."""
+    """Return a table of scripts and the first lines of their docstrings."""
     lines = ["| script | |", "|---|---|"]
     for pattern in match[1].split():
         for path in sorted(ROOT.glob(pattern)):
@@ -81,7 +91,7 @@ def _scripts(match):
 
 
 def _outside(uri, target):
-    """The file that a link leads to, if it lies outside of docs/."""
+    """Return the target of a link, if it is a file outside of docs/."""
     path = posixpath.normpath(
         posixpath.join("docs", posixpath.dirname(uri), target)
     )
@@ -91,12 +101,12 @@ def _outside(uri, target):
 
 
 def _page_of(path):
-    # Without the dot of .github: MkDocs leaves hidden files out.
+    # Without the dot of .github, since MkDocs ignores hidden files.
     return f"source/{path.removeprefix('.')}.md"
 
 
 def _page(path):
-    """Markdown that shows a file, or the names in a folder."""
+    """Return Markdown that shows a file, or the names in a folder."""
     lines = [f"# {posixpath.basename(path)}", "", f"`{path}`", ""]
     found = ROOT / path
     if found.is_dir():
@@ -110,13 +120,13 @@ def _page(path):
     if len(shown) > MOST_LINES:
         lines += [f"The first {MOST_LINES} of {len(shown):,} lines:", ""]
         shown = shown[:MOST_LINES]
-    # Longer than any fence inside.
+    # The fence is longer than any fence inside the file.
     language = LANGUAGES.get(found.suffix, "text")
     return "\n".join([*lines, f"``````{language}", *shown, "``````", ""])
 
 
 def _notebook(notebook, path):
-    """Markdown of all cells, with texts and pictures that they gave."""
+    """Return Markdown of all cells, with their texts and pictures."""
     parts = []
     for number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
@@ -139,7 +149,7 @@ def _notebook(notebook, path):
 
 
 def _data(kinds):
-    """The picture among the kinds of an output, as an address."""
+    """Return the picture of an output as a data URL."""
     (kind,) = [kind for kind in kinds if kind.startswith("image/")]
     data = "".join("".join(kinds[kind]).split())
     return f"data:{kind};base64,{data}"

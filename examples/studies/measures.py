@@ -5,7 +5,7 @@
 The script computes four measures of the same neurons with `analyze`: phi (its
 99 % quantile, its mean on the label and its ROC-AUC), class selectivity,
 MonoScore and FMS@1. It uses planted neurons, and those of trained networks:
-digits, the languages of examples/data/declarations.tsv, and MiniLM on film
+digits, the 14 languages of examples/data/declarations*.tsv, and MiniLM on film
 sentences. It also computes the ROC-AUC of random labels.
 
 Fixed before the run: all sizes below; 10 seeds of planted neurons, noise and
@@ -145,10 +145,11 @@ def of_digits(seed, options=None):
 
 def paragraphs():
     found = collections.defaultdict(list)
-    file = training.EXAMPLES / "data" / "declarations.tsv"
-    for line in file.read_text("utf-8").splitlines():
-        text, language = line.split("\t")
-        found[language].append(text)
+    for name in ("declarations.tsv", "declarations_more.tsv"):
+        file = training.EXAMPLES / "data" / name
+        for line in file.read_text("utf-8").splitlines():
+            text, language = line.split("\t")
+            found[language].append(text)
     return found
 
 
@@ -479,28 +480,12 @@ def page(runs):
         "Unlike in the scripts of its authors, it is fitted on one half of the "
         "inputs and scored on the other.",
         "",
-        *older(runs),
-        "",
         "Run file: examples/studies/results/measures.jsonl; "
         + "; ".join(sorted({run["versions"] for run in runs}))
         + ".",
     ]
     lines = pages.answer_first(ANSWER, lines)
     return pages.tidy(lines)
-
-
-def older(runs):
-    """Return a note on the runs that summed MonoScore in float32."""
-    found = [run for run in runs if run.get("monoscore_sums") == "float32"]
-    if not found:
-        return []
-    numbers = collections.Counter(run["set"] for run in found)
-    which = ", ".join(f"{n} of {name}" for name, n in numbers.items())
-    return [
-        f"{len(found)} runs ({which}) computed the sums of MonoScore in "
-        "float32; all other runs use float64. In these runs, the MonoScore of "
-        "neurons that respond to a single input may be wrong."
-    ]
 
 
 def spread(sets, count):

@@ -1,1 +1,1 @@
-"""Activations to statistics: analyze and decrease_ratio."""
+"""Compute statistics of activations: analyze and decrease_ratio."""

@@ -1,15 +1,15 @@
-"""Statistics of the neurons of a stream, in one pass and bounded memory.
+"""Compute statistics of a stream of neurons in one pass and bounded memory.
 
     moments, extremes, means by label     exact, merged chunk by chunk in
                                             float64
-    the values farthest out, each of        exact, a few per neuron
-      another input
-    all values                              aside (`Spool`), for what needs
-                                            them in order: quantiles, curves
+    most extreme values, one per input    exact, a few per neuron
+    all values                            stored in a `Spool` for measures that
+                                            need sorting: quantiles, curves
 
-Values arrive as rows: one row a sample, one column a neuron, NaN where a mask
-or the layer itself left nothing to count. Rows are gathered into chunks of a
-fixed size first, so that no result depends on the size of a batch.
+Values arrive as rows, with one row per sample and one column per neuron. NaN
+marks values that a mask excludes or that are not finite. Rows are first
+collected into chunks of a fixed size, so that the results do not depend on the
+batch size.
 """
 
 from collections.abc import Callable
@@ -25,25 +25,24 @@ from keras_memel.analysis.value_store import Spool
 from keras_memel.reports.halves import held_out
 from keras_memel.utils.types import Array
 
-# Values that are worked on at once: a few megabytes in float64.
+# Number of values per chunk: a few megabytes in float64.
 CHUNK = 1 << 20
-# Rows that are summed in float32 before they are added up in float64.
+# Number of rows that are summed in float32 before the sums are added in
+# float64.
 SUMMED = 1 << 14
 
 
 class Accumulator:
-    """All that is gathered of one layer.
+    """Accumulator of all statistics of one layer.
 
     Args:
         shape: Shape of the neurons.
-        n_labels: Number of labels that are known, or `None` without labels.
-        top: How many of the farthest values to keep, on either side, each of
-            another input.
-        spool: From the number of neurons to a `Spool`.
+        n_labels: Number of known labels, or `None` without labels.
+        top: Number of extreme values to keep on each side, one per input.
+        spool: Function from the number of neurons to a `Spool`.
 
     Attributes:
-        sets: Which labels each code stands for; `None` if each code is that
-            of one label.
+        sets: Labels of each code; `None` if each code is one label.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Accumulator:
         self.spool = spool(neurons)
         zero = np.zeros(neurons)
         self.moments = Central(zero, zero, zero, zero, zero)
-        self.absolute = zero  # Sum of |z|
+        self.absolute = zero  # sum of |z|
         self.nonfinite = np.zeros(neurons, "int64")
         self.low, self.high = np.full((2, neurons), np.inf) * [[1], [-1]]
         self.by_label: LabelSums | None = None
@@ -79,14 +78,14 @@ class Accumulator:
         where: Array,
         labels: Array | None,
     ) -> None:
-        """Takes rows.
+        """Add rows.
 
         Args:
-            values: float32, `(rows, neurons)`.
-            missing: Where a mask leaves nothing, of the same shape; or `None`.
+            values: Values, float32, `(rows, neurons)`.
+            missing: Whether a mask excludes each value, same shape, or `None`.
             where: Number of the input, and position in it, `(rows, 2)`.
             labels: Code of the label of each row, `(rows,)`, below 0 without
-                a label; or `None`.
+                a label, or `None`.
         """
         start = 0
         while start < len(values):
@@ -104,7 +103,7 @@ class Accumulator:
                 self.flush()
 
     def flush(self) -> None:
-        """Works through the rows that wait."""
+        """Process the waiting rows."""
         if not self._waiting:
             return
         columns = list(zip(*self._waiting))
@@ -132,12 +131,13 @@ class Accumulator:
             half = held_out(where[:, 0])
             tags = np.column_stack([labels, where[:, 0]])
             rows = 2 * labels.astype("int64") + half
-            # The values of one label are neighbours from here on.
+            # Sorting makes the values of one label contiguous.
             order = np.argsort(rows, kind="stable")
             values, where, tags = values[order], where[order], tags[order]
             rows = rows[order]
             missing = None if missing is None else missing[order]
-        values = np.ascontiguousarray(values.T)  # And those of one neuron.
+        # Transposing makes the values of one neuron contiguous.
+        values = np.ascontiguousarray(values.T)
         low, high = values.min(1), values.max(1)
         valid: Array | None = None
         if missing is not None or not np.isfinite([low, high]).all():
@@ -159,11 +159,11 @@ class Accumulator:
         self, side: int, values: Array, highest: Array, where: Array
     ) -> None:
         top, row = self.top[side], self.top_row[side]
-        # Few neurons have a new extreme, once some chunks have been seen.
+        # After some chunks, few neurons have a new extreme.
         (new,) = np.nonzero(highest > top[-1])
         if not len(new):
             return
-        # The highest value of each run of rows of one input.
+        # Find the highest value of each run of rows of one input.
         inputs = where[:, 0]
         start = np.flatnonzero(np.diff(inputs, prepend=inputs[0] - 1))
         size = np.diff(start, append=len(inputs))
@@ -183,7 +183,7 @@ class Accumulator:
             (entered,) = np.nonzero(value > top[-1, new])
             if not len(entered):
                 break
-            # The first row of the run that has the value.
+            # Find the first row of the run with this value.
             own = run[entered]
             at = start[own, None] + np.minimum(places, size[own, None] - 1)
             its = values[entered[:, None], at]
@@ -210,7 +210,7 @@ class Accumulator:
         tags: Array | None,
         rows: Array | None,
     ) -> None:
-        """Adds the sums of one chunk."""
+        """Add the sums of one chunk."""
         start, present = np.zeros(1, int), np.zeros(0, int)
         if rows is not None and self.sets is None:
             present, start = np.unique(rows, return_index=True)
@@ -240,18 +240,19 @@ class Accumulator:
     def farthest(self) -> tuple[Array, Array]:
         """Return the values farthest from the mean of their neuron.
 
-        Farthest first, and one per input.
+        The farthest value comes first, with one value per input.
 
         Returns:
-            Values `(neurons, top)`, NaN where there are fewer, and where they
-            were, `(neurons, top, 2)`: number of the input, and position in it.
+            Values `(neurons, top)`, NaN where there are fewer, and their
+            places, `(neurons, top, 2)`: number of the input, and position in
+            it.
         """
         top = self.top.shape[1]
         values = np.concatenate([self.top[0], -self.top[1]])
         rows = np.concatenate([self.top_row[0], self.top_row[1]])
         distance = np.abs(values - self.moments.mean)
         distance[~np.isfinite(values)] = -1.0
-        # An input can have one of the highest and one of the lowest.
+        # An input can have both a highest and a lowest value.
         order = np.argsort(-distance, axis=0, kind="stable")
         distance = np.take_along_axis(distance, order, 0)
         values = np.take_along_axis(values, order, 0)
@@ -271,9 +272,10 @@ def _first_of_inputs(
     """Return the highest values, `(number, neurons)`, one per input.
 
     Args:
-        values: `(candidates, neurons)`, -inf where there is none.
+        values: Candidates, `(candidates, neurons)`, -inf where there are
+            fewer.
         rows: Number of the input and position, `(candidates, neurons, 2)`.
-        number: How many to return.
+        number: Number of values to return.
     """
     order = np.argsort(-values, axis=0, kind="stable")
     values = np.take_along_axis(values, order, 0)
@@ -287,7 +289,7 @@ def _first_of_inputs(
 
 
 def _repeats(inputs: Array) -> Array:
-    """Return where an input stands further up already, per neuron."""
+    """Return where an input already occurs in an earlier row, per neuron."""
     repeats = np.zeros(inputs.shape, bool)
     for i in range(1, len(inputs)):
         repeats[i] = (inputs[i] == inputs[:i]).any(0)

@@ -1,4 +1,4 @@
-"""Moments that can be merged, and how those of a chunk are computed."""
+"""Compute the moments of a chunk of values, and merge moments."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ import numpy as np
 
 from keras_memel.utils.types import Array
 
-# Values that are summed at once, so many that their powers stay in the cache.
+# Number of values to sum at once, small enough that their powers fit into the
+# cache.
 _SLAB = 1 << 17
 
 
@@ -16,10 +17,10 @@ class Central:
     """Count, mean and central moment sums, merged as in Pebay (2008).
 
     Attributes:
-        count: Values of each neuron, float64.
-        mean: Their mean.
-        second, third, fourth: Sums of powers of deviations from the mean;
-            the last two are `None` where they are not wanted.
+        count: Number of values of each neuron, float64.
+        mean: Mean of the values.
+        second, third, fourth: Sums of powers of deviations from the mean. The
+            last two are `None` if they are not needed.
     """
 
     count: Array
@@ -30,7 +31,7 @@ class Central:
 
     @classmethod
     def joined(cls, parts: Sequence["Central"]) -> "Central":
-        """Those of neurons side by side, which is along the last axis."""
+        """Concatenate the moments of neurons along the last axis."""
         columns = zip(*(vars(part).values() for part in parts))
         return cls(
             *(
@@ -40,7 +41,7 @@ class Central:
         )
 
     def merge(self, new: "Central") -> "Central":
-        """The moments of both together."""
+        """Return the moments of all values of both."""
         a, b = self.count, new.count
         n = np.maximum(a + b, 1)
         delta = new.mean - self.mean
@@ -69,21 +70,22 @@ class Central:
 def sums(
     values: Array, valid: Array | None, low: Array, high: Array, start: Array
 ) -> tuple[Central, Central, Array]:
-    """The sums of values that are added up in float32.
+    """Compute moments of values with sums in float32.
 
-    Of deviations from about the mean, in units of about the largest of them:
-    no power of them leaves the range of float32, and none cancels. What the
-    mean is off by, the sums themselves tell.
+    The function sums powers of deviations from an approximate mean, in units
+    of about the largest deviation. Their powers therefore stay in the range of
+    float32 without cancellation. The sum of the deviations corrects the error
+    of the approximate mean.
 
     Args:
-        values: float32, `(neurons, rows)`.
-        valid: Which of them count, or `None` for all.
-        low: Lowest that counts, of each neuron.
-        high: Highest that counts.
-        start: Where each part begins, in rows.
+        values: Values, float32, `(neurons, rows)`.
+        valid: Whether each value counts, or `None` if all count.
+        low: Lowest valid value of each neuron.
+        high: Highest valid value of each neuron.
+        start: First row of each part.
 
     Returns:
-        The moments of all rows, those of each part up to the second, `(parts,
+        Moments of all rows, moments of each part up to the second, `(parts,
         neurons)`, and the sum of absolute values.
     """
     if valid is None:
@@ -96,7 +98,7 @@ def sums(
     low, high = (np.where(count > 0, end, np.float32(0)) for end in (low, high))
     n = np.maximum(count, 1)
     base = (values.sum(1, dtype="float64") / n).astype("float32")
-    # A power of two: to divide by it rounds nothing.
+    # The unit is a power of two, so that the division is exact.
     _, exponent = np.frexp(np.maximum(high - base, base - low))
     unit = np.ldexp(np.float32(1), np.clip(exponent, -125, 127))
     deviation = values - base[:, None]
@@ -139,9 +141,10 @@ def sums_in_slabs(
     start: Array,
     chosen: Array | None = None,
 ) -> tuple[Central, Central, Array]:
-    """Compute `sums`, of some neurons at a time.
+    """Compute `sums` for some neurons at a time.
 
-    The rows `chosen`, which may repeat, are added; `None`: all.
+    The sums cover the rows `chosen`, which may repeat, or all rows if it is
+    `None`.
     """
     width = max(1, _SLAB // len(values[0] if chosen is None else chosen))
     found = []

@@ -1,4 +1,4 @@
-"""Does a step bring monosemantic neurons back to their mean? [M] Table 4.
+"""Test whether a step moves monosemantic neurons to their mean: [M] Table 4.
 
 Reference: [M] Wang et al. (2024), Learning from Emergence (arXiv 2312.11560).
 """
@@ -48,48 +48,52 @@ def decrease_ratio(
     warm_up: int = 10,
     seed: int = 0,
 ) -> Table:
-    """What one training step does to the values that stand out.
+    """Measure the effect of one training step on the most extreme values.
 
-    The experiment of [M] Table 4. The mean and variance of every neuron are
-    gathered over `warm_up` batches without any training. Then, for each of the
-    next batches: the `k` values of each sample with the highest monosemantic
-    scale `phi` (Eq. 7) are selected, the model takes one step of its own
-    optimizer with those values inhibited, and the same inputs go through
-    again. With the same statistics before and after,
+    This is the experiment of [M] Table 4. The mean and variance of every
+    neuron are computed over `warm_up` batches without any training. For each
+    of the next batches, the `k` values per sample with the highest
+    monosemantic scale `phi` (Eq. 7) are selected. The model's optimizer then
+    takes one step with these values inhibited, and the model runs again on
+    the same inputs. With the same statistics before and after the step,
 
         Decrease Ratio     = 1 - mean phi(z after) / mean phi(z before)
         Total Update Ratio = mean |z after - z before| / mean |z before - mean|
 
-    over all selected values: above 0, the step moved them towards their mean;
-    the second says how far they moved at all, either way. Each arm starts from
-    the same weights and optimizer state and sees the same batches; the weights
-    are put back between batches, so that each is one step from the same model.
+    over all selected values. A Decrease Ratio above 0 means that the step
+    moved the values towards their mean. The Total Update Ratio measures how
+    far they moved in either direction. Each arm starts from the same weights
+    and optimizer state and uses the same batches. The weights are restored
+    between batches, so that each result is one step from the same model.
 
     Args:
-        model: A built and compiled model, without inserted MEmeLs; or a
-            PyTorch module. Its weights and its optimizer are as before when
-            this returns.
-        x: Array of inputs, or a structure of them.
+        model: A built and compiled model without inserted MEmeLs, or a
+            PyTorch module. Its weights and its optimizer are restored at the
+            end.
+        x: Array of inputs, or a structure of arrays.
         y: Array of targets; at least `warm_up + 1` batches.
-        where: The layers whose values are watched, as in `insert`.
-        step: For a PyTorch module only: a function that takes one training
-            step on a batch `(x, y)` of tensors, in training mode.
-        optimizer: The optimizer that `step` uses, whose state is put back too.
-        axis: What tells neurons apart, as in `MEmeL`; `None` as in the paper.
-        k: Values a sample.
-        batch_size: Samples a step.
-        warm_up: Batches that the statistics come from.
-        seed: Of all that is random in the model, such as dropout.
+        where: Layers whose values are measured, as in `insert`.
+        step: For a PyTorch module only: function that runs one training
+            step, in training mode, on a batch `(x, y)` of tensors.
+        optimizer: Optimizer that `step` uses. Its state is restored too.
+        axis: Axis or axes that index the neurons, as in `MEmeL`; `None` as in
+            the paper.
+        k: Number of values to select per sample.
+        batch_size: Number of samples per step.
+        warm_up: Number of batches for the statistics.
+        seed: Seed of all random operations of the model, such as dropout.
 
     Returns:
-        `pandas.DataFrame`, a row for each of "original" (no inhibition),
-        "naive (a)", "naive (b)" and "RD", with columns `decrease_ratio`,
-        `total_update_ratio` and `values`, the number of selected values.
+        `pandas.DataFrame` with one row for each of "original" (no
+        inhibition), "naive (a)", "naive (b)" and "RD" (Reverse Deactivation),
+        and columns `decrease_ratio`, `total_update_ratio` and `values`, the
+        number of selected values.
 
     Raises:
-        ValueError: If the model is not compiled, or is a PyTorch module and
-            there is no `step`; if its optimizer accumulates gradients over
-            steps, it holds MEmeLs, or there are too few inputs.
+        ValueError: If the model is not compiled, or is a PyTorch module
+            without `step`; if its optimizer accumulates gradients over steps,
+            if it already contains inserted MEmeLs, or if there are too few
+            inputs.
 
     Example:
 
@@ -112,14 +116,14 @@ def decrease_ratio(
     subject = _subject(model, step, optimizer)
     if inserted(model):
         raise ValueError(
-            "Argument `model` must hold no inserted MEmeLs: call "
+            "Argument `model` must not contain inserted MEmeLs: call "
             "`keras_memel.strip(model)` first. "
             f"Received: MEmeLs after {list(inserted(model))}"
         )
     number = len(keras.tree.flatten(x)[0]) // batch_size
     if number <= warm_up:
         raise ValueError(
-            "Arguments `x` and `y` must hold more than `warm_up` batches. "
+            "Arguments `x` and `y` must contain more than `warm_up` batches. "
             f"Received: {number} batches of {batch_size}, warm_up={warm_up}"
         )
     batches = [
@@ -153,35 +157,35 @@ def decrease_ratio(
 
 
 def _subject(model: Any, step: Any, optimizer: Any) -> Any:
-    """What the experiment does to a model, of Keras or PyTorch.
+    """Create the subject of the experiment for a Keras or PyTorch model.
 
     Raises:
-        ValueError: If no step can be taken.
+        ValueError: If the model cannot take a step.
     """
     if native.is_torch(model):
         from keras_memel.native.torch_decrease import TorchSubject
 
         if step is None:
             raise ValueError(
-                "Argument `step` must be a function that takes one training "
-                "step, as `step(x, y)`: a PyTorch module has no optimizer of "
-                "its own. Received: step=None"
+                "Argument `step` must be a function that runs one training "
+                "step, `step(x, y)`, because a PyTorch module does not "
+                "include an optimizer. Received: step=None"
             )
         return TorchSubject(model, step, optimizer)
     if step is not None or optimizer is not None:
         raise ValueError(
-            "Arguments `step` and `optimizer` are for PyTorch modules: a Keras "
-            "model takes the step that it is compiled for. "
+            "Arguments `step` and `optimizer` are only for PyTorch modules: a "
+            "Keras model uses its compiled training step. Omit them. "
             f"Received: a model of type {type(model).__name__}"
         )
     return _KerasSubject(model)
 
 
 class _KerasSubject:
-    """Take steps with a compiled model, and put it back.
+    """Compiled model that takes training steps and can be restored.
 
     Args:
-        model: The model, without insertions.
+        model: A model without insertions.
     """
 
     capture = capture
@@ -190,19 +194,19 @@ class _KerasSubject:
     def __init__(self, model: Any):
         if not getattr(model, "compiled", False):
             raise ValueError(
-                "Argument `model` must be compiled: its optimizer takes the "
-                f"steps. Received: model={model!r}"
+                "Argument `model` must be compiled, because its optimizer "
+                f"takes the steps. Received: model={model!r}"
             )
         optimizer = model.optimizer
-        # Of a LossScaleOptimizer, which `compile` puts around under
-        # mixed_float16.
+        # Under mixed_float16 `compile` wraps the optimizer in a
+        # LossScaleOptimizer.
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         accumulated = getattr(optimizer, "gradient_accumulation_steps", None)
         if accumulated:
             raise ValueError(
                 "Argument `model` must be compiled without gradient "
-                "accumulation: a single step would leave the weights as they "
-                "are. Received: an optimizer with "
+                "accumulation, because a single step would not change the "
+                "weights. Received: an optimizer with "
                 f"gradient_accumulation_steps={accumulated}"
             )
         model.optimizer.build(model.trainable_variables)
@@ -213,7 +217,7 @@ class _KerasSubject:
         ]
 
     def restore(self) -> None:
-        """Put back the weights and the optimizer."""
+        """Restore the weights and the optimizer."""
         self.put_back(self._kept)
 
     def train(self, x: Any, y: Any) -> None:
@@ -221,21 +225,21 @@ class _KerasSubject:
         self.model.train_on_batch(x, y)
 
     def learn(self, memel: MEmeL, values: Array, mask: Any) -> None:
-        """Gather the statistics of values, and nothing else."""
+        """Update only the statistics of a MEmeL with values."""
         memel(values, mask=mask, training=True)
 
     def state(self, memels: list[MEmeL]) -> list[Any]:
-        """The statistics as they are now."""
+        """Return a copy of the present statistics."""
         weights = [weight for memel in memels for weight in memel.weights]
         return [(weight, to_numpy(weight)) for weight in weights]
 
     def put_back(self, state: list[Any]) -> None:
-        """The statistics as they were."""
+        """Restore the statistics that `state` returned."""
         for weight, value in state:
             weight.assign(value)
 
     def statistics(self, memel: MEmeL) -> tuple[Array, Array, Array]:
-        """Count, mean and variance of the neurons, broadcastable to values."""
+        """Return count, mean, variance per neuron, broadcastable to values."""
         named = memel.count, memel.moving_mean, memel.moving_variance
         count, mean, variance = (
             to_numpy(weight).reshape(memel._keepdims_shape) for weight in named
@@ -256,7 +260,7 @@ def _arm(
     memels = list(inserted(model).values())
     hosts = [subject.anchor + path for path in inserted(model)]
     pending: list[Any] = []
-    # One stream for all batches: the model is compiled but once.
+    # One stream serves all batches, so that the model is compiled only once.
     stream = run.outputs(
         model,
         run.chosen(model, hosts),
@@ -273,7 +277,8 @@ def _arm(
     sums = np.zeros(5)
     with contextlib.closing(stream):
         for x, _ in batches[:warm_up]:
-            # Training for the MEmeLs only, so that nothing else moves.
+            # Only the MEmeLs run in training mode, so that the rest of the
+            # model does not change.
             for (old, mask), memel in zip(values(x), memels):
                 subject.learn(memel, old, mask)
         state = subject.state(memels)
@@ -308,7 +313,7 @@ def _moved(
     epsilon: float,
     k: int,
 ) -> Array:
-    """Sums over the selected values: phi before, after, and distances."""
+    """Sum phi before and after, and the distances, over selected values."""
     count, mean, variance = (part.astype("float64") for part in statistics)
     seen = count > 0
     phi = scores.phi(old, mean, variance, epsilon, seen)

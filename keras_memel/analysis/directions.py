@@ -1,7 +1,7 @@
-"""Directions in a layer, such as weights of a probe, in place of its neurons.
+"""Replace the neurons of a layer by directions, such as weights of a probe.
 
 The value of direction `d` is `sum_k d_k z_k`, with `z` the values of the
-neurons of the layer. It takes the place of a neuron from here on.
+neurons of the layer. The rest of the analysis treats a direction as a neuron.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from keras_memel.utils.types import Array
 
 
 class Directions:
-    """The directions of one layer.
+    """Directions of one layer.
 
     Args:
         path: Path of the layer.
@@ -36,7 +36,7 @@ class Directions:
             given = keras.ops.convert_to_numpy(given)
         try:
             matrix = np.asarray(given)
-        except ValueError:  # Rows of different lengths
+        except ValueError:  # The rows have different lengths.
             matrix = np.asarray(given, dtype=object)
         if (
             matrix.ndim != 2
@@ -45,8 +45,8 @@ class Directions:
             or not np.isfinite(matrix).all()
         ):
             raise ValueError(
-                "Argument `directions` must hold a matrix of finite numbers, "
-                "(directions, neurons), or a function, for each layer. "
+                "Argument `directions` must contain a matrix of finite "
+                "numbers, (directions, neurons), or a function per layer. "
                 f"Received: an array of shape {matrix.shape}, dtype "
                 f"{matrix.dtype}, for layer {path!r}"
             )
@@ -55,21 +55,22 @@ class Directions:
     def project(
         self, rows: Array, missing: Array | None
     ) -> tuple[Array, Array | None]:
-        """The values of the directions, and which of them are missing.
+        """Compute the values of the directions, and which are missing.
 
         Args:
             rows: Values of the neurons, float32, `(rows, neurons)`.
-            missing: Where a mask leaves nothing, of the same shape, or `None`.
+            missing: Whether a mask excludes each value, same shape, or `None`.
 
         Returns:
-            Both with one column per direction. A direction has no value where
-            one of the neurons has none.
+            Values and missing values, with one column per direction. The value
+            of a direction is missing if the value of any neuron is missing.
         """
         if self._function is not None:
             found = self._of_function(rows)
         else:
             self.check_width(rows.shape[1])
-            # What is not finite spreads, and is counted as such.
+            # A non-finite value makes its direction non-finite, which is
+            # counted later.
             with np.errstate(invalid="ignore", over="ignore"):
                 found = rows @ self._matrix
         if missing is not None:
@@ -79,7 +80,7 @@ class Directions:
         return found, missing
 
     def check_width(self, neurons: int) -> None:
-        """Raise if a matrix is of another number of neurons."""
+        """Raise if a matrix has another number of neurons."""
         if self._function is None and len(self._matrix) != neurons:
             raise ValueError(
                 "Argument `directions` must have one column per neuron, "
@@ -99,7 +100,7 @@ class Directions:
         ):
             raise ValueError(
                 "A function in argument `directions` must return one row per "
-                f"row that it is given, ({len(rows)}, directions), of numbers. "
+                f"row that it receives, ({len(rows)}, directions), of numbers. "
                 f"Received: an array of shape {found.shape}, dtype "
                 f"{found.dtype}, for layer {self._path!r}"
             )
@@ -112,10 +113,11 @@ def select(
     layers: Any,
     directions: Mapping[str, Any] | None,
 ) -> tuple[list[Any], dict[str, Directions]]:
-    """The layers to look at, and the directions in some of them.
+    """Select the layers to analyze, and the directions in some of them.
 
     Args:
-        chosen: From a model, `layers`, and what messages call these, to sites.
+        chosen: Function from a model, `layers`, and the name of the argument
+            in messages to sites.
         model: As in `analyze`.
         layers: As in `analyze`.
         directions: As in `analyze`.
@@ -124,7 +126,7 @@ def select(
         Sites, and directions by the path of their layer.
 
     Raises:
-        ValueError: If a key names no layer, or several.
+        ValueError: If a key does not select exactly one layer.
     """
     if directions is None:
         return chosen(model, layers), {}
@@ -141,8 +143,8 @@ def select(
         named = chosen(model, [where], "directions")
         if len(named) != 1:
             raise ValueError(
-                "A key of argument `directions` must name one layer. "
-                f"Received: {where!r}, which names "
+                "A key of argument `directions` must select one layer. "
+                f"Received: {where!r}, which selects "
                 f"{[site.path for site in named]}"
             )
         (site,) = named

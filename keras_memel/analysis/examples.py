@@ -1,4 +1,4 @@
-"""What neurons do on single inputs: gathered on the way, in one pass."""
+"""Collect the activations of neurons on single inputs, in one pass."""
 
 import math
 from collections import deque
@@ -15,18 +15,19 @@ from keras_memel.reports.examples import Examples
 from keras_memel.reports.halves import scrambled
 from keras_memel.utils.types import Array
 
-# Inputs of the sample.
+# Number of inputs of the sample.
 SAMPLE = 8
-# Bytes of activations of one layer; beyond it, fewer inputs are kept.
+# Size of the activations of one layer in bytes, above which fewer inputs are
+# kept.
 _MEMORY = 1 << 28
 
 
 class Gatherer:
-    """Keep the inputs with the highest and the lowest values of each neuron.
+    """Collection of inputs with the highest and lowest values of each neuron.
 
     Args:
         neurons: Number of neurons.
-        most: Inputs to keep per neuron and side.
+        most: Number of inputs to keep per neuron and side.
     """
 
     def __init__(self, neurons: int, most: int = 4):
@@ -41,7 +42,7 @@ class Gatherer:
         few = one * (2 * self._most + SAMPLE) > _MEMORY
         self._top, self._number = (1, 2) if few else (self._most, SAMPLE)
         shape = (2, self._neurons, self._top)
-        # The value that counts: the highest, or minus the lowest.
+        # The key is the highest value, or minus the lowest.
         self._key = np.full(shape, -np.inf, "float32")
         self._input = np.full(shape, -1)
         self._values = np.full((*shape, places), np.nan, "float32")
@@ -56,11 +57,11 @@ class Gatherer:
         start: int,
         sizes: tuple[int, ...],
     ) -> Array:
-        """Take a batch.
+        """Add a batch.
 
         Args:
-            values: float32, `(batch, positions, neurons)`.
-            missing: Where a mask leaves nothing, of the same shape; or `None`.
+            values: Values, float32, `(batch, positions, neurons)`.
+            missing: Whether a mask excludes each value, same shape, or `None`.
             start: Number of the first input.
             sizes: Sizes of the axes of the positions.
 
@@ -88,7 +89,7 @@ class Gatherer:
     def _aligned(
         self, values: Array, missing: Array | None, sizes: tuple[int, ...]
     ) -> tuple[Array, Array | None]:
-        """Values on the grid of all batches so far, which may differ."""
+        """Embed values in the common grid of all batches so far."""
         if sizes == self._sizes:
             return values, missing
         grown = tuple(map(max, sizes, self._sizes))
@@ -101,7 +102,7 @@ class Gatherer:
         if missing is not None:
             as_number = missing.astype("float32").swapaxes(1, 2)
             absent = _embedded(as_number, sizes, grown).swapaxes(1, 2) != 0
-        elif np.isnan(values).any():  # NaN of the layer itself
+        elif np.isnan(values).any():  # The layer itself returned NaN.
             inside = np.zeros(values.shape, "float32").swapaxes(1, 2)
             absent = np.isnan(_embedded(inside, sizes, grown)).swapaxes(1, 2)
         return wide, absent
@@ -110,7 +111,7 @@ class Gatherer:
         self, side: int, key: Array, values: Array, start: int, entered: Array
     ) -> None:
         old, top = self._key[side], self._key.shape[-1]
-        # Few neurons have a new extreme, once some batches have been seen.
+        # After some batches, few neurons have a new extreme.
         (new,) = np.nonzero((key > old[:, -1:]).any(1))
         if not len(new):
             return
@@ -146,17 +147,17 @@ class Gatherer:
         self._order = order[kept]
 
     def used(self) -> set[int]:
-        """Numbers of the inputs that are kept."""
+        """Return the numbers of the inputs that are kept."""
         if self._top is None:
             return set()
         return {*np.unique(self._input).tolist(), *self._sample.tolist()} - {-1}
 
     def finish(self, moved: Array) -> Examples:
-        """What was kept.
+        """Return the collected examples.
 
         Args:
-            moved: Whether the values of a neuron differ: no input stands out
-                from values that never do.
+            moved: Whether the values of a neuron differ. A constant neuron
+                does not have extreme inputs.
         """
         assert self._top is not None
         values = self._values.swapaxes(0, 1)  # (neurons, 2, top, positions)
@@ -191,7 +192,7 @@ class Gatherer:
 
 
 def _highest(values: Array) -> tuple[Array, Array]:
-    """Where the highest finite value is along the last axis, and the value."""
+    """Return index and value of the highest finite value on the last axis."""
     known = np.where(np.isfinite(values), values, np.float32(-np.inf))
     at = known.argmax(-1)
     value = np.take_along_axis(known, at[..., None], -1)[..., 0]
@@ -206,7 +207,7 @@ def _shares(values: Array, most: Array, sizes: tuple[int, ...]) -> Array:
 def _embedded(
     values: Array, sizes: tuple[int, ...], grown: tuple[int, ...]
 ) -> Array:
-    """Values on a larger grid of positions, the last axis; NaN beyond."""
+    """Embed values in a larger grid of positions, the last axis, with NaN."""
     lead = values.shape[:-1]
     wide = np.full((*lead, *grown), np.nan, "float32")
     inside = tuple(slice(size) for size in sizes)
@@ -215,10 +216,10 @@ def _embedded(
 
 
 class Inputs:
-    """Keep the inputs of a stream that are examples of some neuron.
+    """Inputs of a stream that are examples of some neuron.
 
     Args:
-        wanted: Whether to keep any.
+        wanted: Whether to keep inputs.
     """
 
     def __init__(self, wanted: bool):
@@ -228,25 +229,25 @@ class Inputs:
         self._most = 1 << 8
 
     def along(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches, noted as they pass by."""
+        """Yield the batches, and store them until `take`."""
         for batch in batches:
             self._waiting.append(batch if self.wanted else None)
             yield batch
 
     def take(self) -> Any:
-        """The inputs of a batch, in the order of `along`."""
+        """Return the inputs of the next batch of `along`."""
         return self._waiting.popleft()
 
     def add(
         self, batch: Any, start: int, entered: Array, gatherers: list[Gatherer]
     ) -> None:
-        """Keep those that entered; drop now and then those that left.
+        """Keep the new examples, and sometimes drop the former ones.
 
         Args:
             batch: Inputs.
-            start: Number of the first.
-            entered: Whether each is an example so far.
-            gatherers: Of all layers.
+            start: Number of the first input.
+            entered: Whether each input is an example so far.
+            gatherers: Gatherers of all layers.
         """
         for row in np.flatnonzero(entered).tolist():
             self._kept[start + row] = _one(batch, row)
@@ -255,7 +256,7 @@ class Inputs:
             self._most = 2 * len(self._kept) + (1 << 8)
 
     def finish(self, gatherers: list[Gatherer]) -> dict[int, Any] | None:
-        """The inputs that are examples, from their number."""
+        """Return the inputs that are examples, by number."""
         if not self.wanted:
             return None
         used: set[int] = set().union(*(one.used() for one in gatherers))
@@ -269,14 +270,14 @@ def _one(batch: Any, row: int) -> Any:
     found = keras.tree.map_structure(
         lambda leaf: np.array(as_numpy(leaf[row])), batch
     )
-    # One array of numbers or texts is what is to be shown.
+    # The page shows a single array, so lists of one are unpacked.
     while isinstance(found, (list, tuple)) and len(found) == 1:
         found = found[0]
     return found
 
 
 def check_keep(keep: Any) -> None:
-    """Raise unless this is an argument `keep` of `analyze`."""
+    """Raise unless `keep` is valid for `analyze`."""
     if keep not in (None, "activations", "inputs"):
         raise ValueError(
             "Argument `keep` must be 'activations', 'inputs' or None. "

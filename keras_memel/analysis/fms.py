@@ -1,25 +1,28 @@
-"""FMS: does one neuron hold a concept, and do the others add little to it?
+"""Compute FMS: does one neuron detect a concept, and do others add little?
 
-For a concept, such as a label, the feature monosemanticity score of [Härle et
-al. 2025] is
+For a concept, such as a label, the feature monosemanticity score (FMS) of
+[Härle et al. 2025] is
 
     FMS@p  = A_0 (local + global) / 2
     local  = 2 (A_0 - A_p)
     global = 1 - mean_i (C_i - A_0),    i = 1 ... LEVELS
 
 `A_0` is the accuracy of the best rule with one threshold on one neuron. `A_p`
-is that of the best such rule once the best neuron has been removed, `p` times
-over. `C_i` is the accuracy of a decision tree whose root is the rule of `A_0`,
-with `i` more levels. All are splits by Gini impurity. An accuracy is 0.5 by
-chance: each of the two classes has half of the weight.
+is the accuracy of the best such rule after the best neuron was removed `p`
+times. `C_i` is the accuracy of a decision tree whose root is the rule of
+`A_0`, with `i` more levels. All are splits by Gini impurity. The two classes
+have equal weight, so that an accuracy is 0.5 by chance.
 
 The formulas are those of the project page of the paper and of the notebook of
-the authors. Two things differ from their scripts. They draw as many inputs
-without the concept as there are with it; here all count, with weights. They
-compute accuracies on the inputs that the tree was fitted to; here one half of
-the inputs fits it and the other half scores it, as everywhere in a report.
-Their scripts grow the tree until its leaves are pure; here it has `LEVELS`
-levels below the root, since deeper ones change little on other inputs.
+the authors. Three points differ from their scripts:
+
+- They draw as many inputs without the concept as with it. Here all inputs
+  count, with weights.
+- They compute accuracies on the inputs that the tree was fitted to. Here one
+  half of the inputs fits the tree and the other half scores it, as in all
+  scores of a report.
+- They grow the tree until its leaves are pure. Here it has `LEVELS` levels
+  below the root, because deeper levels change little on other inputs.
 
 References:
     [Härle et al. 2025] Measuring and Guiding Monosemanticity (arXiv
@@ -38,19 +41,20 @@ from keras_memel.reports.rules import Groups
 from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Array
 
-# Levels of the tree below its root.
+# Number of levels of the tree below its root.
 LEVELS = 5
-# Bytes of the values that trees are fitted to, at most.
+# Maximum size in bytes of the values that trees are fitted to.
 MEMORY = 1 << 26
-# Inputs of each class that each half needs.
+# Minimum number of inputs of each class in each half.
 _FEWEST = 2
 
 
 class Score(NamedTuple):
-    """The FMS of one concept.
+    """FMS of one concept.
 
     Attributes:
-        neuron: The neuron that detects it best; -1 if none splits it.
+        neuron: Neuron that detects the concept best; -1 if no neuron splits
+            it.
         accuracy: `A_0`.
         local: `2 (A_0 - A_p)`.
         overall: `1 - mean_i (C_i - A_0)`, the paper's "global".
@@ -63,12 +67,12 @@ class Score(NamedTuple):
 
     @property
     def fms(self) -> float:
-        """`A_0 (local + global) / 2`."""
+        """Score `A_0 (local + global) / 2`."""
         return self.accuracy * (self.local + self.overall) / 2
 
 
 def check() -> None:
-    """Raises if scikit-learn is missing."""
+    """Raise if scikit-learn is missing."""
     need("sklearn.tree", "measures", "`analyze(fms=...)`")
 
 
@@ -78,14 +82,15 @@ def concept(
     removed: int,
     levels: int = LEVELS,
 ) -> Score:
-    """The FMS of one concept.
+    """Compute the FMS of one concept.
 
     Args:
-        fitted: Values `(n, neurons)`, float32, and whether each has the
-            concept, `(n,)`. The values are changed for a while.
-        scored: The same, of the other half.
-        removed: `p`.
-        levels: Levels of the tree below its root.
+        fitted: Values `(n, neurons)`, float32, and whether each input has the
+            concept, `(n,)`. The values are changed during the call and then
+            restored.
+        scored: Values and concept of the other half.
+        removed: Number of neurons to remove, `p`.
+        levels: Number of levels of the tree below its root.
     """
     values, positive = fitted
     tree = _grown(values, positive, 1 + levels)
@@ -97,7 +102,7 @@ def concept(
     kept, best, last = [], root, 0.5
     for _ in range(removed):
         kept.append((best, values[:, best].copy()))
-        values[:, best] = 0  # A constant splits nothing.
+        values[:, best] = 0  # A constant cannot split the inputs.
         stump = _grown(values, positive, 1)
         best = int(stump.tree_.feature[0])
         last = 0.5
@@ -116,15 +121,15 @@ def _grown(values: Array, positive: Array, depth: int) -> Any:
         criterion="gini",
         max_depth=depth,
         class_weight="balanced",
-        random_state=0,  # Which of two equal splits
+        random_state=0,  # It decides between equal splits.
     )
     return made.fit(values, positive)
 
 
 def _accuracies(made: Any, values: Array, positive: Array) -> Array:
-    """Balanced accuracy of the first levels of a tree, level by level."""
+    """Compute the balanced accuracy of the first levels of a tree."""
     tree = made.tree_
-    # A tie is a "no", as in the script of the authors.
+    # A tie counts as "no", as in the script of the authors.
     yes = tree.value[:, 0, 1] > tree.value[:, 0, 0]
     at = np.zeros(len(values), "int64")
     rows = np.arange(len(values))
@@ -141,17 +146,18 @@ def _accuracies(made: Any, values: Array, positive: Array) -> Array:
 
 
 def of_labels(spool: Spool, sets: LabelSets, removed: int) -> Array:
-    """The FMS of each label, at the neuron that detects it best.
+    """Compute the FMS of each label at the neuron that detects it best.
 
     Args:
         spool: Values of the layer. A uniform sample of them is used if they
             exceed `MEMORY`.
-        sets: The labels.
-        removed: `p`.
+        sets: Labels of each code.
+        removed: Number of neurons to remove, `p`.
 
     Returns:
-        `(neurons, labels)`, float32, NaN but for that neuron; NaN also for a
-        label without two values with it, and two without it, in each half.
+        FMS, `(neurons, labels)`, float32, NaN for all other neurons. A label
+        has only NaN unless each half has at least two values with it and two
+        without it.
     """
     found = np.full((spool.neurons, len(sets.names)), np.nan, "float32")
     values, tags = spool.sample(max(2, MEMORY // (4 * spool.neurons)))
@@ -161,7 +167,7 @@ def of_labels(spool: Spool, sets: LabelSets, removed: int) -> Array:
     values, (codes, inputs) = values[usable], tags[usable].T
     second = held_out(inputs)
     groups = Groups(*sets.pairs(codes), len(codes), len(sets.names))
-    # Contiguous copies, of which `concept` changes the first for a while.
+    # Both are contiguous copies; `concept` changes the first temporarily.
     first, other = values[~second], values[second]
     for label in range(len(sets.names)):
         positive = groups.mask(label)

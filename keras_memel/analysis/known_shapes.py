@@ -1,7 +1,7 @@
-"""Arguments that do not fit a layer, found before the model runs.
+"""Check before the model runs that arguments fit the layers.
 
-Only where the shape of what the layer returns is known: in the graph of a
-functional or sequential model. Elsewhere the first batch tells.
+The check needs the output shape of the layer, which is known in the graph of a
+functional or sequential model. Other models are checked on the first batch.
 """
 
 from collections.abc import Iterable
@@ -26,15 +26,15 @@ def check(
     """Raise if an argument of `analyze` does not fit a layer.
 
     Args:
-        streams: Of the layers of a Keras model.
+        streams: Streams of the layers of a Keras model.
         instead: Directions, by the path of their layer.
-        given: The labels.
-        vectors: The embeddings.
+        given: Labels.
+        vectors: Embeddings.
         output: As in `analyze`.
 
     Raises:
-        ValueError: If an axis is none of the layer, or if directions, labels
-            per position or embeddings per position have another size.
+        ValueError: If the layer does not have an axis, or if directions,
+            labels per position or embeddings per position have another size.
     """
     for stream in streams:
         held = insertion_of(stream.site.layer)

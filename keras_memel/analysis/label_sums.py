@@ -1,31 +1,31 @@
-"""Moments of the values of each label, and what follows from them."""
+"""Compute moments of the values of each label, and label statistics."""
 
 import numpy as np
 
 from keras_memel.analysis.central_moments import Central
 from keras_memel.utils.types import Array
 
-# Labels of a histogram at most; with more, those with the highest scale.
+# Maximum number of labels of a histogram: those with the highest scale.
 SHOWN = 64
-# Values of a neuron and a label that are worked on at once.
+# Number of pairs of a neuron and a label to process at once.
 _CELLS = 1 << 20
 
 
 class LabelSums:
     """Moments of the values of each label, in each half of the inputs.
 
-    Memory follows the labels that occur. Row `2 * label + half` of the arrays
-    holds the values of a label in one half, where half 1 scores the labels
-    and half 0 chooses them.
+    The memory grows with the number of labels that occur. Row `2 * label +
+    half` of the arrays holds the values of a label in one half. Half 0
+    chooses the labels and half 1 scores them.
 
     Args:
         neurons: Number of neurons.
-        n_labels: Number of labels that are known to occur.
+        n_labels: Number of known labels.
     """
 
     def __init__(self, neurons: int, n_labels: int):
         self._neurons = neurons
-        # One count for all neurons, until a mask makes them differ.
+        # All neurons share one count until a mask makes their counts differ.
         self.moments = Central(np.zeros((0, 1)), *np.zeros((2, 0, neurons)))
         self._grow(2 * n_labels)
 
@@ -41,16 +41,16 @@ class LabelSums:
         self.moments = Central(*grown)
 
     def add(self, rows: Array, parts: Central) -> None:
-        """Adds the moments of some rows.
+        """Add the moments of some rows.
 
         Args:
-            rows: Numbers of rows, each once, rising.
-            parts: Their moments, `(rows, neurons)`.
+            rows: Distinct numbers of rows, ascending.
+            parts: Moments of the rows, `(rows, neurons)`.
         """
         if not len(rows):
             return
         if rows[-1] >= len(self.moments.count):
-            # A quarter more than is needed, as the stream may bring others.
+            # The stream may have more labels, so a quarter more is reserved.
             self._grow(2 * int(rows[-1] // 2 * 1.25 + 1))
         old = self.moments
         if parts.count.shape[1] > old.count.shape[1]:
@@ -62,11 +62,11 @@ class LabelSums:
         old.second[rows] = new.second
 
     def halves(self, order: Array, neurons: slice) -> tuple[Central, Central]:
-        """The moments of each half, `(labels, neurons)`.
+        """Return the moments of each half, `(labels, neurons)`.
 
         Args:
-            order: Numbers of the labels, in the order that is wanted.
-            neurons: Which neurons.
+            order: Numbers of the labels, in the order of the result.
+            neurons: Slice of the neurons.
         """
         self._grow(2 * len(order))
         found = self.moments
@@ -84,13 +84,13 @@ class LabelSums:
     def statistics(
         self, order: Array, mean: Array, scale: Array, minimum: Array
     ) -> dict[str, Array]:
-        """What the moments say of each neuron and its labels.
+        """Compute the label statistics of each neuron from the moments.
 
         Args:
-            order: Numbers of the labels, in the order that is wanted.
+            order: Numbers of the labels, in the order of the result.
             mean: Mean of each neuron, `(neurons,)`.
             scale: Denominator of `phi`, infinite for a dead neuron.
-            minimum: Lowest value, `(neurons,)`.
+            minimum: Lowest value of each neuron, `(neurons,)`.
 
         Returns:
             Attributes of `LayerReport` of the same names, and `shown`, the
@@ -113,7 +113,7 @@ class LabelSums:
             for name in found[0]
         }
         count = joined["label_count"]
-        if (count == count[:1]).all():  # One row takes the memory of one
+        if (count == count[:1]).all():  # A broadcast row saves memory.
             joined["label_count"] = np.broadcast_to(count[:1], count.shape)
         return joined
 
@@ -121,7 +121,7 @@ class LabelSums:
 def _statistics(
     first: Central, second: Central, mean: Array, scale: Array, minimum: Array
 ) -> dict[str, Array]:
-    """The statistics of some neurons; moments are `(labels, neurons)`.
+    """Compute the statistics of some neurons from `(labels, neurons)` moments.
 
     The first half of the inputs chooses labels, the second scores them.
     """

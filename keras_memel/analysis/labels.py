@@ -1,4 +1,4 @@
-"""Labels as they come, turned into small whole numbers."""
+"""Check labels batch by batch, and encode them as small integers."""
 
 import collections
 from collections.abc import Iterable
@@ -13,18 +13,18 @@ from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import as_numpy
 from keras_memel.utils.types import Array
 
-# What Keras, scikit-learn and PyTorch use for "no label here".
+# Numbers that Keras, scikit-learn and PyTorch use for a missing label.
 UNLABELLED = (-1, -100)
-_KINDS = {"bool": "booleans", "int": "whole numbers", "str": "strings"}
+_KINDS = {"bool": "booleans", "int": "integers", "str": "strings"}
 
 
 class LabelSets(NamedTuple):
-    """The labels of each code that stands for a set of labels.
+    """Labels of each code, where a code represents a set of labels.
 
     Attributes:
-        start: Where the labels of each code begin in `member`, and at last
-            where they end, `(codes + 1,)`.
-        member: The labels of all codes, one after the other.
+        start: Start of the labels of each code in `member`, and finally their
+            end, `(codes + 1,)`.
+        member: Labels of all codes, one after the other.
         names: Name of each label.
         order: Number that each label had during the stream.
     """
@@ -35,13 +35,13 @@ class LabelSets(NamedTuple):
     order: Array | None = None
 
     def pairs(self, codes: Array) -> tuple[Array, Array]:
-        """List which value has which label.
+        """List the pairs of a value and one of its labels.
 
         Args:
             codes: Code of each value, `(n,)`; below 0 without a label.
 
         Returns:
-            Numbers of values, rising, and a label of each; a value with
+            Numbers of values, ascending, and a label of each. A value with
             several labels appears several times.
         """
         (rows,) = np.nonzero(codes >= 0)
@@ -54,18 +54,17 @@ class LabelSets(NamedTuple):
 
 
 class Labels:
-    """The labels of a stream, checked and encoded as they come.
+    """Labels of a stream, checked and encoded batch by batch.
 
     Args:
         labels: As in `analyze`.
         names: As `label_names` in `analyze`.
-        source: Of the inputs.
+        source: Source of the inputs.
         multi_label: As in `analyze`.
 
     Attributes:
         given: Whether there are labels.
-        sets: Which labels each code stands for, so far; `None` while each
-            code is that of one label.
+        sets: Labels of each code so far; `None` while each code is one label.
     """
 
     def __init__(
@@ -75,9 +74,9 @@ class Labels:
         self.sets: LabelSets | None = None
         self._targets = isinstance(labels, str)
         self._multi = multi_label
-        self._known: dict[Any, int] = {}  # From label to its number
+        self._known: dict[Any, int] = {}  # number of each label
         self._kind: str | None = None
-        self._patterns: dict[bytes, int] = {}  # Of several labels
+        self._patterns: dict[bytes, int] = {}  # code of each set of labels
         self._members: list[Array] = []
         self._all: Array | None = None
         self._at = 0
@@ -102,8 +101,7 @@ class Labels:
             return None
         if not self.given:
             raise ValueError(
-                "Argument `label_names` names the labels, and there are "
-                "none: pass `labels` too. "
+                "Argument `label_names` needs labels: also pass `labels`. "
                 f"Received: labels=None, label_names={names!r}"
             )
         if not isinstance(names, Iterable):
@@ -124,9 +122,9 @@ class Labels:
             )
         if source.is_array:
             raise ValueError(
-                "With labels='targets', `x` must yield (inputs, targets): "
-                "pass a dataset, or the labels themselves as `labels`. "
-                "Received: arrays without targets"
+                "Argument `x` must yield (inputs, targets) if "
+                "labels='targets': pass a dataset, or the labels themselves "
+                "as `labels`. Received: arrays without targets"
             )
 
     @staticmethod
@@ -138,10 +136,10 @@ class Labels:
         )
 
     def _encoded(self, labels: Any) -> Array:
-        """Codes of labels, int32, -1 where there is none."""
+        """Encode labels as int32, -1 where a label is missing."""
         try:
             values = np.asarray(as_numpy(labels))
-        except ValueError:  # Of different lengths
+        except ValueError:  # The lists have different lengths.
             raise ValueError(
                 "Argument `labels` must have the same number of labels for "
                 "each input. Pad them with -100; `align_labels` does so for "
@@ -149,7 +147,7 @@ class Labels:
             ) from None
         if self._multi:
             return self._encoded_sets(values)
-        if values.shape[1:] == (1,):  # One per input, as some sets have them
+        if values.shape[1:] == (1,):  # Some data sets store labels as (n, 1).
             values = values[:, 0]
         kind, values, missing = _standard(values)
         codes = np.full(values.shape, -1, "int32")
@@ -157,8 +155,8 @@ class Labels:
             return codes
         if self._kind not in (None, kind):
             raise ValueError(
-                "All batches must have labels of one kind. Received: "
-                f"{_KINDS[kind]} after {_KINDS[str(self._kind)]}"
+                "Argument `labels` must be of one kind in all batches. "
+                f"Received: {_KINDS[kind]} after {_KINDS[str(self._kind)]}"
             )
         self._kind = kind
         unique, inverse = np.unique(values[~missing], return_inverse=True)
@@ -170,8 +168,8 @@ class Labels:
         known = np.isin(values, (0, 1, *UNLABELLED)) if kind in "biuf" else None
         if values.ndim < 2 or known is None or not known.all():
             raise ValueError(
-                "With multi_label=True, `labels` must be 0 and 1, or "
-                "booleans, with one column per label: (n, labels), or (n, "
+                "Argument `labels` must be 0 and 1, or booleans, with one "
+                "column per label, if multi_label=True: (n, labels), or (n, "
                 "positions, labels). "
                 f"Received: an array of shape {values.shape}, dtype "
                 f"{values.dtype}"
@@ -180,8 +178,8 @@ class Labels:
         unknown = rows < 0 if kind != "b" else np.zeros(rows.shape, bool)
         if (unknown.any(1) != unknown.all(1)).any():
             raise ValueError(
-                "With multi_label=True, a row of `labels` must be known in "
-                "whole, or be -1 (or -100) in all columns. Received: rows "
+                "Argument `labels` must have complete rows, or rows of -1 (or "
+                "-100) in all columns, if multi_label=True. Received: rows "
                 "with some columns below 0"
             )
         self._kind = "int"
@@ -214,10 +212,10 @@ class Labels:
         )
 
     def _numbers(self, labels: list[Any]) -> Array:
-        """The number of each label; a new one gets the next."""
+        """Return the number of each label, and number new labels."""
         for label in labels:
             if label not in self._known:
-                self._name(label)  # Raises if there is none
+                self._name(label)  # It raises if the name is missing.
                 self._known[label] = len(self._known)
         return np.array([self._known[label] for label in labels], "int32")
 
@@ -250,8 +248,8 @@ class Labels:
         """Raise if labels per position do not fit the positions of a layer.
 
         Args:
-            path: Of the layer.
-            sizes: Of its positions; `None` where a size is not known.
+            path: Path of the layer.
+            sizes: Sizes of its positions; `None` where a size is unknown.
         """
         if self._all is not None:
             fits_positions(self._all.shape, (None, *sizes), path)
@@ -262,13 +260,13 @@ class Labels:
         return len(self._known)
 
     def put(self, size: int, targets: Any) -> None:
-        """Notes the size and the labels of the next batch."""
+        """Store the size and the labels of the next batch."""
         codes = None
         if self._targets:
             if targets is None:
                 raise ValueError(
-                    "With labels='targets', `x` must yield (inputs, "
-                    "targets). Received: a batch without targets"
+                    "Argument `x` must yield (inputs, targets) if "
+                    "labels='targets'. Received: a batch without targets"
                 )
             codes = self._encoded(targets)
         elif self._all is not None:
@@ -276,20 +274,21 @@ class Labels:
         if codes is not None and len(codes) < size:
             raise ValueError(
                 "Argument `labels` must have a label for each input. "
-                f"Received: {self._at + len(codes)} labels, and more inputs"
+                f"Received: {self._at + len(codes)} labels for more inputs"
             )
         self._at += size
         self._waiting.append((size, codes))
 
     def take(self) -> tuple[int, Any]:
-        """The size and the codes of a batch, in the order of `put`."""
+        """Return the size and the codes of a batch, in the order of `put`."""
         return self._waiting.pop(0)
 
     def finish(self) -> LabelSets | None:
-        """The labels that occurred, sorted; `None` without labels.
+        """Return the labels that occurred, sorted; `None` without labels.
 
         Raises:
-            ValueError: If there are more labels than inputs, or none at all.
+            ValueError: If there are more labels than inputs, or if all inputs
+                are unlabelled.
         """
         if self._all is not None and self._at < len(self._all):
             raise ValueError(
@@ -318,7 +317,7 @@ class Labels:
 
 
 def _standard(values: Array) -> tuple[str, Array, Array]:
-    """The kind of labels; the labels; which are missing."""
+    """Return the kind of labels, the labels, and which are missing."""
     kind = values.dtype.kind
     if values.ndim < 1:
         raise _wrong(values)
@@ -378,7 +377,7 @@ def _of_objects(values: Array) -> tuple[str, Array, Array]:
 def _wrong(values: Array) -> ValueError:
     number = values.dtype.kind in "iuf" and values.size
     return ValueError(
-        "Argument `labels` must be whole numbers from 0 up (-1 and -100 mean "
+        "Argument `labels` must be integers from 0 (-1 and -100 mean "
         "'unlabelled'), booleans or strings, one per input or one per "
         "position; or 0 and 1 in one column per label, with multi_label=True. "
         f"Received: an array of shape {values.shape}, dtype {values.dtype}"

@@ -1,4 +1,4 @@
-"""The values of one layer, turned into rows, and rows into a report."""
+"""Convert the values of one layer to rows, and the rows to a report."""
 
 import math
 from collections.abc import Iterator
@@ -27,18 +27,19 @@ from keras_memel.utils.types import Array
 
 
 class Stream:
-    """The values of one layer.
+    """Stream of the values of one layer.
 
     Args:
-        site: The layer.
+        site: Site of the layer.
         axis: As in `MEmeL`.
-        top: Number of farthest values to keep.
-        budget: Bytes that its values may take.
-        memory: Bytes of them that stay in memory.
-        most: Values of a neuron to keep at most.
-        directions: What takes the place of the neurons, if anything does.
-        keep: Whether to keep what neurons do on single inputs.
-        pool: Values of a neuron to keep for `Report.merge`, or `None`.
+        top: Number of most extreme values to keep per neuron.
+        budget: Maximum size of all values in bytes.
+        memory: Maximum size of the values in memory in bytes.
+        most: Maximum number of values to keep per neuron.
+        directions: Directions that replace the neurons, or `None`.
+        keep: Whether to keep activations on single inputs.
+        pool: Number of values per neuron to keep for `Report.merge`, or
+            `None`.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class Stream:
         self._spool = partial(Spool, budget=budget, memory=memory, most=most)
         self.rows: Accumulator | None = None
         self.sizes: tuple[int, ...] = ()
-        self.parts: tuple[int, ...] = ()  # Of a merged report
+        self.parts: tuple[int, ...] = ()  # `parts` of a merged report.
         self._keep, self._pool = keep, pool
         self.gatherer: Gatherer | None = None
         self.field: Field | None = None
 
     def positions(self, rank: int) -> tuple[int, ...]:
-        """Axes of values of a rank that are neither batch nor neurons."""
+        """Return the axes that are neither batch nor neurons, for a rank."""
         neurons = axes.of_neurons(self.axis, rank)
         return tuple(a for a in range(1, rank) if a not in neurons)
 
@@ -79,27 +80,27 @@ class Stream:
         units: Array | None = None,
         first: bool = True,
     ) -> Array | None:
-        """Takes the values of a batch.
+        """Add the values of a batch.
 
         Args:
-            call: `values`, `(batch, ...)`, and `mask` if there is one.
+            call: `values`, `(batch, ...)`, and an optional `mask`.
             start: Number of the first input.
             labels: Codes of the labels of the batch, or `None`.
-            n_labels: Number of labels that are known, or `None`.
-            sets: Which labels each code stands for; `None` if each is that
-                of one label.
+            n_labels: Number of known labels, or `None`.
+            sets: Labels of each code; `None` if each code is one label.
             units: Unit vectors of the inputs or of their positions, or `None`.
             first: Whether this is the first call of the layer on these inputs.
 
         Returns:
             Whether each input is an example of some neuron so far; `None` if
-            none is kept.
+            examples are not kept.
         """
         values, mask = call["values"], call.get("mask")
         rank = values.ndim
         if rank < 2:
             raise ValueError(
-                "A layer to analyze must have a batch axis and one more. "
+                "Argument `layers` must select layers whose output has a "
+                "batch axis and at least one other axis. "
                 f"Received: layer {self.site.path!r}, of shape {values.shape}"
             )
         neurons = axes.of_neurons(self.axis, rank)
@@ -120,9 +121,9 @@ class Stream:
             self.rows = Accumulator(shape, n_labels, self._top, self._spool)
         elif self.rows.shape != shape:
             raise ValueError(
-                f"The values of layer {self.site.path!r} change their shape, "
-                f"and axis={self.axis} makes neurons of it. Pass `axis=-1` "
-                "for a neuron a channel. "
+                f"The shape of layer {self.site.path!r} changes between "
+                f"batches, and axis={self.axis} uses it for the neurons. Pass "
+                "`axis=-1` for one neuron per channel. "
                 f"Received: neurons {self.rows.shape}, then {shape}"
             )
         if units is not None:
@@ -142,7 +143,7 @@ class Stream:
         if labels is not None:
             labels = self._spread(labels, sizes)
         if missing is not None:
-            # Where a whole row is padding, it never was.
+            # A row that is padding only is removed.
             kept = ~missing.all(1)
             rows, missing, where = rows[kept], missing[kept], where[kept]
             labels = None if labels is None else labels[kept]
@@ -181,13 +182,13 @@ class Stream:
         return np.broadcast_to(wide, sizes).reshape(-1)
 
     def close_rows(self) -> int:
-        """Ends the stream. Returns the number of neurons."""
+        """End the stream and return the number of neurons."""
         assert self.rows is not None
         self.rows.flush()
         return self.rows.neurons
 
     def close(self) -> None:
-        """Deletes what is on disk."""
+        """Delete the temporary files."""
         if self.rows is not None:
             self.rows.spool.close()
 
@@ -198,12 +199,12 @@ class Stream:
         sets: LabelSets | None,
         removed: int | None = None,
     ) -> Iterator[int | LayerReport]:
-        """How many neurons are done, again and again; at last the report.
+        """Yield numbers of finished neurons, and finally the report.
 
         Args:
             epsilon: As in `analyze`.
             threshold: As in `analyze`.
-            sets: The labels, or `None`.
+            sets: Labels of each code, or `None`.
             removed: `fms` of `analyze`.
         """
         assert self.rows is not None
@@ -216,7 +217,7 @@ class Stream:
             spread = moments.second / count
             kurtosis = moments.fourth / count / spread**2 - 3
             magnitude = rows.absolute / count
-        # A constant has no variance, whatever rounding says.
+        # The variance of a constant is 0, despite rounding errors.
         moved = (count > 0) & (rows.low < rows.high)
         variance = np.where(moved, variance, 0.0)
         kurtosis = np.where(moved, kurtosis, np.nan)
@@ -231,7 +232,7 @@ class Stream:
             by = rows.by_label.statistics(
                 sets.order, mean, np.where(moved, scale, np.inf), rows.low
             )
-            rows.by_label = None  # Its memory is needed
+            rows.by_label = None  # This frees memory for the next step.
             shown = by.pop("shown")
             chosen = Chosen(sets, by["label"], shown, self.parts)
             by |= {"labels": sets.names, "histogram_label": shown}
@@ -256,7 +257,7 @@ class Stream:
         if self.monoscores is not None:
             by["monoscore"] = self.monoscores.scores(rows.low, rows.high)
         far, places = rows.farthest()
-        # No input stands out from values that never differ.
+        # A constant neuron does not have extreme inputs.
         far[~moved], places[~moved] = np.nan, -1
         yield LayerReport(
             path=self.site.path,
@@ -267,7 +268,7 @@ class Stream:
             count=count.astype("int64"),
             nonfinite=rows.nonfinite,
             mean=mean,
-            # Without values there is none.
+            # Without values the variance is undefined.
             variance=np.where(count > 0, variance, np.nan),
             minimum=np.where(count > 0, rows.low, np.nan),
             maximum=np.where(count > 0, rows.high, np.nan),

@@ -1,7 +1,7 @@
-"""Histograms of two reports, added up exactly.
+"""Add the histograms of two reports exactly.
 
-The bins of both lie within those of all values (`reports/bins.py`). Counts are
-added as cells: one for each neuron, label and bin that has values.
+Each bin of both is within one bin of all values (`reports/bins.py`). Counts
+are added as cells: one for each neuron, label and bin that has values.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ def merged_histograms(
     """Return a merged layer with the counts of both in its histograms.
 
     Args:
-        first: A layer of the one report.
-        second: The same layer of the other.
-        found: Both, merged, with all but the histograms.
+        first: Layer of the first report.
+        second: The same layer of the second report.
+        found: Merged layer without its histograms.
     """
     start, width = bins.grid(found.minimum, found.maximum)
     moved = [_places(one, start, width) for one in (first, second)]
@@ -53,7 +53,7 @@ def _places(layer: LayerReport, start: Array, width: Array) -> Array:
 
 
 def _moved(counts: Array, places: Array) -> Array:
-    """Counts `(neurons, BINS)` in the bins of another grid."""
+    """Move counts `(neurons, BINS)` to the bins of another grid."""
     found = np.zeros(counts.shape, "int64")
     np.add.at(found, (np.arange(len(counts))[:, None], places), counts)
     return found
@@ -65,7 +65,7 @@ def _of_labels(
     found: LayerReport,
     moved: list[Array],
 ) -> dict[str, Array]:
-    """The rows of the labels that are shown; all others go into the state."""
+    """Add the counts of labels: shown labels as rows, others in the state."""
     assert found.histogram_label is not None
     assert found.state is not None
     names, neurons = len(found.labels), len(found)
@@ -75,7 +75,7 @@ def _of_labels(
     ]
     keys, counts = (np.concatenate(part) for part in zip(*cells))
     keys, where = np.unique(keys, return_inverse=True)
-    # Whole numbers below 2^53, so that float64 adds exactly.
+    # The counts are integers below 2^53, so that float64 adds them exactly.
     counts = np.bincount(where, counts, len(keys)).astype("int64")
     rest, at = np.divmod(keys, BINS + 1)
     row, label = np.divmod(rest, names)
@@ -97,7 +97,7 @@ def _of_labels(
 def _cells(
     layer: LayerReport, places: Array, labels: tuple[str, ...]
 ) -> tuple[Array, Array]:
-    """All counts of a layer, in the bins and the labels of the merged one."""
+    """Return all counts of a layer in the bins and labels of the merged one."""
     assert layer.histogram_label is not None
     assert layer.state is not None
     number = np.array([labels.index(name) for name in layer.labels], "int64")
@@ -123,7 +123,7 @@ def _unlabelled(
     found: LayerReport,
     moved: list[Array],
 ) -> Unlabelled | None:
-    """The values without a label; `None` if all have one."""
+    """Merge the values without a label; `None` if all values have labels."""
     parts = [
         (layer, layer.unlabelled, places)
         for layer, places in zip((first, second), moved)
@@ -136,14 +136,14 @@ def _unlabelled(
     for layer, rest, _ in parts:
         mean = np.nan_to_num(rest.mean)
         total = total + rest.count * mean
-        # The variance, from what the part has: its mean phi.
+        # The mean square of a part follows from its mean phi.
         seen = layer.count > 0
         scale = scores.phi_denominator(
             np.nan_to_num(layer.variance), layer.epsilon, seen
         )
         with np.errstate(invalid="ignore"):
             square_of = rest.ms * scale + (2 * mean - layer.mean) * layer.mean
-        # Of a constant, phi is not defined.
+        # For a constant, phi is undefined.
         square_of = np.where(np.isfinite(square_of), square_of, mean**2)
         square = square + rest.count * square_of
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,8 +1,9 @@
-"""`Report.merge`: two reports of one model as if they were one.
+"""Merge two reports of one model: `Report.merge`.
 
 Moments, extremes, histograms, means by label, MonoScore and examples are merged
-exactly. What needs values in order (quantiles, ROC, F1, ...) is computed anew
-from the samples that both reports keep: exactly where these hold all values.
+exactly. Measures that need sorted values (quantiles, ROC, F1, ...) are computed
+again from the samples of both reports. They are exact if the samples contain
+all values.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from keras_memel.utils.types import Array
 
 
 def merge(first: Report, second: Report) -> Report:
-    """As `Report.merge`."""
+    """Implement `Report.merge`."""
     _check(first, second)
     names = list(first.labels)
     names += [name for name in second.labels if name not in names]
@@ -73,15 +74,15 @@ def _check(first: Report, second: Report) -> None:
     for what, own in told(first).items():
         if told(second)[what] != own:
             raise ValueError(
-                f"Reports to merge must have the same {what}. "
+                f"Argument `other` must be a report with the same {what}. "
                 f"Received: {own} and {told(second)[what]}"
             )
     for report in (first, second):
         if any(one.state is None for one in report.layers.values()):
             raise ValueError(
-                "Reports to merge must hold a sample of values: pass `pool`, "
-                "the values per neuron to keep, to `analyze`. Received: "
-                f"{report!r}, which holds none"
+                "Reports to merge must contain a sample of values: pass "
+                "`pool`, the number of values per neuron to keep, to "
+                f"`analyze`. Received: {report!r}, without a sample"
             )
 
 
@@ -142,7 +143,7 @@ def _layer(
 def _renamed(
     state: MergeState, own: tuple[str, ...], names: list[str], shift: int
 ) -> MergeState:
-    """With labels by their number in `names`, and inputs shifted."""
+    """Renumber the labels as in `names`, and shift the input numbers."""
     number = np.array([names.index(name) for name in own], "int64")
     moments = np.zeros((3, 2, len(names), state.values.shape[0]))
     moments[:, :, number] = state.label_moments
@@ -169,7 +170,8 @@ def _merged(a: MergeState, b: MergeState) -> MergeState:
     where = np.concatenate([a.far_where, b.far_where], axis=1)
     order = np.argsort(-far, axis=1, kind="stable")
     order = order[:, : max(a.far.shape[1], b.far.shape[1])]
-    # One uniform sample: the denser of the two is thinned out.
+    # The denser of the two samples is thinned out, so that both together are
+    # one uniform sample.
     most = max(a.most[0], b.most[0])
     share = min(a.share[0], b.share[0])
     expected = sum(one.values.shape[1] * share / one.share[0] for one in (a, b))
@@ -216,7 +218,7 @@ def _examples(
     shift: int,
     sizes: tuple[int, ...],
 ) -> Examples:
-    """The best of both sides; of the samples, those with the lowest hash."""
+    """Merge examples by value, and samples by the lowest hash."""
     parts = []
     for layer, by in ((first, 0), (second, shift)):
         one = layer.examples
@@ -286,7 +288,7 @@ def _grown(
 def _moved(
     position: Array, old: tuple[int, ...], new: tuple[int, ...]
 ) -> Array:
-    """Flat positions on a larger grid."""
+    """Convert flat positions to a larger grid."""
     if old == new or not old:
         return position
     return np.ravel_multi_index(np.unravel_index(position, old), new)
@@ -306,5 +308,5 @@ def _kept(
     return {n: every[n] for n in sorted(used & set(every))}
 
 
-# Reports are below the analysis, and know it only by this.
+# Reports must not import from the analysis, so they call it through this name.
 reports.merger = merge

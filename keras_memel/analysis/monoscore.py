@@ -1,4 +1,4 @@
-"""MonoScore: how similar the inputs are that a neuron responds to.
+"""Compute MonoScore: the similarity of the inputs that a neuron responds to.
 
     a_n = (z_n - min z) / (max z - min z)
     MonoScore = sum_(n < m) a_n a_m cos(e_n, e_m) / sum_(n < m) a_n a_m
@@ -8,8 +8,9 @@ Both sums follow from sums over single inputs, with `p_n = e_n / |e_n|`:
 
     2 sum_(n < m) a_n a_m cos(e_n, e_m) = |sum_n a_n p_n|^2 - sum_n a_n^2
 
-and the lowest and the highest activation need not be known before, since `a`
-is linear in `z`. So one pass is enough, and memory is one embedding per neuron.
+The lowest and the highest activation need not be known in advance, because `a`
+is linear in `z`. One pass is therefore enough, and the memory is one embedding
+per neuron.
 
 References:
     [Pach et al. 2025] Sparse Autoencoders Learn Monosemantic Features in
@@ -35,11 +36,11 @@ _CHECKED = 1 << 12
 
 
 class Embeddings:
-    """Unit vectors of the inputs of a stream, checked as they come.
+    """Unit vectors of the inputs of a stream, checked batch by batch.
 
     Args:
         embeddings: As in `analyze`.
-        source: Of the inputs.
+        source: Source of the inputs.
     """
 
     def __init__(self, embeddings: Any, source: Source):
@@ -66,7 +67,7 @@ class Embeddings:
             _fits_positions(self._all.shape[1], positions, path)
 
     def along(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Batches of inputs as they are; notes the vectors of each."""
+        """Yield the batches unchanged, and store the vectors of each."""
         for inputs in batches:
             size = self._source.seen - self._at
             found = None
@@ -87,11 +88,11 @@ class Embeddings:
             yield inputs
 
     def take(self) -> Array | None:
-        """The unit vectors of a batch, in the order of `along`; or `None`."""
+        """Return the unit vectors of the next batch of `along`, or `None`."""
         return self._waiting.pop(0)
 
     def finish(self) -> None:
-        """Raises if there are more vectors than inputs."""
+        """Raise if there are more vectors than inputs."""
         if self._all is not None and self._at < len(self._all):
             raise ValueError(
                 "Argument `embeddings` must have a vector for each input. "
@@ -112,14 +113,14 @@ def _array(given: Any) -> Array:
     if isinstance(given, (list, tuple)):
         try:
             given = np.asarray(given)
-        except ValueError:  # Vectors of different lengths
+        except ValueError:  # The vectors have different lengths.
             given = np.asarray(given, dtype=object)
     elif keras.ops.is_tensor(given):
         given = keras.ops.convert_to_numpy(given)
     found = np.asarray(as_numpy(given))
     if found.ndim not in (2, 3) or found.dtype.kind not in "fiu":
         raise ValueError(
-            "Argument `embeddings` must hold one vector per input, (n, "
+            "Argument `embeddings` must contain one vector per input, (n, "
             "dimensions), or per position, (n, length, dimensions). "
             f"Received: an array of shape {found.shape}, dtype {found.dtype}"
         )
@@ -127,24 +128,25 @@ def _array(given: Any) -> Array:
 
 
 def _units(embeddings: Array) -> Array:
-    """The vectors at length 1, float64."""
+    """Scale vectors to length 1, float64."""
     wide = embeddings.astype("float64")
     length = np.linalg.norm(wide, axis=-1, keepdims=True)
     if not np.isfinite(length).all() or not length.all():
         raise ValueError(
-            "Argument `embeddings` must hold finite vectors that differ from "
-            "0: others have no cosine similarity. Received: a vector of "
-            f"length {length[~np.isfinite(length) | (length == 0)][0]}"
+            "Argument `embeddings` must contain finite vectors that differ "
+            "from 0: the cosine similarity of others is undefined. Received: "
+            "a vector of length "
+            f"{length[~np.isfinite(length) | (length == 0)][0]}"
         )
     return np.asarray(wide / length)
 
 
 class MonoScores:
-    """The sums that the MonoScore of the neurons of a layer follows from.
+    """Sums from which the MonoScore of the neurons of a layer is computed.
 
-    With several values per input, pairs are those of values of different
-    inputs: values of one input share its embedding. With embeddings of
-    positions, each value has its own.
+    With several values per input, the pairs consist of values of different
+    inputs, because values of one input share its embedding. With embeddings of
+    positions, each value has its own embedding.
 
     Args:
         neurons: Number of neurons.
@@ -167,15 +169,15 @@ class MonoScores:
         start: int,
         path: str,
     ) -> None:
-        """Takes the values of a call of the layer.
+        """Add the values of a call of the layer.
 
         Args:
-            rows: float32, `(inputs * positions, neurons)`.
-            missing: Where a mask leaves nothing, of the same shape; or `None`.
+            rows: Values, float32, `(inputs * positions, neurons)`.
+            missing: Whether a mask excludes each value, same shape, or `None`.
             units: Unit vectors, `(inputs, dimensions)` or `(inputs, positions,
                 dimensions)`.
             start: Number of the first input.
-            path: Of the layer, for messages.
+            path: Path of the layer, for messages.
         """
         size, positions = len(units), len(rows) // max(len(units), 1)
         if units.ndim == 3:
@@ -186,9 +188,9 @@ class MonoScores:
         if missing is not None:
             valid &= ~missing
         if self._base is None:
-            # About the lowest value: what is left of it cancels less.
+            # Subtracting about the lowest value reduces cancellation.
             low = np.where(valid, rows, np.inf).min(0, initial=np.inf)
-            # Of float64, and with it all that is added up.
+            # A float64 base makes all sums float64.
             self._base = np.where(np.isfinite(low), low.astype("float64"), 0.0)
         with np.errstate(invalid="ignore"):
             shifted = np.where(valid, rows - self._base, 0.0)
@@ -202,12 +204,12 @@ class MonoScores:
         ):
             self.flush()
             waits = None
-        if waits is not None:  # A layer that is called several times
+        if waits is not None:  # The layer is called several times.
             sums, counts = sums + waits[0], counts + waits[1]
         self._start, self._waiting = start, (sums, counts, units)
 
     def flush(self) -> None:
-        """Adds up what waits."""
+        """Add the waiting values to the sums."""
         if self._waiting is None:
             return
         (s, m, p), self._waiting = self._waiting, None
@@ -216,7 +218,7 @@ class MonoScores:
         self._sums = [old + more for old, more in zip(self._sums, new)]
 
     def state(self) -> dict[str, Array]:
-        """Return what `MergeState` keeps, by the names that it has there.
+        """Return the sums by the names of their fields in `MergeState`.
 
         All sums are those of values minus `mono_base`.
         """
@@ -235,7 +237,7 @@ class MonoScores:
 
     @classmethod
     def of(cls, state: MergeState) -> "MonoScores":
-        """Return the sums of a `MergeState` that has some."""
+        """Return the sums of a `MergeState` with embeddings."""
         assert state.mono_base is not None
         assert state.mono_vectors is not None
         assert state.mono_sums is not None
@@ -245,7 +247,7 @@ class MonoScores:
         return made
 
     def merge(self, other: "MonoScores") -> "MonoScores":
-        """Return the sums of both, of different inputs: they add up."""
+        """Return the sums over the inputs of both, which must differ."""
         made = MonoScores(self._neurons)
         for one in (self, other):
             one.flush()
@@ -259,7 +261,7 @@ class MonoScores:
         return made
 
     def _shifted(self, base: Array) -> list[Any]:
-        """The sums as those of values minus another base."""
+        """Convert the sums to those of values minus another base."""
         sp, mp, s, m, ss, sm, mm = self._sums
         by = self._base - base
         return [
@@ -273,11 +275,11 @@ class MonoScores:
         ]
 
     def scores(self, low: Array, high: Array) -> Array:
-        """The MonoScore of each neuron; NaN if it responds to one input only.
+        """Compute the MonoScore of each neuron, NaN if it has only one input.
 
         Args:
             low: Lowest value of each neuron, `(neurons,)`.
-            high: Highest value of each.
+            high: Highest value of each neuron, `(neurons,)`.
         """
         self.flush()
         if self._base is None:

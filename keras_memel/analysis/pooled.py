@@ -1,4 +1,4 @@
-"""A sample of the values of a layer that a report keeps, to be merged."""
+"""Keep a sample of the values of a layer in a report, for merging."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +9,12 @@ from keras_memel.analysis.accumulate import Accumulator
 from keras_memel.reports.merge_state import MergeState
 from keras_memel.utils.types import Array
 
-# Values that are read back at once.
+# Number of values to read at once.
 _READ = 1 << 20
 
 
 class Pool:
-    """The sample of a merged report, read as a `Spool` is."""
+    """Sample of a merged report, with the interface of `Spool`."""
 
     def __init__(self, state: MergeState):
         self._values = state.values
@@ -23,22 +23,22 @@ class Pool:
         self.share = float(state.share[0])
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
-        """The number of the first neuron, and values `(neurons, rows)`."""
+        """Yield each block `(neurons, rows)` with its first neuron."""
         width = max(1, _READ // max(self.rows, 1))
         for start in range(0, self.neurons, width):
             yield start, self._values[start : start + width]
 
     def close(self) -> None:
-        """Nothing is on disk."""
+        """Return at once: unlike a `Spool`, a `Pool` has no file."""
 
 
 def state_of(rows: Accumulator, sets: Any, most: int) -> MergeState:
-    """What to keep of a stream.
+    """Return the state of a stream for `Report.merge`.
 
     Args:
-        rows: Of the stream, at its end.
-        sets: Its labels.
-        most: Rows to keep at most.
+        rows: Accumulator at the end of the stream.
+        sets: Labels of each code, or `None`.
+        most: Maximum number of rows to keep.
     """
     spool = rows.spool
     share = min(1.0, most / max(spool.rows, 1))

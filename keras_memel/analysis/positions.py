@@ -1,4 +1,4 @@
-"""Labels of positions, and the positions of a layer."""
+"""Compare labels of positions with the positions of a layer."""
 
 
 def fits_positions(
@@ -7,9 +7,10 @@ def fits_positions(
     """Raise unless labels are one per input or position.
 
     Args:
-        shape: Of the labels.
-        sizes: Of the inputs and the positions; `None` where it is not known.
-        path: Of the layer.
+        shape: Shape of the labels.
+        sizes: Sizes of the inputs and the positions; `None` where a size is
+            unknown.
+        path: Path of the layer.
     """
     known = sizes[: len(shape)]
     if len(known) < len(shape) or any(

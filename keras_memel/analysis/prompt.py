@@ -1,4 +1,4 @@
-"""`prompt`: what each neuron does at each token of one text."""
+"""Compute the value of each neuron at each token of one text: `prompt`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,9 @@ from keras_memel.utils import arguments
 from keras_memel.utils import prompts
 from keras_memel.utils.types import Array
 
-# Inputs that say which positions are no padding.
+# Names of inputs for masks, which are true where a position is not padding.
 _MASKS = ("padding_mask", "attention_mask")
-# Inputs that hold the numbers of tokens.
+# Names of inputs for the numbers of tokens.
 _IDS = ("token_ids", "input_ids")
 
 
@@ -31,14 +31,14 @@ def prompt(
     tokenizer: Any = None,
     report: Report | None = None,
 ) -> PromptReport:
-    """Run one prompt through a model and return what each neuron does.
+    """Run one prompt through a model and return the values of its neurons.
 
-    With `generate`, the model first continues the prompt, by its own way of
-    generating: the sampler that a `keras_hub.models.CausalLM` was compiled
-    with, or the generation settings of a Hugging Face model. The whole text
-    then passes through the model once. In a causal model the values at a
-    token depend on the tokens before it alone, so they are those that the
-    model had while it generated, up to rounding.
+    With `generate`, the model first continues the prompt in its own way: with
+    the sampler that a `keras_hub.models.CausalLM` was compiled with, or with
+    the generation settings of a Hugging Face model. Then the model runs once
+    on the whole text. In a causal model the values at a token depend only on
+    the tokens up to it. They therefore equal the values during generation, up
+    to rounding.
 
     Args:
         model: A built Keras model, or a PyTorch module, with or without MEmeL
@@ -46,27 +46,28 @@ def prompt(
         text_or_inputs: A text, or inputs of the model with a batch of one:
             numbers of tokens, `(1, tokens)`, a series `(1, time, channels)`,
             or a mapping of arguments. A text needs a model with a
-            preprocessor, as those of keras_hub, or a `tokenizer`.
-        layers: Which layers, as in `find`. `None`: those of `report`; without
-            a report as in `analyze`, and of these the layers with one value
-            per neuron and token, `(1, tokens, neurons)`.
-        generate: Number of tokens to generate at most; fewer if the model
-            ends the text.
+            preprocessor, such as those of keras_hub, or a `tokenizer`.
+        layers: Layers to select, as in `find`. `None` selects the layers of
+            `report`. Without a report it selects those of the layers that
+            `analyze` would select which have one value per neuron and token,
+            `(1, tokens, neurons)`.
+        generate: Maximum number of tokens to generate. The model generates
+            fewer if it ends the text.
         tokenizer: A tokenizer of Hugging Face or keras_hub, or a function from
-            a text to numbers of tokens. `None`: that of the preprocessor of
-            the model.
-        report: What `analyze` found for the same layers on other data, with
-            `axis=-1`: its means and standard deviations say how unusual a
+            a text to numbers of tokens. `None` uses the tokenizer of the
+            model's preprocessor.
+        report: Result of `analyze` for the same layers on other data, with
+            `axis=-1`. Its means and standard deviations show how unusual a
             value is.
 
     Returns:
-        `PromptReport`. Padding is left out. Of a layer that is called several
-        times it holds the first call.
+        `PromptReport`, without padding. For a layer that is called several
+        times it contains the first call.
 
     Raises:
         ValueError: If the text cannot be tokenized or the model cannot
-            generate; if the inputs are no batch of one; if a layer that is
-            named has no values per token, or is not in the report.
+            generate; if the inputs are not a batch of one; if a selected
+            layer does not have one value per token, or is not in the report.
 
     Example:
 
@@ -101,8 +102,8 @@ def prompt(
         prepare = _prepare
     else:
         raise ValueError(
-            "Argument `model` must be a built Keras model: call it on some "
-            f"data, or build it, before. Received: model={model!r}"
+            "Argument `model` must be a built Keras model: build it, or call "
+            f"it on some data, first. Received: model={model!r}"
         )
     arguments.function("tokenizer", tokenizer)
     where = layers
@@ -137,8 +138,8 @@ def prompt(
             raise _not_per_token(site.path, positions or 1, values.shape)
     if not activations:
         raise ValueError(
-            "No layer of the model has one value per token and neuron: name "
-            "some in `layers`. Received: layers of shapes "
+            "No default layer has one value per token and neuron: select "
+            "layers with `layers`. Received: layers of shapes "
             f"{ {s.path: c[0]['values'].shape for s, c in zip(found, calls)} }"
         )
     return PromptReport(
@@ -152,12 +153,12 @@ def prompt(
 def _check_shapes(
     found: list[Any], positions: int | None, report: Report | None
 ) -> None:
-    """Raise if a layer has no value per token, where its shape is known.
+    """Raise if a layer of known shape does not have one value per token.
 
     Args:
         found: Sites of a Keras model.
-        positions: Number of positions, 1 for a vector; `None` if it is not
-            known yet.
+        positions: Number of positions, 1 for a vector; `None` if it is still
+            unknown.
         report: As in `prompt`.
     """
     for site in found:
@@ -178,7 +179,7 @@ def _check_shapes(
 
 def _not_per_token(path: str, positions: Any, shape: Any) -> ValueError:
     return ValueError(
-        "A layer in argument `layers` must have one value per token and "
+        "Argument `layers` must select layers with one value per token and "
         f"neuron, (1, {positions}, neurons). Received: layer {path!r}, of "
         f"shape {shape}"
     )
@@ -195,7 +196,7 @@ def _not_per_channel(path: str, own: Any, shape: Any) -> ValueError:
 def _prepare(
     model: keras.Layer, given: Any, generate: int, tokenizer: Any
 ) -> tuple[Any, int | None]:
-    """The batch of one that a Keras model takes.
+    """Prepare a batch of one input for a Keras model.
 
     Returns:
         Inputs, and the position of the first generated token, or `None`.
@@ -223,7 +224,7 @@ def _prepare(
     if not isinstance(inputs, dict) or "token_ids" not in inputs:
         inputs = _named(model, inputs)
     length = inputs["token_ids"].shape[1]
-    # Padded as the model is used to it: a number that ends no text.
+    # Pad with the model's own padding token, which does not end a text.
     pad = {"token_ids": getattr(tokenizer, "pad_token_id", None) or 0}
     padded = {
         key: np.pad(
@@ -244,14 +245,14 @@ def _prepare(
 
 
 def _end_tokens(tokenizer: Any) -> tuple[int, ...] | None:
-    """The tokens that end a text, as `CausalLM.generate` takes them."""
+    """Return the tokens that end a text, for `CausalLM.generate`."""
     names = ("end_token_id", "end_token2_id")
     ids = [getattr(tokenizer, name, None) for name in names]
     return tuple(int(one) for one in ids if one is not None) or None
 
 
 def _named(model: keras.Layer, ids: Array) -> Any:
-    """Numbers of tokens, with the other inputs that a model of text has."""
+    """Add the other inputs of a text model to the numbers of tokens."""
     names = {tensor.name for tensor in getattr(model, "inputs", None) or ()}
     if "token_ids" not in names:
         return ids
@@ -264,7 +265,7 @@ def _named(model: keras.Layer, ids: Array) -> Any:
 
 
 def _cut(inputs: Any) -> Any:
-    """Inputs without the padding at their end."""
+    """Remove the padding at the end of inputs."""
     mask = _mask(inputs)
     if mask is None or not mask.any():
         return inputs
@@ -285,7 +286,7 @@ def _mask(inputs: Any) -> Array | None:
 
 
 def _positions(inputs: Any) -> tuple[int | None, Array | None]:
-    """The number of positions, `None` of a vector; numbers of the tokens."""
+    """Return the number of positions, `None` for a vector, and the tokens."""
     leaf = None
     if isinstance(inputs, dict):
         leaf = next((inputs[name] for name in _IDS if name in inputs), None)
@@ -299,7 +300,7 @@ def _positions(inputs: Any) -> tuple[int | None, Array | None]:
 def _kept(
     inputs: Any, calls: list[list[dict[str, Array]]], positions: int | None
 ) -> Array:
-    """Which positions are no padding."""
+    """Return which positions are not padding."""
     number = positions or 1
     mask = _mask(inputs)
     masks = [] if mask is None else [mask]
@@ -333,19 +334,19 @@ def _names(
 
 
 def _check_report(paths: list[str], report: Report | None) -> None:
-    """Raises if a report does not hold the layers."""
+    """Raise if a report does not contain the layers."""
     for path in paths if report is not None else ():
         assert report is not None
         if path not in report.layers:
             raise ValueError(
-                "Argument `report` must hold the layers of the prompt: "
-                f"{path!r} is not in it. Received: a report of "
+                "Argument `report` must contain the layers of the prompt: "
+                f"{path!r} is missing. Received: a report of "
                 f"{list(report.layers)}"
             )
         if report.layers[path].directions:
             raise ValueError(
-                "Argument `report` must hold neurons. Received: directions in "
-                f"layer {path!r}"
+                "Argument `report` must contain neurons. Received: directions "
+                f"in layer {path!r}"
             )
         if len(report.layers[path].shape) != 1:
             own = report.layers[path].shape

@@ -1,4 +1,4 @@
-"""What takes the values of a neuron in order: quantiles, curves, histograms."""
+"""Compute measures of sorted values: quantiles, curves, histograms."""
 
 import os
 from collections import deque
@@ -24,14 +24,14 @@ from keras_memel.utils.types import Array
 
 
 class Chosen(NamedTuple):
-    """What the figures of labels start from.
+    """Labels that the measures are computed for.
 
     Attributes:
-        sets: The labels of each code.
-        best: Label of each neuron, `(neurons,)`; -1 for none.
+        sets: Labels of each code.
+        best: Label of each neuron, `(neurons,)`; -1 without a label.
         shown: Labels of the histogram of each neuron, `(neurons, labels)`.
-        parts: Numbers of inputs of the parts that were merged, each of which
-            has halves of its own; empty for one stream.
+        parts: Numbers of inputs of the parts that were merged, each with its
+            own halves; empty for one stream.
     """
 
     sets: LabelSets
@@ -41,7 +41,7 @@ class Chosen(NamedTuple):
 
 
 class _Part:
-    """Some of the rows, numbered anew."""
+    """Part of the rows, with new numbers."""
 
     def __init__(self, kept: Array, codes: Array, chosen: Chosen):
         self._kept = kept
@@ -52,7 +52,8 @@ class _Part:
 
     def of(self, ordered: Array, order: Array) -> "_Ordered":
         """Select the values of this part from all values in order."""
-        # Not `ordered[kept]`: a CPU cannot predict which are kept.
+        # Indices are faster than `ordered[kept]`, because a CPU cannot predict
+        # the branches of a random mask.
         at = np.flatnonzero(self._kept.take(order))
         numbers = self._number.take(order.take(at))
         places = self.groups.places(numbers)
@@ -60,14 +61,14 @@ class _Part:
 
 
 class _Ordered(NamedTuple):
-    """The values of a neuron that are in one part of the rows, in order.
+    """Sorted values of a neuron in one part of the rows.
 
     Attributes:
         groups: Labels of the part.
-        at: Where the values are among all values, `(n,)`.
-        values: The values, lowest first.
-        numbers: Number of the row of each, within the part.
-        places: Where those of each label are: `groups.places`.
+        at: Positions of the values among all sorted values, `(n,)`.
+        values: Values, lowest first.
+        numbers: Number of the row of each value, within the part.
+        places: Positions of the values of each label: `groups.places`.
     """
 
     groups: Groups
@@ -77,21 +78,21 @@ class _Ordered(NamedTuple):
     places: Array
 
     def counts_between(self, ends: Array, labels: Array) -> Array:
-        """Count the values of labels between places among all values.
+        """Count the values of labels between positions among all values.
 
         Args:
-            ends: Places, rising, `(ends,)`.
+            ends: Positions, ascending, `(ends,)`.
             labels: Numbers of labels, `(labels,)`.
 
         Returns:
-            `(labels, ends - 1)`.
+            Counts, `(labels, ends - 1)`.
         """
         own = np.searchsorted(self.at, ends)[None]
         return self.groups.counts_between(self.places, own, labels)
 
 
 class _Rows:
-    """What belongs to the rows beside their values: labels, halves, inputs."""
+    """Labels, halves and inputs of the rows."""
 
     def __init__(self, tags: Array, chosen: Chosen):
         codes, inputs = tags.T
@@ -107,14 +108,14 @@ class _Rows:
 
 
 class Figures:
-    """Of each neuron, as the attributes of `LayerReport` of the same names.
+    """Measures of each neuron, named as the attributes of `LayerReport`.
 
     Args:
-        mean, scale: Of `phi`, `(neurons,)`.
+        mean, scale: Mean and denominator of `phi`, `(neurons,)`.
         moved: Whether the values of a neuron differ, `(neurons,)`.
-        threshold: Of `over_threshold`.
+        threshold: Threshold of `over_threshold`.
         chosen: Labels; `None` without labels.
-        ends: Lowest and highest value, `(neurons,)` each.
+        ends: Lowest and highest value of each neuron, `(neurons,)` each.
         all_cells: Whether to keep the counts of labels that the histogram
             does not show, in `cells`.
     """
@@ -172,7 +173,7 @@ class Figures:
             }
 
     def take(self, spool: Spool) -> Iterator[int]:
-        """Works through what is spooled; yields how many neurons were done."""
+        """Process the stored values, and yield numbers of finished neurons."""
         tags = spool.tags
         rows = self._rows(tags)
         if rows is not None and rows.unlabelled is not None:
@@ -184,7 +185,8 @@ class Figures:
                 ms=np.full(neurons, np.nan),
                 histogram=np.zeros((neurons, BINS), "int32"),
             )
-        # NumPy sorts without the lock of the interpreter.
+        # Threads run in parallel, because NumPy sorts without the interpreter
+        # lock.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
             waiting: deque[Any] = deque()
             for start, block in spool.blocks():
@@ -223,7 +225,7 @@ class Figures:
         phi /= self._scale[j]
         self.over_threshold[j] = np.count_nonzero(phi >= self._threshold)
         self.over_threshold[j] /= number
-        # Two runs, which this sort merges.
+        # `phi` falls and then rises, and a stable sort merges the two runs.
         highest = np.sort(phi.astype("float32"), kind="stable")
         self.ms_curve[j] = highest[number - ranking.ranks(number)]
         edges = self._edges(j, ordered)
@@ -252,7 +254,7 @@ class Figures:
             self._detection(j, halves[1], rows, self._chosen.best[j])
 
     def _edges(self, j: int, ordered: Array) -> Array:
-        """Where the bins begin and end, in order of the values."""
+        """Return the positions of the bin edges among the sorted values."""
         inner = np.searchsorted(ordered, self._inner[j])
         if not self.bin_width[j]:
             inner[:] = len(ordered)
@@ -262,8 +264,9 @@ class Figures:
         """Return the counts of labels that the histogram does not show.
 
         Returns:
-            `(neuron * labels + label) * (BINS + 1) + bin`, rising, and how
-            many values there are; bin `BINS` counts those that are 0 again.
+            Keys `(neuron * labels + label) * (BINS + 1) + bin`, ascending, and
+            the number of values of each. Bin `BINS` counts the values that are
+            0 a second time.
         """
         names = len(self._chosen.sets.names) if self._chosen else 0
         keys, counts = [np.zeros(0, "int64")], [np.zeros(0, "int64")]
@@ -293,16 +296,16 @@ class Figures:
         found.histogram[j] = np.diff(np.searchsorted(at, edges[0]))
 
     def _rules(self, j: int, first: _Ordered, second: _Ordered) -> None:
-        """One threshold on the activation, for each label."""
+        """Choose and score one threshold on the activation for each label."""
         choosing, scoring = first.groups, second.groups
         chosen = rules.best_rules(first.values, first.places, choosing)
         found = rules.f1_of_rules(chosen, second.values, second.places, scoring)
         self.by_label["label_f1"][j] = found
-        # By how much it exceeds a rule that selects all: else the label with
-        # the most values always comes first.
+        # The gain is relative to a rule that selects all values. Without this
+        # the label with the most values would always have the highest F1.
         gain = np.where(np.isnan(found), -np.inf, chosen.f1)
         gain -= np.where(np.isnan(found), 0.0, choosing.baseline_f1)
-        # Equal but for rounding: the first label.
+        # Gains that differ only by rounding tie, and the first label wins.
         gain = np.round(gain, 6)
         best = int(gain.argmax())
         if gain[best] > -np.inf:
@@ -313,7 +316,7 @@ class Figures:
     def _detection(
         self, j: int, half: _Ordered, rows: _Rows, best: int
     ) -> None:
-        """The scale as a detector of the label."""
+        """Score the scale as a detector of the label."""
         values, numbers = half.values, half.numbers
         if best < 0 or not len(values):
             return
@@ -340,14 +343,14 @@ def _unshown(
     """Count the values of the labels that a histogram does not show.
 
     Args:
-        halves: The labelled values.
-        shown: Labels that are shown.
-        edges: Where the bins begin and end, in order of the values.
-        at_zero: Where the values that are 0 begin and end.
+        halves: Labelled values of both halves.
+        shown: Labels that the histogram shows.
+        edges: Positions of the bin edges among the sorted values.
+        at_zero: Start and end of the values that are 0.
 
     Returns:
-        `label * (BINS + 1) + bin`, rising, and how many values there are; bin
-        `BINS` counts those that are 0 again.
+        Keys `label * (BINS + 1) + bin`, ascending, and the number of values of
+        each. Bin `BINS` counts the values that are 0 a second time.
     """
     labels, hidden_places = [], []
     for half in halves:
@@ -366,7 +369,7 @@ def _unshown(
 
 
 def _zeros(ordered: Array) -> Array:
-    """Where the values that are 0 begin and end."""
+    """Return start and end of the values that are 0."""
     ends = (
         np.searchsorted(ordered, 0.0),
         np.searchsorted(ordered, 0.0, "right"),
@@ -375,7 +378,10 @@ def _zeros(ordered: Array) -> Array:
 
 
 def _activity(ordered: Array) -> float:
-    """Share of the values far from the median, compared with the farthest."""
+    """Compute the share of the values that are far from the median.
+
+    Far means more than a tenth of the largest distance.
+    """
     number = len(ordered)
     median = ordered[(number - 1) // 2]
     near = 0.1 * max(ordered[-1] - median, median - ordered[0])
@@ -385,7 +391,7 @@ def _activity(ordered: Array) -> float:
 
 
 def _own_numbers(inputs: Array, parts: tuple[int, ...]) -> Array:
-    """Numbers of inputs within their part."""
+    """Convert numbers of inputs to numbers within their part."""
     if not parts:
         return inputs
     ends = np.cumsum(parts)

@@ -1,13 +1,15 @@
-"""The receptive field of a layer, found by what its values depend on.
+"""Find the receptive field of a layer by changing its input.
 
-One row of the input at a time is replaced, and each position of the output
-whose values change depends on that row. It is replaced by NaN, which passes on
-through weights that are 0, and by noise, for operations that swallow NaN. No
-assumption is made on the layers between: where the positions that depend on a
-row do not form windows of one size at one stride, the layer has no field.
+The search replaces one row of the input at a time. Each position of the output
+whose values change depends on that row. The row is replaced by NaN, which also
+propagates through weights that are 0, and by noise, because some operations
+suppress NaN. The search does not make assumptions about the layers between.
+A layer only gets a field if the positions that depend on a row form windows of
+one size at one stride.
 
-The first row of each axis is replaced first. If that changes every position of
-each layer, as attention does, no layer has a field, and the search ends.
+The search starts with the first row of each axis. If this row changes every
+position of each layer, as with attention, no layer has a field, and the search
+ends.
 """
 
 from collections.abc import Iterable
@@ -20,25 +22,26 @@ import numpy as np
 from keras_memel.reports.examples import Field
 from keras_memel.utils.types import Array
 
-# Rows that are tried at most, unless there were more inputs: then trying them
-# takes less than the analysis did.
+# Maximum number of replaced rows. With more inputs than this, their number is
+# the maximum, so that the search is faster than the analysis.
 _MOST = 400
-# Of the highest output: less is a rounding error of another order of sums.
+# Fraction of the highest output that counts as a change. A smaller difference
+# may be a rounding error from another order of sums.
 _CHANGED = 1e-4
-# Share of the positions that must reach both ends of the window.
+# Minimum share of the positions that must reach both ends of the window.
 _WHOLE = 0.4
 _NOISES = 2
 
 
 class Search:
-    """Find the field of each layer, with batches that follow those of a stream.
+    """Search for the field of each layer, with batches after those of a stream.
 
     Args:
         streams: `Stream` of each layer.
         wanted: Whether to search at all.
 
     Attributes:
-        active: Whether the batches are those of the search by now.
+        active: Whether the batches of the search have begun.
     """
 
     def __init__(self, streams: list[Any], wanted: bool):
@@ -49,7 +52,7 @@ class Search:
         self._changed: list[list[Array]] = [[] for _ in streams]
 
     def along(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches, and then those with rows replaced, of the same size."""
+        """Yield the batches, then equally large batches with changed rows."""
         first: Any = None
         size, seen = 0, 0
         for batch in batches:
@@ -62,7 +65,8 @@ class Search:
         if self._one is None:
             return
         self.active = True
-        # The input as it is, and with the first row of each axis replaced.
+        # The first batches contain the unchanged input and the input with the
+        # first row of each axis replaced.
         enough = -(-(1 + self._one.ndim) // size)
         for number, batch in enumerate(_batches(self._one, size), 1):
             yield batch
@@ -71,12 +75,12 @@ class Search:
                 return
 
     def take(self, batch: list[list[dict[str, Array]]]) -> None:
-        """Note which positions of each layer changed, by their first call."""
+        """Record which positions of each layer changed, in its first call."""
         assert self._one is not None
         for number, calls in enumerate(batch):
             values = calls[0]["values"]
             positions = self._streams[number].positions(values.ndim)
-            # Positions must be those of an image, or of a series.
+            # The positions must match those of an image or of a series.
             if len(positions) != self._one.ndim - 1:
                 continue
             base = self._before[number]
@@ -91,7 +95,7 @@ class Search:
             self._changed[number].append(changed.any(tuple(axes)))
 
     def _is_ruled_out(self) -> bool:
-        """Whether the first rows show that no layer has a field."""
+        """Check whether the first rows show that no layer has a field."""
         assert self._one is not None
         number = self._one.ndim
         return all(
@@ -100,7 +104,7 @@ class Search:
         )
 
     def finish(self) -> None:
-        """Give each stream the field of its layer, if it has one."""
+        """Set the field of each stream whose layer has one."""
         for stream, changed in zip(self._streams, self._changed):
             if changed and self._one is not None:
                 stream.field = _fitted(np.concatenate(changed)[1:], self._one)
@@ -124,7 +128,7 @@ def _length(batch: Any) -> int:
 
 
 def _input(batch: Any, size: int, seen: int) -> Array | None:
-    """The input whose rows are replaced, or `None` if that cannot be done."""
+    """Return the input whose rows are replaced, or `None` if unsuitable."""
     if isinstance(batch, (list, tuple)) and len(batch) == 1:
         batch = batch[0]
     if isinstance(batch, (list, tuple, dict, str)) or size < 1:
@@ -140,20 +144,20 @@ def _input(batch: Any, size: int, seen: int) -> Array | None:
 
 
 def _batches(one: Array, size: int) -> Iterator[Array]:
-    """The inputs of `_replaced`, in batches of one size."""
+    """Yield the inputs of `_replaced` in batches of one size."""
     waiting: list[Array] = []
     for changed in _replaced(one):
         waiting.append(changed)
         if len(waiting) == size:
             yield np.stack(waiting)
             waiting = []
-    if waiting:  # A batch of another size would be compiled anew
+    if waiting:  # A batch of another size would be compiled again.
         waiting += [one] * (size - len(waiting))
         yield np.stack(waiting)
 
 
 def _replaced(one: Array) -> Iterator[Array]:
-    """The input as it is, and with each row of each axis replaced."""
+    """Yield the input unchanged, and with each row of each axis replaced."""
     rng, nan = np.random.default_rng(0), one.dtype.kind == "f"
     others: list[Any] = []
     for _ in range(_NOISES):
@@ -173,30 +177,31 @@ def _replaced(one: Array) -> Iterator[Array]:
 
 
 def _rows(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Axis and number of each row, in the order in which they are tried."""
+    """Return axis and number of each row, in the order of the search."""
     every = [(a, row) for a, size in enumerate(shape) for row in range(size)]
     return sorted(every, key=lambda one: one[1] > 0)
 
 
 def _spatial_axes(spatial: int) -> tuple[range, range]:
-    """The axes of the input without channels, which are last or first."""
+    """Return the spatial axes for channels at the end and at the start."""
     return range(spatial), range(1, spatial + 1)
 
 
 def _along(changed: Array, place: int) -> Array:
-    """Whether rows change anything at the positions along one axis."""
+    """Return whether rows change any value at the positions along an axis."""
     others = tuple(a for a in range(1, changed.ndim) if a != place + 1)
     found: Array = changed.any(others)
     return found
 
 
 def _reaches_all(changed: Array) -> bool:
-    """Whether the first row of an axis changes all positions along it.
+    """Check whether the first row of an axis changes all positions along it.
 
-    Then `window` finds none there.
+    Then `window` cannot find a window there.
 
     Args:
-        changed: By the first row of each axis, `(axes, *positions)`.
+        changed: Whether the first row of each axis changes a position, `(axes,
+            *positions)`.
     """
     return all(
         any(_along(changed, place)[a].all() for place, a in enumerate(axes))
@@ -205,7 +210,12 @@ def _reaches_all(changed: Array) -> bool:
 
 
 def _of_layer(changed: Array, shape: tuple[int, ...]) -> Field | None:
-    """From which positions each row changes, `(rows, *positions)`."""
+    """Fit the field to the positions that each row changes.
+
+    Args:
+        changed: Whether a row changes a position, `(rows, *positions)`.
+        shape: Shape of the input.
+    """
     axis_of = np.array([axis for axis, _ in _rows(shape)])
     parts = [changed[axis_of == axis] for axis in range(len(shape))]
     spatial = changed.ndim - 1
@@ -231,9 +241,9 @@ def window(depends: Array) -> tuple[int, int, int] | None:
         depends: Whether a position depends on a row, `(rows, positions)`.
 
     Returns:
-        Size, stride and offset, such that position `p` depends on the rows from
-        `offset + p * stride` on, as far as they exist; `None` if there are no
-        such numbers, or if the rows do not decide them.
+        Size, stride and offset: position `p` depends on the rows from `offset
+        + p * stride` on, within the limits of the input. `None` if no such
+        numbers exist, or if the rows do not determine them.
 
     Example:
 
@@ -246,7 +256,7 @@ def window(depends: Array) -> tuple[int, int, int] | None:
     first = depends.argmax(0)
     stop = rows - depends[::-1].argmax(0)
     place = np.arange(positions)
-    # The ends that the border does not cut.
+    # Find the window ends that the border does not cut.
     begun, ended = first > 0, stop < rows
     if not (begun.any() and ended.any()) or max(begun.sum(), ended.sum()) < 2:
         return None
@@ -257,8 +267,9 @@ def window(depends: Array) -> tuple[int, int, int] | None:
     stride = round(float(slope))
     if stride < 1:
         return None
-    # A row may change nothing at a position, as one that loses a maximum: what
-    # any position reaches belongs to the window, and most must reach it all.
+    # A row may leave a position unchanged, for example if it is not the
+    # maximum. The window therefore covers the reach of every position, and
+    # most positions must reach all of it.
     offset = int((first - stride * place)[begun].min())
     end = int((stop - stride * place)[ended].max())
     expected = np.maximum(0, offset + stride * place)

@@ -1,4 +1,4 @@
-"""Batches of inputs, from whatever source."""
+"""Read batches of inputs from any source."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ import numpy as np
 
 
 class Source:
-    """Batches of inputs and targets, from whatever they come.
+    """Source of batches of inputs and targets.
 
     Args:
         x: As in `analyze`.
-        batch_size: Of arrays.
+        batch_size: Batch size for arrays.
 
     Attributes:
-        size: Number of inputs, if it is known before.
-        batches: Number of batches, likewise.
+        size: Number of inputs, or `None` if it is unknown.
+        batches: Number of batches, or `None` if it is unknown.
         seen: Number of inputs so far.
     """
 
@@ -25,7 +25,7 @@ class Source:
         self.batch_size = batch_size
         self.seen = 0
         self._is_text = is_text(x)
-        # Of lists, tuples or dictionaries: batches, not inputs.
+        # A list of lists, tuples or dictionaries contains batches, not inputs.
         batches = isinstance(x, list) and all(
             isinstance(part, (list, tuple, dict)) for part in x
         )
@@ -46,8 +46,8 @@ class Source:
             sizes = {len(leaf) for leaf in leaves if not self._is_text}
             if len(sizes) > 1:
                 raise ValueError(
-                    "All arrays of `x` must have the same length; a list of "
-                    "batches is passed as `iter(batches)`. "
+                    "Argument `x` must contain arrays of the same length. Pass "
+                    "a list of batches as `iter(batches)`. "
                     f"Received: lengths {sorted(sizes)}"
                 )
         elif not hasattr(x, "__iter__") and not hasattr(x, "__getitem__"):
@@ -59,15 +59,15 @@ class Source:
             self.batches = x.num_batches
             if self.batches is None:
                 raise ValueError(
-                    "Argument `x` must end. Received: a PyDataset with "
+                    "Argument `x` must be finite. Received: a PyDataset with "
                     "num_batches=None; pass `(x[i] for i in range(n))`"
                 )
         else:
-            with contextlib.suppress(TypeError):  # Of unknown length
+            with contextlib.suppress(TypeError):  # The length is unknown.
                 self.batches = len(x)
 
     def inputs(self, labels: Any) -> Iterator[Any]:
-        """Batches of inputs; passes size and targets of each to `labels`."""
+        """Yield batches of inputs; pass their size and targets to `labels`."""
         for batch in self._raw():
             inputs, targets = batch, None
             if not self.is_array and not is_text(batch):
@@ -100,15 +100,15 @@ class Source:
 
 
 def empty(x: Any) -> ValueError:
-    """The error of inputs of which there are none."""
+    """Create the error for an empty source of inputs."""
     return ValueError(
-        "Argument `x` must hold at least one input; a generator can be read "
-        f"only once. Received: x={x!r}, which yielded nothing"
+        "Argument `x` must contain at least one input; a generator can be read "
+        f"only once. Received: x={x!r}, which did not yield any input"
     )
 
 
 def is_text(x: Any) -> bool:
-    """Whether these are inputs of a model that tokenizes: strings."""
+    """Check whether the inputs are strings, for a model that tokenizes."""
     return (
         isinstance(x, (list, tuple))
         and bool(x)
@@ -117,19 +117,19 @@ def is_text(x: Any) -> bool:
 
 
 def _of_frame(leaf: Any) -> Any:
-    # Keras takes tables; what compiles a model does not.
+    # Keras accepts tables, but a compiled function does not.
     return leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
 
 
 def as_numpy(leaf: Any) -> Any:
-    """A NumPy array, by position and not by index; a string as it is."""
+    """Convert to a NumPy array in the order of positions; keep a string."""
     if isinstance(leaf, str):
         return leaf
     return np.asarray(_of_frame(leaf))
 
 
 def check_number(model: keras.Layer, source: Source) -> None:
-    """Raise if a list of arrays holds batches, or targets besides."""
+    """Raise if a list of arrays contains batches, or also targets."""
     inputs = getattr(model, "inputs", None)
     if (
         not (inputs and source.is_array and isinstance(source.x, (list, tuple)))
@@ -140,8 +140,8 @@ def check_number(model: keras.Layer, source: Source) -> None:
     number = len(keras.tree.flatten(source.x))
     if number != len(inputs):
         raise ValueError(
-            "Argument `x` must hold one array for each input of the model, "
-            f"{len(inputs)} of them. A list of batches is passed as "
-            "`iter(batches)`, labels as `labels`. "
+            "Argument `x` must contain one array per input of the model, "
+            f"{len(inputs)} in total. Pass a list of batches as "
+            "`iter(batches)`, and labels as `labels`. "
             f"Received: {number} arrays"
         )

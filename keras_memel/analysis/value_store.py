@@ -1,4 +1,4 @@
-"""Values set aside while they stream by, to be read back neuron by neuron."""
+"""Store the values of a stream, to read them neuron by neuron later."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,25 +8,25 @@ import numpy as np
 
 from keras_memel.utils.types import Array
 
-# Rows that are put in order at once; with more, a random part of them stands
-# for all. Each takes about 100 bytes of memory while one neuron is read.
+# Maximum number of rows to sort; above it a random sample of them is used. Each
+# row needs about 100 bytes of memory while one neuron is read.
 MOST_ROWS = 1 << 22
-# Values that are read back at once.
+# Number of values to read at once.
 _READ = 1 << 20
 
 
 class Spool:
-    """Values that are kept as they come, in memory and then on disk.
+    """Store of values in the order of the stream, in memory and then on disk.
 
-    Once the rows exceed their budget, a random half of them is dropped, and
-    from then on each new row is kept with half the probability: what remains
-    is at any time a uniform sample of all.
+    When the rows exceed their budget, a random half of them is dropped, and
+    each later row is kept with half the probability. The kept rows are
+    therefore always a uniform sample of all rows.
 
     Args:
-        neurons: Values in a row.
-        budget: Bytes that the values may take in all.
-        memory: Bytes of them that stay in memory.
-        most: Rows to keep at most.
+        neurons: Number of values per row.
+        budget: Maximum size of all values in bytes.
+        memory: Maximum size of the values in memory in bytes.
+        most: Maximum number of rows to keep.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class Spool:
         self._random = np.random.default_rng(0)
         self._kept: list[Array] = []
         self._file: Any = None
-        self._sizes: list[int] = []  # Rows of each block on disk
+        self._sizes: list[int] = []  # numbers of rows per block on disk
         self._tags: list[Array] = []
 
     def append(self, values: Array, tags: Array | None) -> None:
-        """Adds float32 `(neurons, rows)` and what belongs to each row.
+        """Add values and the tags of their rows.
+
+        The array of values is not copied, so do not change it afterwards.
 
         Args:
-            values: The values.
-            tags: `(rows, ...)`, or `None`.
-
-        The array is kept as it is: it must not be written to again.
+            values: Values, float32, `(neurons, rows)`.
+            tags: Tags, `(rows, ...)`, or `None`.
         """
         if self.share < 1:
             values, tags = self._part(self.share, values, tags)
@@ -105,11 +105,11 @@ class Spool:
 
     @property
     def tags(self) -> Array | None:
-        """The tags of each row that is left."""
+        """Tags of the kept rows."""
         return np.concatenate(self._tags) if self._tags else None
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
-        """The number of the first neuron, and values `(neurons, rows)`."""
+        """Yield each block `(neurons, rows)` with its first neuron."""
         width = max(1, _READ // max(self.rows, 1))
         for start in range(0, self.neurons, width):
             stop = min(start + width, self.neurons)
@@ -123,13 +123,13 @@ class Spool:
             yield start, np.concatenate(parts, axis=1)
 
     def sample(self, number: int) -> tuple[Array, Array | None]:
-        """A uniform sample of the rows that are left, `(rows, neurons)`.
+        """Draw a uniform sample of the kept rows.
 
         Args:
-            number: Rows at most.
+            number: Maximum number of rows.
 
         Returns:
-            Values and tags, in the order of the stream.
+            Values, `(rows, neurons)`, and tags, in the order of the stream.
         """
         chosen = np.arange(self.rows)
         if number < self.rows:
@@ -142,7 +142,7 @@ class Spool:
         return found, None if tags is None else tags[chosen]
 
     def close(self) -> None:
-        """Lets go of the values, and deletes what is on disk."""
+        """Release the values and delete the temporary file."""
         self._kept = []
         if self._file:
             self._file.close()

@@ -1,4 +1,4 @@
-"""Labels of words, for the tokens that a tokenizer makes of them."""
+"""Align labels of words with the tokens of a tokenizer."""
 
 from typing import Any
 
@@ -8,26 +8,27 @@ from keras_memel.utils.types import Array
 
 
 def align_labels(labels: Any, word_ids: Any, first_only: bool = False) -> Array:
-    """Give each token the label of its word.
+    """Assign each token the label of its word.
 
     Tokenizers divide words into pieces. `word_ids` of a Hugging Face fast
-    tokenizer says to which word each token belongs, and `None` for special
-    tokens and padding. The result can be passed to `analyze` as `labels`.
+    tokenizer returns the word of each token, and `None` for special tokens and
+    padding. Pass the result to `analyze` as `labels`.
 
     Args:
-        labels: Labels of the words of each text: lists of whole numbers or of
+        labels: Labels of the words of each text: lists of integers or of
             strings.
         word_ids: Number of the word of each token, or `None`, for each text;
             all of one length.
-        first_only: Label only the first token of each word.
+        first_only: Whether to label only the first token of each word.
 
     Returns:
-        Labels, `(texts, tokens)`: int64 with -100 where there is no word, or
-        objects with `None` there if the labels are strings.
+        Labels, `(texts, tokens)`: int64 with -100 for tokens without a word.
+        If the labels are strings, an array of objects with `None` for tokens
+        without a word.
 
     Raises:
         ValueError: If the numbers of texts differ, texts have different
-            numbers of tokens, or a word has no label.
+            numbers of tokens, or the label of a word is missing.
 
     Example:
 
@@ -38,8 +39,8 @@ def align_labels(labels: Any, word_ids: Any, first_only: bool = False) -> Array:
     labels, word_ids = list(labels), [list(ids) for ids in word_ids]
     if len(labels) != len(word_ids):
         raise ValueError(
-            "Arguments `labels` and `word_ids` must be of the same texts. "
-            f"Received: {len(labels)} and {len(word_ids)} texts"
+            "Arguments `labels` and `word_ids` must have the same number of "
+            f"texts. Received: {len(labels)} and {len(word_ids)} texts"
         )
     lengths = sorted({len(ids) for ids in word_ids})
     if len(lengths) > 1:

@@ -1,32 +1,33 @@
-"""Bins of histograms that add up: edges at multiples of a power of two.
+"""Compute histogram bins that add up: edges at multiples of a power of two.
 
-The bins of a neuron have the smallest width `2^k` with which at most `BINS`
-bins, `[i 2^k, (i + 1) 2^k)`, hold all of its values. A part of the values needs
-a width that is equal or smaller, and each of its bins lies within one bin of
-the whole. So the counts of parts add up to those of the whole, exactly, and no
-edge has to be known before.
+The bins of a neuron, `[i 2^k, (i + 1) 2^k)`, have the smallest width `2^k`
+for which at most `BINS` bins contain all of its values. A part of the values
+needs an equal or smaller width, and each of its bins is within one bin of the
+whole. The counts of parts therefore add up exactly to those of the whole, and
+the edges need not be known in advance.
 """
 
 import numpy as np
 
 from keras_memel.utils.types import Array
 
-# Enough to see two humps, few enough for 10,000 neurons. At least half of them
-# are used.
+# Maximum number of bins: enough to see two peaks, and few enough for 10,000
+# neurons. At least half of them are used.
 BINS = 32
 
 
 def grid(low: Array, high: Array) -> tuple[Array, Array]:
-    """Return where the bins of each neuron begin, and their width.
+    """Return start and width of the bins of each neuron.
 
     Args:
         low: Lowest value of each neuron, `(neurons,)`; infinite without
             values.
-        high: Highest value.
+        high: Highest value of each neuron.
 
     Returns:
-        Float64, `(neurons,)` each. The width is 0 where all values are equal,
-        and the first bin then holds them; 0 and 0 without values.
+        Start and width, float64, `(neurons,)` each. If all values are equal,
+        the width is 0 and the first bin contains them. Without values both
+        are 0.
 
     Example:
 
@@ -37,7 +38,8 @@ def grid(low: Array, high: Array) -> tuple[Array, Array]:
     seen = np.isfinite(low) & np.isfinite(high)
     low, high = np.where(seen, low, 0.0), np.where(seen, high, 0.0)
     moved = low < high
-    # One step below it, there would be more than BINS for sure.
+    # The search starts with the smallest width that can suffice: half of it
+    # would always need more than BINS bins.
     _, exponent = np.frexp(np.where(moved, high - low, 1.0) / BINS)
     exponent -= 1
     while True:
@@ -56,7 +58,7 @@ def edges(start: Array, width: Array) -> Array:
 
 
 def used(start: Array, width: Array, high: Array) -> Array:
-    """Return how many bins hold values of each neuron, `(neurons,)`."""
+    """Return the number of bins up to the highest value, `(neurons,)`."""
     with np.errstate(invalid="ignore", divide="ignore"):
         last = np.floor((high - start) / width)
     return np.where(width > 0, last + 1, 1).astype("int64")
@@ -65,20 +67,20 @@ def used(start: Array, width: Array, high: Array) -> Array:
 def places(
     start: Array, width: Array, new_start: Array, new_width: Array
 ) -> Array:
-    """Return the bin of a coarser grid that each bin lies in.
+    """Return the bin of a coarser grid that contains each bin.
 
     Args:
-        start: Of the grid of a part of the values, `(neurons,)`.
-        width: Its width.
-        new_start: Of the grid of all values.
-        new_width: Its width.
+        start: Start of the grid of a part of the values, `(neurons,)`.
+        width: Width of its bins.
+        new_start: Start of the grid of all values.
+        new_width: Width of its bins.
 
     Returns:
-        Whole numbers, `(neurons, BINS)`.
+        Integers, `(neurons, BINS)`.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         found = edges(start, width)[:, :-1] - new_start[:, None]
         found = np.floor(found / new_width[:, None])
     found = np.where(new_width[:, None] > 0, found, 0.0)
-    # Bins beyond those that are used hold nothing.
+    # Bins beyond the used ones are empty, so any number is right for them.
     return np.clip(found, 0, BINS - 1).astype("int64")

@@ -1,4 +1,4 @@
-"""p-values, corrected over all layers of a report."""
+"""Correct p-values over all layers of a report."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The False Killing Rate, from the curves of a layer."""
+"""Compute the False Killing Rate from the curves of a layer."""
 
 import numpy as np
 
@@ -17,10 +17,10 @@ def rates(
     """Compute `Report.false_killing_rate` for one layer, `(neurons,)`.
 
     Args:
-        curve: As the attribute of `LayerReport`.
-        scored: Likewise.
+        curve: As in `LayerReport`.
+        scored: As in `LayerReport`.
         rate: As in `Report.false_killing_rate`.
-        threshold: Likewise.
+        threshold: As in `Report.false_killing_rate`.
     """
     if curve is None or scored is None:
         raise unlabelled("The False Killing Rate")

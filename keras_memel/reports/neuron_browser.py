@@ -58,7 +58,7 @@ def write(
     """Write the page. Arguments and errors as in `Report.to_html`."""
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(
-            f"Argument `path` must be that of a file. Received: path={path!r}"
+            f"Argument `path` must be a file path. Received: path={path!r}"
         )
     target = pathlib.Path(path)
     arguments.text("title", title)
@@ -251,7 +251,7 @@ def _layer(layer: LayerReport, blob: Blob) -> dict[str, Any]:
         "field": layer.field._asdict() if layer.field else None,
         "ranked": blob.counts(layer.ranked),
         "binned": blob.counts(whole.sum(1)),
-        # Where the bins begin and end, and how many of them hold values.
+        # The page needs start, width and number of the used bins.
         "start": blob.add(edges[:, 0], "f8"),
         "width": blob.add(edges[:, 1] - edges[:, 0], "f8"),
         "used": blob.counts(used),

@@ -40,7 +40,7 @@ def _dead(layer: layer_report.LayerReport) -> str:
 
 
 def _checked(report: Any) -> None:
-    """Raise unless this is a report."""
+    """Raise unless `report` is a Report."""
     if not isinstance(getattr(report, "layers", None), dict):
         raise ValueError(
             "Argument `report` must be a Report of `analyze`. "

@@ -169,7 +169,7 @@ def _text(one: Any) -> str:
 def _numbers(one: Any, number: int) -> Array:
     try:
         values = np.asarray(one)
-        if values.dtype.kind not in "biufO":  # Text may hold numbers, and so on
+        if values.dtype.kind not in "biufO":  # NumPy would convert some texts.
             raise TypeError
         if values.dtype.kind == "O":
             values = values.astype("float64")
@@ -188,8 +188,8 @@ def _images(arrays: dict[int, Array]) -> Shown:
         picture = pictures[number] = _channels_last(values, number)
         if not picture.size or not np.isfinite(picture).any():
             raise ValueError(
-                "Argument `inputs` must hold images with at least one pixel "
-                "that is finite. "
+                "Argument `inputs` must contain images with at least one "
+                "finite pixel. "
                 f"Received: input {number} of shape {values.shape}, without one"
             )
     channels = {picture.shape[2] for picture in pictures.values()}

@@ -154,13 +154,13 @@ def test_bad_input_is_told_what_was_expected():
     model = dense()
     for arguments, message in (
         ((X, LABELS[:-1]), "label for each of the 1203 inputs"),
-        ((X, LABELS - 2), "from 0 up"),
-        ((X, LABELS / 2), "whole numbers"),
+        ((X, LABELS - 2), "integers from 0"),
+        ((X, LABELS / 2), "integers"),
         ((X, None, "hiden"), "`layers`.*'hidden'"),
         (([X[:32], X[32:50]],), r"same length.*`iter\(batches\)`"),
         (([X[:32], X[32:64]],), r"`iter\(batches\)`.*2 arrays"),
         (((X, LABELS),), "`labels`.*2 arrays"),
-        ((Endless(),), "must end"),
+        ((Endless(),), "must be finite"),
         ((iter([]),), "read only once"),
         ((iter([X[:8]]), LABELS), "1203 labels for 8 inputs"),
         ((X, -np.ones(N)), "at least one input"),
@@ -185,7 +185,7 @@ def test_bad_input_is_told_what_was_expected():
         ({"labels": LABELS, "multi_label": True}, "one column per label"),
         (
             {"labels": np.eye(4)[LABELS] - 1, "multi_label": True},
-            "known in whole",
+            "complete rows",
         ),
         ({"labels": LABELS, "label_names": {0: "a"}}, "without the key 1"),
         (

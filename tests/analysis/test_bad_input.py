@@ -78,7 +78,7 @@ BAD = {
     "fms alone": ({"fms": 1}, "`fms` needs labels.*labels=None"),
     "labels, few": ({"labels": Y[:9]}, "`labels`.*40 inputs.*9 labels"),
     "labels, many": ({"labels": np.tile(Y, 2)}, "`labels`.*40.*80"),
-    "labels, kind": ({"labels": Y / 2}, "`labels`.*whole numbers.*float64"),
+    "labels, kind": ({"labels": Y / 2}, "`labels`.*integers.*float64"),
     "labels, negative": ({"labels": Y - 2}, "`labels`.*minimum -2"),
     "labels, none": ({"labels": 0 * Y - 1}, "`labels`.*at least one"),
     "labels, word": ({"labels": "target"}, "`labels`.*'targets'.*'target'"),
@@ -93,7 +93,7 @@ BAD = {
     ),
     "labels, half known": (
         {"labels": TWO - 1, "multi_label": True},
-        "`labels` must be known in whole",
+        "`labels` must have complete rows",
     ),
     "names, few": ({"labels": Y, "label_names": "ab"}, "`label_names`.*2 na"),
     "names, dict": (
@@ -110,7 +110,7 @@ BAD = {
     ),
     "directions, layers": (
         {"directions": {"*": np.eye(5)}},
-        "`directions` must name one layer.*'hidden'",
+        "`directions` must select one layer.*'hidden'",
     ),
     "directions, width": (
         {"directions": {"hidden": np.eye(4)}},
@@ -175,9 +175,9 @@ def test_the_guard_raises_as_soon_as_the_model_runs(model, series_model):
 
 
 INPUTS = {
-    "none": (X[:0], "`x` must hold at least one"),
+    "none": (X[:0], "`x` must contain at least one"),
     "lengths": ([X, X[:3]], r"`x`.*same length.*\[3, 40\]"),
-    "arrays": ([X, X], "`x`.*1 of them.*2 arrays"),
+    "arrays": ([X, X], "`x`.*1 in total.*2 arrays"),
     "number": (7, r"`x`.*7 \(int\)"),
 }
 
@@ -282,7 +282,7 @@ def reports():
     [
         ("narrow", r"`report`.*axis=-1.*\(6,\).*5\)"),
         ("positions", r"`report`.*axis=-1.*\(4, 6\)"),
-        ("directions", "`report` must hold neurons.*'hidden'"),
+        ("directions", "`report` must contain neurons.*'hidden'"),
     ],
 )
 def test_prompt_refuses_a_report_before_the_model_runs(

@@ -127,11 +127,11 @@ def test_masks_positions_and_values_that_are_not_finite():
     ("directions", "message"),
     [
         ({"hidden": np.ones((3, 4))}, r"\(directions, 5\).*\(3, 4\)"),
-        ({"hidden": np.ones(5)}, "must hold a matrix"),
+        ({"hidden": np.ones(5)}, "must contain a matrix"),
         ({"hidden": [[np.nan] * 5]}, "finite numbers"),
         ({"hidden": lambda rows: rows[:3]}, "one row per row"),
         ({"hidd": np.ones((3, 5))}, "hidden"),
-        ({"*": np.ones((3, 5))}, r"name one layer.*\['hidden', 'out'\]"),
+        ({"*": np.ones((3, 5))}, r"select one layer.*\['hidden', 'out'\]"),
         ({}, "must be a dict"),
         (np.ones((3, 5)), "must be a dict"),
     ],

@@ -172,7 +172,7 @@ def test_names_that_are_equal_stay_apart():
 
 def test_batches_must_agree_on_the_kind_of_labels():
     batches = [(Z[:50], Y[:50]), (Z[50:], np.array(NAMES)[Y[50:]])]
-    with pytest.raises(ValueError, match="strings after whole numbers"):
+    with pytest.raises(ValueError, match="strings after integers"):
         analyze(MODEL, iter(batches), "targets", "z", verbose=0)
 
 

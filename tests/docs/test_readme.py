@@ -106,8 +106,10 @@ def test_what_it_says_of_the_evidence_is_what_the_runs_say(study):
     found = results.everything()
     wrong = printed.difference(results.with_evidence(README, found), README)
     assert not wrong, f"{wrong}\nrun: python examples/studies/results.py"
-    # The sentence above the table.
-    rows = results.evidence(found)[2:]
+    # The sentences above the table.
+    head, _, *rows = results.evidence(found)
+    tasks = sum(int(number) for number in re.findall(r"(\d+) tasks", head))
+    assert f"The counts come from {tasks} tasks" in README
     _, placebo, dropout = (row.split("|")[2:4] for row in rows)
     assert not any("0 better" not in cell for cell in placebo + dropout)
     assert all(row.split("|")[3].strip().startswith("0 better") for row in rows)

@@ -100,7 +100,7 @@ def test_as_an_activation_that_runs_twice_it_refuses(whole, data):
         with remat_scope("activations"):
             model = activation_model(layer)
     # Keras itself cannot do it on PyTorch.
-    reason = "cannot assign" if BACKEND == "torch" else "is rematerialized"
+    reason = "cannot assign" if BACKEND == "torch" else "a rematerialized layer"
     if BACKEND != "torch":
         # At inference it does nothing, and JAX must not keep what it traced.
         model.predict(x, verbose=0)
