@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from examples.studies import label_noise
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import sets
 from examples.studies.common import training
@@ -513,6 +514,16 @@ def main():
         "--data", type=pathlib.Path, help="file of Fashion-MNIST"
     )
     options = parser.parse_args()
+    if options.dry_run:
+        stores = {store(*task): ARMS for task in TASKS}
+        stores |= {store(*task, "monoloss"): LATER_ARMS for task in TASKS}
+        dry_run.show(
+            stores,
+            options.seeds,
+            dry_run.sizes("images of each set"),
+            "encourage",
+        )
+        return
     for name, share in TASKS:
         train = functools.partial(run, name, share, options.data)
         compare(train, ARMS, options.seeds, store=store(name, share))

@@ -7,12 +7,14 @@ every study, the table of all verdicts, docs/when_to_use.md, and the table of
 evidence in README.md.
 """
 
+import argparse
 import dataclasses
 import importlib
 import itertools
 import math
 
 from examples import quickstart
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import RunStore
@@ -428,5 +430,21 @@ def write():
         (ROOT / path).write_text(text, encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    training.add_dry_run(parser)
+    if parser.parse_args().dry_run:
+        studies = [name for name in STUDIES if name != "quickstart"]
+        dry_run.lines(
+            trains="no network",
+            reads="examples/results, examples/studies/results",
+            studies=", ".join([*studies, *OTHER_PAGES]),
+            writes="the pages and figures of docs/studies, RESULTS.md, "
+            "docs/when_to_use.md, the table of evidence in README.md",
+        )
+        return
     write()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,12 +3,12 @@
 train + arms + seeds --executor--> runs --store--> Comparison
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import functools
 import numbers
 import os
-import pickle
 import sys
 import time
 import traceback
@@ -25,8 +25,12 @@ import numpy as np
 from keras_memel.evaluation.comparison import Comparison
 from keras_memel.evaluation.environment import environment_of
 from keras_memel.evaluation.environment import folder_of
+from keras_memel.evaluation.executors import check_executor
 from keras_memel.evaluation.executors import results
 from keras_memel.evaluation.identity import identify
+from keras_memel.evaluation.in_progress import MAX_CALLER_DEATHS
+from keras_memel.evaluation.in_progress import RunsInProgress
+from keras_memel.evaluation.in_progress import record_deaths
 from keras_memel.evaluation.looks import check_looks
 from keras_memel.evaluation.looks import declared_looks
 from keras_memel.evaluation.run_store import Run
@@ -63,8 +67,12 @@ def compare(
     the study continues. If a worker of a process pool dies, a new pool with
     the same settings replaces the pool. The runs that were in it are repeated
     one by one, and a run that dies again, alone, is stored with an error.
-    Each run is stored with the versions, backend and device of its process
-    and, if the folder of `train` has one, the git revision.
+    If this process dies, call `compare` again: the store counts the deaths of
+    the runs that were in progress in this process, or in a pool with a known
+    number of workers. After three deaths in a row a run is stored with an
+    error. Windows does not count them. Each run is stored with the versions,
+    backend and device of its process and, if the folder of `train` has one,
+    the git revision.
 
     Args:
         train: `train(arm, seed)` trains and tests one network. It returns a
@@ -103,7 +111,7 @@ def compare(
 
     Returns:
         A `Comparison` of the runs of these arms and seeds. Its `notes`
-        report if there are more seeds than were declared.
+        report seeds beyond the declared ones, and stored seeds beyond these.
 
     Raises:
         ValueError: If an argument is invalid, or the store holds runs of an
@@ -132,7 +140,7 @@ def compare(
         need(module, "evidence", "`compare`")
     given = _check_arms(arms)
     described = {} if store is None else _describe(arms)
-    _check_executor(executor, train, given)
+    check_executor(executor, train, given)
     seeds = _check_seeds(seeds)
     if looks is not None:
         looks = check_looks(looks, len(seeds))
@@ -148,6 +156,8 @@ def compare(
     make([])
 
     kept = RunStore(store) if store is not None else None
+    if kept:
+        record_deaths(kept)
     stored = kept.read() if kept and kept.path.is_file() else []
     wanted = [(name, seed) for seed in seeds for name in given]
     looks = declared_looks(looks, stored, len(seeds))
@@ -169,7 +179,14 @@ def compare(
     if runs and progress:
         text = f"{len(runs)} of {len(wanted)} runs are in {store} already"
         bar.write(text, file=sys.stderr)
-    with bar, contextlib.closing(_results(executor, tasks)) as finished:
+    deaths = kept.deaths() if kept and todo else collections.Counter()
+    with (
+        bar,
+        RunsInProgress(kept if todo else None) as in_progress,
+        contextlib.closing(
+            _results(executor, tasks, deaths, in_progress)
+        ) as finished,
+    ):
         for run in finished:
             if run["arm"] in described:
                 run["argument"] = described[run["arm"]]
@@ -197,23 +214,52 @@ def compare(
             f"seed {failed[0]['seed']}:\n{failed[0]['error']}",
             stacklevel=2,
         )
-    return make([runs[key] for key in wanted])
+    others = [run for run in stored if run["seed"] not in set(seeds)]
+    return make([runs[key] for key in wanted] + others, seeds=seeds)
 
 
 def _results(
-    executor: concurrent.futures.Executor | None, tasks: list[Any]
+    executor: concurrent.futures.Executor | None,
+    tasks: list[Any],
+    deaths: Mapping[tuple[str, int], int],
+    in_progress: RunsInProgress,
 ) -> Generator[Run, None, None]:
     """Yield each run when it is finished or given up."""
+    alive = []
+    for task in tasks:
+        _, arm, seed, *_ = task
+        if deaths[arm, seed] < MAX_CALLER_DEATHS:
+            alive.append(task)
+            continue
+        why = f"Given up after {deaths[arm, seed]} deaths, in a row, of the "
+        why += "process that called `compare`. `retry_failed=True` runs it"
+        yield {"arm": arm, "seed": seed, "error": why}
+
+    def started(running: Iterable[Any]) -> None:
+        in_progress.note(task[1:3] for task in running)
+
     if executor is None:
-        finished = ((task, _run(*task), "") for task in tasks)
+        finished = _in_this_process(alive, started)
     else:
-        finished = results(executor, _run, tasks)
+        # A run beside the cause of a death must not reach the last one.
+        last = MAX_CALLER_DEATHS - 1
+        suspects = {n for n, t in enumerate(alive) if deaths[t[1:3]] == last}
+        finished = results(executor, _run, alive, suspects, started)
     for task, run, death in finished:
         if run is None:
             run = {"arm": task[1], "seed": task[2], "error": death}
         if "refused" in run:
             raise TypeError(run["refused"])
         yield run
+
+
+def _in_this_process(
+    tasks: list[Any], started: Callable[[Iterable[Any]], None]
+) -> Generator[tuple[Any, Any, str], None, None]:
+    """Execute the runs in order, and yield as `executors.results` does."""
+    for task in tasks:
+        started([task])
+        yield task, _run(*task), ""
 
 
 def _run(
@@ -338,29 +384,6 @@ def _describe(arms: Any) -> dict[str, str]:
                 "rest in `train`, or pass only names"
             ) from error
     return described
-
-
-def _check_executor(executor: Any, train: Any, arms: Mapping[str, Any]) -> None:
-    if executor is None:
-        return
-    if not callable(getattr(executor, "submit", None)):
-        raise ValueError(
-            "Argument `executor` must be None or a concurrent.futures."
-            "Executor, such as ProcessPoolExecutor(4). Received: "
-            f"executor={executor!r} ({type(executor).__name__})"
-        )
-    if type(executor) is not concurrent.futures.ProcessPoolExecutor:
-        return
-    for argument, value in (("train", train), ("arms", dict(arms))):
-        try:
-            pickle.dumps(value)
-        except Exception as error:
-            raise ValueError(
-                f"Argument `{argument}` must be importable or picklable for a "
-                "process pool: define functions and classes at the top level "
-                "of a module, or use loky, which sends lambdas too. "
-                f"Received: {value!r} ({error})"
-            ) from error
 
 
 def _check_seeds(seeds: Any) -> list[int]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_memel.evaluation import tables
 from keras_memel.evaluation.contrasts import Contrast
+from keras_memel.evaluation.contrasts import check_pairs
 from keras_memel.evaluation.contrasts import contrast_all
 from keras_memel.evaluation.contrasts import mcnemar
 from keras_memel.evaluation.looks import level_of
@@ -73,6 +74,7 @@ class Comparison:
         contrasts: Additional pairs `(arm, other)`.
         higher_is_better: Boolean, or a dictionary of booleans by metric.
             Metrics that it omits count as `True`.
+        seeds: Seeds to compare. Defaults to all; `notes` reports others.
 
     Raises:
         ValueError: If there are fewer than two arms, an argument names an
@@ -115,11 +117,16 @@ class Comparison:
         baseline: str | None = None,
         contrasts: Iterable[tuple[str, str]] = (),
         higher_is_better: bool | Mapping[str, bool] = True,
+        seeds: Iterable[int] | None = None,
     ):
         found = list(runs)
         names = list(dict.fromkeys(run["arm"] for run in found))
         self.arms = tuple(names if arms is None else arms)
-        self.runs = tuple(run for run in found if run["arm"] in self.arms)
+        found = [run for run in found if run["arm"] in self.arms]
+        stored = {run["seed"] for run in found}
+        wanted = stored if seeds is None else set(seeds)
+        self.runs = tuple(run for run in found if run["seed"] in wanted)
+        self.seeds_left_out = tuple(sorted(stored - wanted))
         keys = [(run["arm"], run["seed"]) for run in self.runs]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
@@ -136,7 +143,7 @@ class Comparison:
         self._check("baseline", self.baseline)
         self.pairs = tuple(
             (arm, self.baseline) for arm in self.arms if arm != self.baseline
-        ) + _pairs(contrasts)
+        ) + check_pairs(contrasts)
         for pair in self.pairs:
             for name in pair:
                 self._check("contrasts", name)
@@ -379,17 +386,3 @@ class Comparison:
                 rows.append([arm, other, seed, *mcnemar(ours, theirs)])
         names = ["arm", "other", "seed", "only_arm", "only_other", "p"]
         return pandas.DataFrame(rows, columns=names)
-
-
-def _pairs(contrasts: Any) -> tuple[tuple[str, str], ...]:
-    # Without this check a string of two letters would pass as two names.
-    found: list[Any] = (
-        [contrasts] if isinstance(contrasts, str) else list(contrasts)
-    )
-    for pair in found:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(
-                "Argument `contrasts` must hold pairs `(arm, other)`. "
-                f"Received: {pair!r} ({type(pair).__name__})"
-            )
-    return tuple((arm, other) for arm, other in found)

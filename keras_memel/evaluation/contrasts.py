@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,28 @@ class Contrast:
     detectable: float
     verdict: str
     why: str
+
+
+def check_pairs(contrasts: Any) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of `contrasts`, or raise.
+
+    Args:
+        contrasts: The argument of `compare` or `Comparison`.
+
+    Raises:
+        ValueError: If an element is not a pair.
+    """
+    # Without this check a string of two letters would pass as two names.
+    found: list[Any] = (
+        [contrasts] if isinstance(contrasts, str) else list(contrasts)
+    )
+    for pair in found:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(
+                "Argument `contrasts` must hold pairs `(arm, other)`. "
+                f"Received: {pair!r} ({type(pair).__name__})"
+            )
+    return tuple((arm, other) for arm, other in found)
 
 
 def contrast_all(

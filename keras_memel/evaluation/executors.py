@@ -5,9 +5,13 @@ tasks --executor, renewed when it breaks--> (task, result, death)
 
 import collections
 import concurrent.futures
+import pickle
 import traceback
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Generator
+from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 # Number of workers that may die with a task before the task is given up.
@@ -18,6 +22,8 @@ def results(
     executor: concurrent.futures.Executor,
     function: Callable[..., Any],
     tasks: list[Any],
+    alone: Collection[int] = (),
+    started: Callable[[Iterable[Any]], None] = lambda running: None,
 ) -> Generator[tuple[Any, Any, str], None, None]:
     """Yield each task with its result when the task finishes.
 
@@ -30,6 +36,10 @@ def results(
             replaces it is.
         function: Function to call with the parts of each task.
         tasks: Tuples of arguments.
+        alone: Positions of the tasks to run first, one by one.
+        started: Function to call with all tasks that are running whenever
+            they change. It is not called if the number of workers is unknown,
+            since tasks may then wait in the executor.
 
     Yields:
         The task; its result, or `None`; the cause of its death, or `""`.
@@ -38,8 +48,15 @@ def results(
         concurrent.futures.BrokenExecutor: If the executor breaks and cannot
             be replaced.
     """
-    waiting = collections.deque(enumerate(tasks))
-    suspects: collections.deque[tuple[int, Any]] = collections.deque()
+    suspected = set(alone)
+    waiting, suspects = (
+        collections.deque(
+            (number, task)
+            for number, task in enumerate(tasks)
+            if (number in suspected) == suspect
+        )
+        for suspect in (False, True)
+    )
     deaths: collections.Counter[int] = collections.Counter()
     running: dict[Any, tuple[int, Any]] = {}
     ours = None
@@ -49,8 +66,8 @@ def results(
             workers = getattr(executor, "_max_workers", None) or len(tasks)
             # While suspects remain, they run one by one.
             queue, room = (suspects, 1) if suspects else (waiting, workers)
-            alone = any(deaths[number] for number, _ in running.values())
-            while queue and len(running) < room and not alone:
+            busy = any(number in suspected for number, _ in running.values())
+            while queue and len(running) < room and not busy:
                 number, task = queue.popleft()
                 try:
                     future = executor.submit(function, *task)
@@ -59,7 +76,9 @@ def results(
                     broken = error
                     break
                 running[future] = number, task
-                alone = queue is suspects
+                busy = queue is suspects
+            if getattr(executor, "_max_workers", None):
+                started([task for _, task in running.values()])
             done: set[Any] = set()
             if running and broken is None:
                 done = concurrent.futures.wait(
@@ -87,6 +106,7 @@ def results(
                     yield task, future.result(), ""
                     continue
                 deaths[number] += 1
+                suspected.add(number)
                 if deaths[number] < MAX_DEATHS:
                     suspects.append((number, task))
                 else:
@@ -125,3 +145,37 @@ def _renew(
         settings["_initializer"],
         settings["_initargs"],
     )
+
+
+def check_executor(executor: Any, train: Any, arms: Mapping[str, Any]) -> None:
+    """Raise if `compare` cannot run `train` in the executor.
+
+    Args:
+        executor: The argument of `compare`.
+        train: Function that each run calls.
+        arms: Objects to call it with, by name.
+
+    Raises:
+        ValueError: If `executor` is not an executor, or is a process pool
+            that cannot receive `train` or `arms`.
+    """
+    if executor is None:
+        return
+    if not callable(getattr(executor, "submit", None)):
+        raise ValueError(
+            "Argument `executor` must be None or a concurrent.futures."
+            "Executor, such as ProcessPoolExecutor(4). Received: "
+            f"executor={executor!r} ({type(executor).__name__})"
+        )
+    if type(executor) is not concurrent.futures.ProcessPoolExecutor:
+        return
+    for argument, value in (("train", train), ("arms", dict(arms))):
+        try:
+            pickle.dumps(value)
+        except Exception as error:
+            raise ValueError(
+                f"Argument `{argument}` must be importable or picklable for a "
+                "process pool: define functions and classes at the top level "
+                "of a module, or use loky, which sends lambdas too. "
+                f"Received: {value!r} ({error})"
+            ) from error

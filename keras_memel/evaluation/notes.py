@@ -36,6 +36,13 @@ def notes_of(comparison: Comparison, metric: str | None) -> list[str]:
         for reason, pairs in why.items()
     ]
     notes += look_notes(comparison.looks, len(comparison.seeds))
+    if comparison.seeds_left_out:
+        number = len(comparison.seeds_left_out)
+        notes.append(
+            f"{number + len(comparison.seeds)} seeds are stored, and only "
+            f"{len(comparison.seeds)} of them are compared: wrong verdicts "
+            "are more frequent if seeds are chosen after their scores are seen"
+        )
     if metric is None and len(comparison.metrics) > 1 and comparison.seeds:
         notes.append(
             f"There are {len(comparison.metrics)} metrics and no correction "

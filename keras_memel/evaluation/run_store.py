@@ -5,6 +5,7 @@ flushed to the disk before the next run starts. If a power failure damages a
 line, all other runs of the file can still be read.
 """
 
+import collections
 import contextlib
 import errno
 import json
@@ -30,7 +31,8 @@ class RunStore:
     `scores` (numbers by metric) or `error`. A score that is not finite is
     written as a string such as `"nan"`, because JSON cannot represent it.
     `compare` adds `looks`, the numbers of seeds that were declared before the
-    first run.
+    first run. A line with `death` is not a run: the process that called
+    `compare` died while this run was in progress.
 
     Args:
         path: Path of the file. The first write creates the file and its
@@ -59,18 +61,7 @@ class RunStore:
             UserWarning: If lines hold no run. The warning lists them. They
                 are skipped and stay in the file.
         """
-        try:
-            with self._locked(os.O_RDONLY) as file:
-                data = _read_all(file)
-        except FileNotFoundError:
-            return []
-        runs, damaged = [], []
-        for number, line in enumerate(data.split(b"\n"), start=1):
-            if line.strip():
-                try:
-                    runs.append(_decode(line))
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    damaged.append(number)
+        lines, damaged = self._lines()
         if damaged:
             warnings.warn(
                 f"These lines of {self.path} hold no run: {damaged}. An "
@@ -78,7 +69,38 @@ class RunStore:
                 "their runs are missing.",
                 stacklevel=2,
             )
-        return runs
+        return [line for line in lines if "death" not in line]
+
+    def deaths(self) -> collections.Counter[tuple[str, int]]:
+        """Count deaths of the calling process, by arm and seed of the run.
+
+        Those before the last result of a run, be it scores or an error, do not
+        count.
+        """
+        deaths: collections.Counter[tuple[str, int]] = collections.Counter()
+        for line in self._lines()[0]:
+            key = line["arm"], line["seed"]
+            if "death" in line:
+                deaths[key] += 1
+            else:
+                del deaths[key]  # which a Counter need not hold
+        return deaths
+
+    def _lines(self) -> tuple[list[Run], list[int]]:
+        """Return the lines that can be read, and numbers of the others."""
+        try:
+            with self._locked(os.O_RDONLY) as file:
+                data = _read_all(file)
+        except FileNotFoundError:
+            return [], []
+        lines, damaged = [], []
+        for number, line in enumerate(data.split(b"\n"), start=1):
+            if line.strip():
+                try:
+                    lines.append(_decode(line))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    damaged.append(number)
+        return lines, damaged
 
     def append(self, run: Run) -> None:
         """Add a run and flush it to the disk.
@@ -170,7 +192,7 @@ def _decode(line: bytes) -> Run:
     run: Run = json.loads(line)
     if not isinstance(run["arm"], str) or not isinstance(run["seed"], int):
         raise TypeError("not a run")
-    if "error" not in run:
+    if "error" not in run and "death" not in run:
         run["scores"] = {
             metric: float(score) for metric, score in run["scores"].items()
         }

@@ -191,3 +191,46 @@ def test_a_second_call_says_what_is_there_already(tmp_path, capsys):
     compare(score, ["a", "good"], 3, store=store)
     shown = capsys.readouterr().err
     assert f"4 of 6 runs are in {store} already" in shown
+
+
+def test_a_disk_that_fills_loses_no_finished_run(tmp_path):
+    resource = pytest.importorskip("resource")
+    store = tmp_path / "runs.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def train(arm, seed):
+        if seed == 3:  # room for half a line
+            room = store.stat().st_size + 20
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        return score(arm, seed)
+
+    try:
+        with pytest.raises(OSError, match="bytes were written"):
+            quiet(train, ["a", "good"], store=store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = RunStore(store).read()
+    assert len(kept) == 6
+    again = Recorder()
+    resumed = quiet(again, ["a", "good"], store=store)
+    assert len(again.asked) == 14
+    assert list(resumed.runs[:6]) == kept
+    assert resumed.summary() == quiet(score, ["a", "good"]).summary()
+
+
+def test_notes_say_that_the_store_holds_more_seeds(tmp_path):
+    store = tmp_path / "runs.jsonl"
+    whole = quiet(score, ["a", "good"], 12, store=store, looks=(10, 12))
+    assert not any("stored" in note for note in whole.notes())
+    fewer = quiet(score, ["a", "good"], 10, store=store)
+    note = "12 seeds are stored, and only 10 of them are compared"
+    assert any(text.startswith(note) for text in fewer.notes())
+    assert note in fewer.summary()
+    assert fewer.seeds == tuple(range(10))
+    assert fewer.seeds_left_out == (10, 11)
+    # Seeds of arms that are not compared do not count.
+    quiet(score, ["a", "b"], 20, store=tmp_path / "other.jsonl")
+    found = quiet(score, ["c", "b"], 10, store=tmp_path / "other.jsonl")
+    assert found.seeds_left_out == tuple(range(10, 20))
+    found = quiet(score, ["c", "d"], 10, store=tmp_path / "other.jsonl")
+    assert found.seeds_left_out == ()
