@@ -12,11 +12,13 @@ deviation are left out. The script writes results/validity.jsonl and
 docs/studies/validity.md. It does not repeat stored families.
 """
 
+import argparse
 import json
 
 import numpy as np
 from tqdm import tqdm
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel.evaluation import paired_tests
@@ -398,6 +400,17 @@ def write():
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    training.add_dry_run(parser)
+    if parser.parse_args().dry_run:
+        dry_run.lines(
+            noises=f"{len(NOISES)}: {', '.join(NOISES)}",
+            sizes=f"{REPETITIONS} families of {max(FAMILIES)} contrasts each",
+            seeds=f"up to {max(SEEDS)} per contrast",
+            file=FILE.relative_to(dry_run.ROOT),
+            writes="docs/studies/validity.md",
+        )
+        return
     lines = {}
     for line in stored():
         lines.setdefault(line["noise"], []).append(line)

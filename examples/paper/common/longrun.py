@@ -68,6 +68,7 @@ __all__ += [
     "devices",
     "fit",
     "number_of_devices",
+    "outline",
     "plan",
     "rank_and_ranks",
 ]
@@ -301,9 +302,35 @@ def plan(model, options, steps_per_epoch, epochs, step, text=None, runs=1):
         "estimate": f"{hours:,.2f} hours a run, {hours * runs:,.2f} for "
         f"{runs}, without validation",
     }
+    show(lines)
+    return {"seconds": seconds, "steps": steps, "hours": hours * runs}
+
+
+def outline(options, epochs, text, runs):
+    """Print what a run would be, without its data or its model.
+
+    Args:
+        options: Of the program.
+        epochs: Number of epochs.
+        text: Lines by title.
+        runs: Number of runs, of arms and seeds.
+    """
+    show(
+        {
+            **text,
+            "on": f"{BACKEND}, {options.precision}",
+            "runs": f"{runs}, {epochs} epochs each, batches of {options.batch}",
+            "measured": "no step; for its time pass --data, and a local folder "
+            "as the model",
+            "files": options.out,
+        }
+    )
+
+
+def show(lines):
+    """Print one line per title."""
     for title, line in lines.items():
         print(f"{title:10s}{line}")
-    return {"seconds": seconds, "steps": steps, "hours": hours * runs}
 
 
 def _monitor(model):

@@ -406,6 +406,17 @@ def submit(task, folder):
 def plan(options):
     """Measure some steps of the last arm, and print the plan."""
     arms = arms_of(options)
+    text = {
+        "preset": options.model,
+        "arms": ", ".join(arms),
+        "rates": ", ".join(f"{r:g}" for r in options.learning_rates),
+    }
+    runs = len(arms) * options.seeds * len(options.learning_rates)
+    if options.data is None or not pathlib.Path(options.model).is_dir():
+        source = options.data or "tensorflow-datasets"
+        text["data"] = f"{options.task}, from {source}"
+        longrun.outline(options, options.epochs, text, runs)
+        return
     data = load_data(options, options.seed)
     with longrun.devices(options):
         model = build(list(arms.values())[-1], options, data.task.outputs)
@@ -419,13 +430,11 @@ def plan(options):
             options.epochs,
             step=lambda: model.train_on_batch(*batches[0]),
             text={
-                "preset": options.model,
+                **text,
                 "data": f"{data.task.name}, {len(data.train[1]):,} texts of "
                 f"{options.length} tokens",
-                "arms": ", ".join(arms),
-                "rates": ", ".join(f"{r:g}" for r in options.learning_rates),
             },
-            runs=len(arms) * options.seeds * len(options.learning_rates),
+            runs=runs,
         )
 
 
