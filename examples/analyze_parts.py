@@ -49,7 +49,18 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default="parts")
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and stop"
+    )
     arguments = parser.parse_args()
+    if arguments.dry_run:
+        print("sizes     1,797 digits, a layer of 64 neurons")
+        print(f"parts     {arguments.parts}, by {arguments.workers} processes")
+        print(
+            "files     model.keras, a file part_*.npz per part, neurons.html "
+            f"in {arguments.out}"
+        )
+        return
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
 

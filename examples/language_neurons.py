@@ -218,11 +218,29 @@ def main():
     parser.add_argument("--each", type=int, default=800, help="sentences")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--look", type=int, default=2000, help="sentences")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and stop"
+    )
     options = parser.parse_args()
     for name in ("languages", "each", "epochs", "look"):
         value = getattr(options, name)
         if value < 1:
             parser.error(f"--{name} must be at least 1. Received: {value}")
+    if options.dry_run:
+        print(f"arms      {', '.join(ARMS)}, seed {SEED}")
+        print(
+            f"data      {options.data or '--data FILE'}: {options.each} "
+            f"sentences of each of {options.languages} languages, of which "
+            f"{options.look} are held out"
+        )
+        print(
+            f"sizes     {BLOCKS} blocks of width {WIDTH}, {LENGTH} characters, "
+            f"{options.epochs} epochs"
+        )
+        print(
+            f"files     a report, figures and a page per arm in {options.out}"
+        )
+        return
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -201,6 +201,21 @@ def at_least(lowest):
     return whole
 
 
+def show(options):
+    """Print what would run."""
+    backend = keras.config.backend()
+    print(f"arms      {', '.join(ARMS)}")
+    print(f"seeds     {options.seeds}: {len(ARMS) * options.seeds} networks")
+    print(
+        f"sizes     {TRAINING_IMAGES} images, {WRONG_SHARE:.0%} with a wrong "
+        f"label, {options.epochs} epochs, batches of {BATCH}, on {backend}"
+    )
+    print(
+        "files     neurons.html, quickstart.jsonl, quickstart.png in "
+        f"{options.out}"
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=at_least(1), default=10)
@@ -208,7 +223,13 @@ def main():
     parser.add_argument(
         "--out", type=pathlib.Path, default="quickstart_results"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and stop"
+    )
     options = parser.parse_args()
+    if options.dry_run:
+        show(options)
+        return
     page = options.out / "neurons.html"
     try:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -81,8 +81,21 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and stop"
+    )
     options = parser.parse_args()
-    for name, value in vars(options).items():
+    words = vars(options)
+    dry_run = words.pop("dry_run")
+    for name, value in words.items():
         if value < 1:
             parser.error(f"--{name} must be at least 1. Received: {value}")
-    main(**vars(options))
+    if dry_run:
+        print("arms      MEmeL, seed 0")
+        print(
+            f"sizes     {options.rows} texts of up to {LENGTH} tokens, "
+            f"{options.epochs} epochs, a BERT of 4 layers of width 32"
+        )
+        print("files     none")
+    else:
+        main(**words)

@@ -76,8 +76,21 @@ def main(steps=300):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and stop"
+    )
     options = parser.parse_args()
-    for name, value in vars(options).items():
+    words = vars(options)
+    dry_run = words.pop("dry_run")
+    for name, value in words.items():
         if value < 1:
             parser.error(f"--{name} must be at least 1. Received: {value}")
-    main(**vars(options))
+    if dry_run:
+        print("arms      L2E, seed 0")
+        print(
+            f"sizes     {options.steps} steps of 32 rows, a GPT-NeoX of 4 "
+            "layers of width 64"
+        )
+        print("files     none")
+    else:
+        main(**words)

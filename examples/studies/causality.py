@@ -15,6 +15,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import Comparison
@@ -296,6 +297,15 @@ def write():
 
 def main():
     options = training.parser(__doc__).parse_args()
+    if options.dry_run:
+        stores = {store(share): ARMS for share in SHARES}
+        dry_run.show(
+            stores,
+            options.seeds,
+            dry_run.sizes(epochs=TRAINING + PLANTING + AFTER),
+            "causality",
+        )
+        return
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))

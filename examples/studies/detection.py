@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import Comparison
@@ -388,6 +389,12 @@ def write():
 
 def main():
     options = training.parser(__doc__).parse_args()
+    if options.dry_run:
+        stores = {STORE: ARMS}
+        dry_run.show(
+            stores, options.seeds, dry_run.sizes(epochs=EPOCHS), "detection"
+        )
+        return
     # The most important arms come first, for all seeds.
     for states in (("trained", "fresh"), ("RD", "placebo")):
         arms = {name: arm for name, arm in ARMS.items() if arm[1] in states}

@@ -14,6 +14,7 @@ import numpy as np
 import sklearn.linear_model
 
 from examples.studies import label_noise
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import sets
 from examples.studies.common import training
@@ -312,7 +313,7 @@ def against_references():
         "250 days. Neither contains a number of a later day. VIX is not among "
         "the inputs, because arch has it from 2014 on only.",
         "",
-        "Accuracy, %, mean of the seeds:",
+        "Accuracy, %, mean over the seeds:",
         "",
         *pages.means(columns, "accuracy"),
     ]
@@ -354,6 +355,15 @@ def main():
             "expected a share of wrong labels that the study has for the set. "
             f"Received: --share {options.share:g}"
         )
+    if options.dry_run:
+        stores = {training.store(*key): arms_of(key[0]) for key in chosen}
+        dry_run.show(
+            stores,
+            options.seeds,
+            dry_run.sizes("examples of each set"),
+            "domains",
+        )
+        return
     for name, share in chosen:
         train = functools.partial(run, name, share, options.data)
         store = training.store(name, share)

@@ -18,6 +18,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from examples.studies.common.training import METHODS
@@ -412,6 +413,11 @@ def write():
 
 def main():
     options = training.parser(__doc__, seeds=20).parse_args()
+    if options.dry_run:
+        sizes = f"{PRIME**2} sums modulo {PRIME}, {STEPS} steps, width {WIDTH}"
+        stores = {STORE: ARMS}
+        dry_run.show(stores, options.seeds, sizes, "grokking")
+        return
     compare(run, ARMS, options.seeds, store=STORE)
     write()
 

@@ -15,6 +15,7 @@ import functools
 
 import numpy as np
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from examples.studies.common.training import CONTRASTS
@@ -205,6 +206,10 @@ def write():
 
 def main():
     options = training.parser(__doc__).parse_args()
+    if options.dry_run:
+        stores = {store(share): ARMS for share in SHARES}
+        dry_run.show(stores, options.seeds, dry_run.sizes(), "label_noise")
+        return
     for share in SHARES:
         train = functools.partial(run, share)
         compare(train, ARMS, options.seeds, store=store(share))

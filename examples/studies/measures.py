@@ -28,6 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import analyze
@@ -615,7 +616,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minilm", type=pathlib.Path)
     parser.add_argument("--only", choices=RUNS)
+    training.add_dry_run(parser)
     options = parser.parse_args()
+    names = [name for name in RUNS if options.only in (None, name)]
+    if options.dry_run:
+        done = {(run["set"], run["seed"]) for run in stored()}
+        for name in names:
+            todo = {(name, seed) for seed in range(SEEDS[name])} - done
+            dry_run.lines(
+                set=f"{name}: {SEEDS[name]} seeds, {len(todo)} not stored"
+            )
+        dry_run.lines(
+            sizes=f"planted: {INPUTS} inputs; noise: {NOISE_INPUTS} inputs; "
+            f"languages: {EPOCHS} epochs; MiniLM: {SENTENCES} sentences",
+            file=FILE.relative_to(dry_run.ROOT),
+            writes="docs/studies/measures.md",
+        )
+        return
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}"
         for name in ("keras", "numpy", "scikit-learn", keras.backend.backend())

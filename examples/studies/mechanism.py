@@ -13,6 +13,7 @@ loss. It writes docs/studies/mechanism.md.
 import keras
 import numpy as np
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import Comparison
@@ -277,6 +278,10 @@ def write():
 
 def main():
     options = training.parser(__doc__).parse_args()
+    if options.dry_run:
+        stores = {STORE: ARMS}
+        dry_run.show(stores, options.seeds, dry_run.sizes(), "mechanism")
+        return
     compare(run, list(ARMS), options.seeds, store=STORE)
     write()
 

@@ -28,6 +28,7 @@ from examples.paper import tables
 from examples.paper.common import arms
 from examples.paper.common import probe
 from examples.quickstart import at_least
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import RunStore
@@ -605,7 +606,16 @@ def main(arguments=None):
     add("--repeat", type=at_least(1), metavar="N")
     add("--cifar10", type=pathlib.Path, help="as for tables.py")
     add("--minilm", type=pathlib.Path, help="as for tables.py")
+    training.add_dry_run(parser)
     given = parser.parse_args(arguments)
+    if given.dry_run:
+        dry_run.lines(
+            families=", ".join(given.families or plan.FAMILIES),
+            reads=given.runs,
+            repeats=f"{given.repeat or 0} runs per family",
+            writes="docs/studies/paper_experiments.md",
+        )
+        return
     data = [
         f"--{name}={value}"
         for name in ("cifar10", "minilm")

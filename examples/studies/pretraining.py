@@ -20,6 +20,7 @@ import numpy as np
 
 from examples.paper.glue import tasks as glue_tasks
 from examples.paper.nowcasting import train as nowcasting
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import Comparison
@@ -382,6 +383,12 @@ def main():
     parser = training.parser(__doc__)
     parser.add_argument("--only", choices=TASKS)
     options = parser.parse_args()
+    if options.dry_run:
+        names = [name for name in TASKS if options.only in (None, name)]
+        stores = {store(name): ARMS for name in names}
+        sizes = f"{EPOCHS} epochs; BERT: {BLOCKS} blocks of width {WIDTH}"
+        dry_run.show(stores, options.seeds, sizes, "pretraining")
+        return
     for name, task in TASKS.items():
         if options.only in (None, name):
             compare(task.run, ARMS, options.seeds, store=store(name))

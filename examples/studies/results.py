@@ -7,12 +7,14 @@ every study, the table of all verdicts, docs/when_to_use.md, and the table of
 evidence in README.md.
 """
 
+import argparse
 import dataclasses
 import importlib
 import itertools
 import math
 
 from examples import quickstart
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import RunStore
@@ -348,8 +350,9 @@ SEEN = [
     "be better than inhibiting other units, and was worse with wrong labels "
     "([causality](studies/causality.md)).",
     "- **Do not encourage them instead.** On digits with wrong labels, "
-    "inhibiting was better than encouraging and than decorrelating, which was "
-    "worse than dropout ([inhibit or encourage](studies/encourage.md)).",
+    "inhibiting was better than encouraging, than decorrelating and than "
+    "MonoLoss; the last two were worse than dropout "
+    "([inhibit or encourage](studies/encourage.md)).",
 ]
 LOOKING = [
     "- A step with RD lowers the monosemantic scale (phi) of the inhibited "
@@ -386,6 +389,20 @@ def check_sentences(found):
             }
         },
     )
+    (rewarded,) = (
+        finding.comparison
+        for finding in found["encourage"]
+        if finding.title == "digits, 20 % wrong labels, MonoLoss"
+    )
+    pages.check(
+        rewarded,
+        {
+            "accuracy": {
+                ("inhibit", "MonoLoss"): "better",
+                ("MonoLoss", "dropout"): "worse",
+            }
+        },
+    )
     for finding, verdict in zip(
         found["mechanism"], ("not shown", "better", "better")
     ):
@@ -413,5 +430,21 @@ def write():
         (ROOT / path).write_text(text, encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    training.add_dry_run(parser)
+    if parser.parse_args().dry_run:
+        studies = [name for name in STUDIES if name != "quickstart"]
+        dry_run.lines(
+            trains="no network",
+            reads="examples/results, examples/studies/results",
+            studies=", ".join([*studies, *OTHER_PAGES]),
+            writes="the pages and figures of docs/studies, RESULTS.md, "
+            "docs/when_to_use.md, the table of evidence in README.md",
+        )
+        return
     write()
+
+
+if __name__ == "__main__":
+    main()

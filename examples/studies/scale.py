@@ -11,6 +11,7 @@ docs/studies/scale.md.
 import numpy as np
 import scipy.stats
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import Comparison
@@ -292,6 +293,10 @@ def write():
 
 def main():
     options = training.parser(__doc__).parse_args()
+    if options.dry_run:
+        stores = {STORE: ARMS}
+        dry_run.show(stores, options.seeds, dry_run.sizes(), "scale")
+        return
     compare(run, ARMS, options.seeds, store=STORE)
     write()
 

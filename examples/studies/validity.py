@@ -13,12 +13,16 @@ families.
 """
 
 import argparse
+<<<<<<< HEAD
 import functools
+=======
+>>>>>>> origin/main
 import json
 
 import numpy as np
 from tqdm import tqdm
 
+from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel.evaluation import paired_tests
@@ -518,11 +522,23 @@ def write():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+<<<<<<< HEAD
     parser.add_argument(
         "--choose", action="store_true", help="compare the candidates instead"
     )
     if parser.parse_args().choose:
         choose()
+=======
+    training.add_dry_run(parser)
+    if parser.parse_args().dry_run:
+        dry_run.lines(
+            noises=f"{len(NOISES)}: {', '.join(NOISES)}",
+            sizes=f"{REPETITIONS} families of {max(FAMILIES)} contrasts each",
+            seeds=f"up to {max(SEEDS)} per contrast",
+            file=FILE.relative_to(dry_run.ROOT),
+            writes="docs/studies/validity.md",
+        )
+>>>>>>> origin/main
         return
     lines = {}
     for line in stored():

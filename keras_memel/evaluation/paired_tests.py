@@ -228,12 +228,12 @@ def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
     if equal_but_for(noise, deltas):
         return Values(np.array([-np.inf]), np.array([np.inf]), np.ones(1))
     shares, weights = resamples(number)
-    # Two passes: the other differences keep their digits beside one of 1e15.
+    # With two passes, one difference of 1e15 does not cost the others digits.
     means = shares @ deltas
     squares = (deltas - means[:, None]) ** 2
     variances = np.einsum("rn,rn->r", shares, squares)
     errors = np.sqrt(variances / (number - 1))
-    # Rounded once: the same, but for its sign, if both arms change places.
+    # `fsum` rounds once: exchanging the arms changes the sign alone.
     mean = math.fsum(deltas) / number
     error = deltas.std(ddof=1) / np.sqrt(number)
 

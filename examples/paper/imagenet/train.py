@@ -451,6 +451,17 @@ def diagnose(model, data, arm, seed, steps):
 
 
 def show_plan(options):
+    runs = len(options.arms) * options.seeds
+    local = options.preset is None or pathlib.Path(options.preset).is_dir()
+    if options.data is None or not local:
+        source = "keras.datasets" if options.small else "tensorflow-datasets"
+        text = {
+            "arms": f"{', '.join(options.arms)}; {options.seeds} seed(s)",
+            "data": f"images of {options.image_size}², from "
+            f"{options.data or source}",
+            "model": options.preset or f"Swin, {options.swin}",
+        }
+        return longrun.outline(options, options.epochs, text, runs)
     with longrun.devices(options):
         arm = next((a for a in arms(options).values() if a), None)
         model, data = make(arm, options.seed, options)
@@ -468,7 +479,7 @@ def show_plan(options):
                 if arm
                 else "none",
             },
-            runs=len(options.arms) * options.seeds,
+            runs=runs,
         )
 
 

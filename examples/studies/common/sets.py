@@ -305,7 +305,14 @@ def main():
     parser = argparse.ArgumentParser(description=embed.__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a BERT: its preset")
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and stop"
+    )
     options = parser.parse_args()
+    if options.dry_run:
+        print(f"embeds the sentences with {options.model}")
+        print(f"writes {options.out}")
+        return
     examples, labels = embed(options.model)
     np.savez(options.out, examples=examples, labels=labels)
 

@@ -313,6 +313,12 @@ def extremes(phi, own):
     return limit, np.mean(~own[phi >= limit])
 
 
+def add_dry_run(made):
+    made.add_argument(
+        "--dry-run", action="store_true", help="print the plan, and stop"
+    )
+
+
 def parser(doc, seeds=10):
     """Return the parser of a study, which its docstring describes.
 
@@ -320,6 +326,7 @@ def parser(doc, seeds=10):
     """
     made = argparse.ArgumentParser(description=doc.splitlines()[0])
     made.add_argument("--seeds", type=at_least(1), default=seeds)
+    add_dry_run(made)
     sys.excepthook = _end_in_a_line
     return made
 
