@@ -270,7 +270,7 @@ def test_without_effect_at_most_one_family_of_twenty_has_a_verdict(
     validity = study("validity")
     for noise in validity.NOISES:
         wrong = simulated[noise, 10]["wrong"]["5"]
-        assert len(wrong) == 4000
+        assert len(wrong) == 2000
         if noise in validity.SYMMETRIC:
             assert validity.share(wrong) <= 0.05, noise
     wrong = validity.share(simulated["exponential", 10]["wrong"]["5"])
@@ -283,8 +283,8 @@ def test_an_effect_of_one_deviation_is_found_in_seventy_percent(
     validity = study("validity")
     for noise in validity.SYMMETRIC:
         found = simulated[noise, 10]["found"]
-        # Ties of rounded scores cost the last two points.
-        enough = 0.68 if noise.startswith("rounded") else 0.7
+        # The page says what ties of rounded scores cost.
+        enough = 0.66 if noise.startswith("rounded") else 0.7
         for effect in ("+1", "-1"):
             assert validity.share(found[effect]) >= enough, noise
 
