@@ -53,8 +53,8 @@ LAYERS = {
 }
 SHAPES = ((32, 128, 768), (16, 56, 56, 128), (64, 4096))
 DTYPES = ("float32", "bfloat16")
-# What draws cannot agree between devices, nor be traced: Keras draws outside
-# of graphs.
+# Random selections differ between devices and cannot be traced: Keras samples
+# outside of graphs.
 EXACT = ("MEmeL()", "rate", "threshold", "TopK(10)")
 COPIES = 2.125
 MOST_LIMITS = 1.5

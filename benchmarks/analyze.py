@@ -1,4 +1,4 @@
-"""What `analyze` costs: time beside `predict`, and memory on a long stream.
+"""Measure the time of `analyze` vs. `predict`, and memory on a long stream.
 
     KERAS_BACKEND=jax python benchmarks/analyze.py [--inputs 1000000]
 
@@ -38,7 +38,7 @@ from keras_memel import analyze
 
 STORE = pathlib.Path(__file__).parent / "results"
 RNG = np.random.default_rng(0)
-# Width, heads, tokens, sequences a batch, batches
+# Width, heads, tokens, sequences per batch, batches
 SHAPES = {
     "bert": (768, 12, 128, 8, 12),
     "small": (192, 4, 32, 32, 32),
@@ -66,7 +66,7 @@ def clocks():
 
 
 def seconds(function, x, labels, batch):
-    """On the clock and of processors, from the third batch to the end."""
+    """Return wall and processor time, from the third batch to the end."""
     began = []
 
     def stream():
@@ -105,7 +105,7 @@ def throughput(shape, rounds):
         [seconds(call, x, labels, batch) for call in (predict, look, sampled)]
         for _ in range(rounds)
     ]
-    # Of each the quickest round: what else the machine does only adds.
+    # Use the fastest round of each: other load only adds time.
     plain, *ours = np.min(took, axis=0)
     (clock, processors), (sampled_clock, _) = plain / ours
     predicted, looked, sampled_few = np.transpose(took)[0].round(2).tolist()
@@ -165,7 +165,7 @@ def main():
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    # Memory first: a peak is never taken back.
+    # Measure memory first, because its peak never falls.
     found = {"memory": memory(options.inputs)}
     print(found)
     for shape in SHAPES:

@@ -1,19 +1,19 @@
-"""What MonosemanticityMonitor adds to training, by default.
+"""Measure the time that MonosemanticityMonitor adds to training.
 
     KERAS_BACKEND=jax python benchmarks/monitor.py [--rounds 8]
 
 A small transformer with a MEmeL after both blocks is trained for an epoch,
-with and without the monitor in turns. Written to
-results/monitor_<backend>.json, medians over rounds:
+alternately with and without the monitor. results/monitor_<backend>.json
+contains medians over rounds:
 
-    own      seconds in the monitor's own hooks, per cent of the epoch
-    added    seconds that the epoch with it takes more than the one without,
-             per cent of the latter, on the clock and of processors: what the
-             hooks take, and what they make others wait for. The interval is
-             that of the median (95 %, by order statistics).
+    own      seconds in the monitor's hooks, in % of the epoch
+    added    additional seconds of the epoch with the monitor, in % of the one
+             without, as wall and processor time: the time of the hooks, and
+             the waits that they cause. The interval is that of the median
+             (95 %, by order statistics).
 
-It reads once an epoch, so that its cost is that of an epoch, whatever its
-length: the 100 steps here are few.
+The monitor reads once per epoch, so its cost does not depend on the length of
+the epoch. The 100 steps here are few.
 """
 
 import argparse

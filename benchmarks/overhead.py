@@ -1,4 +1,4 @@
-"""What a training step costs with MEmeL, against Keras' own layers.
+"""Measure the cost of a training step with MEmeL and with Keras' layers.
 
     KERAS_BACKEND=jax python benchmarks/overhead.py [--json FILE]
 
@@ -47,7 +47,7 @@ LAYERS = {
 
 
 class Nothing(layers.Layer):
-    """What stands where there is no layer."""
+    """Replace a layer without computation."""
 
     def call(self, inputs, training=None):
         return inputs
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def table(setting, shape, steps, rounds, memory):
-    """Print and return one row a layer."""
+    """Print and return one row per layer."""
     times = interleave(steps, rounds)
     base = statistics.median(times["none"])
     extra = {n: statistics.median(t) - base for n, t in times.items()}
@@ -126,7 +126,7 @@ def table(setting, shape, steps, rounds, memory):
 
 
 def interleave(steps, rounds):
-    """Seconds of each round, by step; a step may return its own count."""
+    """Return the seconds of each round, by step; a step may return its own."""
     for step in steps.values():  # trace and warm up
         for _ in range(3):
             step()
@@ -140,9 +140,9 @@ def interleave(steps, rounds):
 
 
 def alone(make, shape, xla=False):
-    """A step of one layer: outputs, gradient of the inputs, new state.
+    """Return a step of one layer: outputs, gradient of the inputs, new state.
 
-    `make` makes the layer, or is `None` for none.
+    `make` makes the layer; `None` means no layer.
     """
     rng = np.random.default_rng(0)
     x = ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))
@@ -203,7 +203,7 @@ def alone_torch(layer, x, r, xla):
 
 
 def transformer(name, xla=False, steps=4):
-    """Steps of `fit` on two blocks, the layer after each."""
+    """Return steps of `fit` on two blocks, with the layer after each."""
     inputs = keras.Input((128, 256))
     x = inputs
     for _ in range(2):

@@ -1,14 +1,14 @@
-"""What the monosemantic scale finds of neurons that are known to be there.
+"""Test whether the monosemantic scale detects planted neurons.
 
     python benchmarks/planted.py            # a few minutes; writes results
-    python benchmarks/planted.py --plot     # the figure, from what is stored
+    python benchmarks/planted.py --plot     # the figure, from stored results
 
-The paper's second open question: how sensitive and specific is the scale? A
-layer is built by hand. Each of 4 planted units reads one of 4 rare features
-and nothing else; 28 others read all features at random. Inputs are features,
-one an input or position, plus Gaussian noise. The share of inputs that carry a
-planted feature (the others share the rest evenly), the noise, the activation
-function and the kind of layer make the grid. For each cell:
+The paper's second open question: how sensitive and specific is the scale? The
+layer is constructed: each of 4 planted units responds to one of 4 rare features
+only; 28 others respond to all features at random. Each input or position has
+one feature, plus Gaussian noise. The grid consists of the share of inputs with
+a planted feature (the others share the rest evenly), the noise, the activation
+function and the kind of layer. For each cell:
 
     roc_auc      of phi on inputs with a unit's feature against the others
     found        share of planted units whose most monosemantic feature is it
@@ -51,7 +51,7 @@ THRESHOLD = 5.41
 
 
 def network(kind, activation, rng):
-    """A layer of planted and other units, on `(time, features)`."""
+    """Build a layer of planted and other units, on `(time, features)`."""
     features = PLANTED + COMMON
     kernel = rng.normal(size=(features, PLANTED + OTHERS))
     kernel[:, :PLANTED] = 0
@@ -70,7 +70,7 @@ def network(kind, activation, rng):
     bias = np.zeros(units)
     weights = {
         "dense": [kernel, bias],
-        # The neighbours leak in: a unit sees a fifth of them.
+        # A unit also receives a fifth of its neighbours.
         "conv": [np.stack([0.2 * kernel, kernel, 0.2 * kernel]), bias],
         # The past fades by half a step.
         "recurrent": [kernel, 0.5 * np.eye(units), bias],
@@ -100,7 +100,7 @@ def cell(kind, activation, frequency, noise, seed):
     )
     layer = report.layers["units"]
     own = np.arange(PLANTED)
-    # The label that a unit was planted for, not the one that it seems to have.
+    # Use the label that a unit was planted for, not the label with highest phi.
     phi = _phi(model, x, layer)
     positive = labels.reshape(-1, 1) == own
     over = phi[:, :PLANTED] >= THRESHOLD

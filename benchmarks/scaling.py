@@ -1,13 +1,13 @@
-"""What MEmeL costs as values, neurons, k and replicas grow.
+"""Measure the cost of MEmeL by values, neurons, k and replicas.
 
     KERAS_BACKEND=jax python benchmarks/scaling.py [--json FILE] [--only PART]
 
-Parts: `values` and `neurons`, the layer alone, forward and backward, less the
-same without a layer; `k`, selections against one another; `bert`, a training
-step of a transformer of BERT-base's shape with the layer after its middle four
-blocks; `replicas`, the message of `torch.distributed` over processes on this
-machine (PyTorch only). Rounds go through all that is compared in turn, and
-medians are taken. Beside each time stands that of a copy of the same values,
+Parts: `values` and `neurons`, the layer alone, forward and backward, minus the
+same without a layer; `k`, the selections compared; `bert`, a training step of
+a transformer of BERT-base's shape with the layer after its middle four blocks;
+`replicas`, the message of `torch.distributed` over processes on this machine
+(PyTorch only). The variants are measured in interleaved rounds, and the results
+are medians. Each time is compared with that of a copy of the same values,
 measured in the same rounds: the speed of memory.
 """
 

@@ -313,7 +313,7 @@ def against_references():
         "250 days. Neither contains a number of a later day. VIX is not among "
         "the inputs, because arch has it from 2014 on only.",
         "",
-        "Accuracy, %, mean of the seeds:",
+        "Accuracy, %, mean over the seeds:",
         "",
         *pages.means(columns, "accuracy"),
     ]

@@ -14,6 +14,7 @@ import itertools
 import math
 
 from examples import quickstart
+from examples.studies import paper_experiments
 from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
@@ -33,6 +34,9 @@ STUDIES = {
     "causality": "Causality",
     "detection": "Detection",
 }
+# Its page exists as soon as examples/paper/results has runs.
+if paper_experiments.present():
+    STUDIES["paper_experiments"] = "The paper's three experiments"
 OTHER_PAGES = ("measures", "validity")
 
 
@@ -327,6 +331,7 @@ def advice(found):
         "layer, a rate of 10 % is worse than plain training "
         "([scale](studies/scale.md)).",
         *SEEN,
+        *of_the_paper(),
         "",
         "## For inspecting a network",
         "",
@@ -344,14 +349,29 @@ def advice(found):
     return pages.tidy(lines)
 
 
+def of_the_paper():
+    """Return the item on the paper's own arms, if they were run."""
+    if "paper_experiments" not in STUDIES:
+        return []
+    text = paper_experiments.answer(
+        {
+            condition: paper_experiments.scored(condition, comparison)
+            for condition, (comparison, _) in paper_experiments.stored().items()
+        }
+    )
+    link = "[the paper's three experiments](studies/paper_experiments.md)"
+    return [f"- **With the arms of the paper:** {text} See {link}."]
+
+
 SEEN = [
     "- **Do not expect a gain from removing monosemantic units as such.** "
     "Inhibiting units that were made monosemantic on purpose was not shown to "
     "be better than inhibiting other units, and was worse with wrong labels "
     "([causality](studies/causality.md)).",
     "- **Do not encourage them instead.** On digits with wrong labels, "
-    "inhibiting was better than encouraging and than decorrelating, which was "
-    "worse than dropout ([inhibit or encourage](studies/encourage.md)).",
+    "inhibiting was better than encouraging, than decorrelating and than "
+    "MonoLoss; the last two were worse than dropout "
+    "([inhibit or encourage](studies/encourage.md)).",
 ]
 LOOKING = [
     "- A step with RD lowers the monosemantic scale (phi) of the inhibited "
@@ -385,6 +405,20 @@ def check_sentences(found):
                 ("inhibit", "encourage"): "better",
                 ("inhibit", "decorrelate"): "better",
                 ("decorrelate", "dropout"): "worse",
+            }
+        },
+    )
+    (rewarded,) = (
+        finding.comparison
+        for finding in found["encourage"]
+        if finding.title == "digits, 20 % wrong labels, MonoLoss"
+    )
+    pages.check(
+        rewarded,
+        {
+            "accuracy": {
+                ("inhibit", "MonoLoss"): "better",
+                ("MonoLoss", "dropout"): "worse",
             }
         },
     )

@@ -1,4 +1,4 @@
-"""`analyze`: from a model and a stream of inputs to a `Report`.
+"""Analyze a model on a stream of inputs: `analyze` creates a `Report`.
 
 inputs --capture--> values of layers --layer_stream--> neurons --> report
 """
@@ -39,9 +39,9 @@ from keras_memel.reports.report import Report
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
 
-# Bytes of values that stay in memory, over all layers.
+# Maximum size of the values in memory in bytes, over all layers.
 MEMORY = 1 << 27
-# Batches whose values wait while the model runs on.
+# Number of batches whose values may wait while the model continues.
 _AHEAD = 2
 
 
@@ -69,114 +69,119 @@ def analyze(
     disk_limit: int = 8 << 30,
     verbose: int | str = "auto",
 ) -> Report:
-    """Run inputs through a model and report on its neurons.
+    """Measure every neuron of the selected layers on a stream of inputs.
 
-    For each neuron of the chosen layers, the report holds its moments, how far
-    its values go from their mean, in variances (the monosemantic scale `phi`,
-    [Wang et al. 2024] Eq. 7, with the mean and variance over all of `x`), and
-    on which inputs; with labels, also which label it responds to and how well
-    it detects that label.
+    For each neuron the report contains its moments, the distribution of its
+    monosemantic scale `phi` ([Wang et al. 2024] Eq. 7, with the mean and the
+    variance over all of `x`) and the inputs with the highest scale. With
+    labels it also contains the label that the neuron responds to most, and
+    how well the neuron detects that label.
 
     Labels are chosen and scored on different inputs. One half of the inputs
-    chooses: the label of a neuron is that with the highest mean `phi`, and the
-    rule for F1 is the best threshold on the activation, both on that half. The
-    other half scores both. So a label that is unrelated to the activations has
-    a ROC-AUC of 0.5 on average, however many labels there are to choose from.
-    A hash of the number of an input decides its half
-    (`LayerReport.roc_auc_null` and `Report.held_out` say more). Moments,
-    quantiles and extremes need no label, and are those of all inputs.
+    chooses the label of a neuron, the one with the highest mean `phi`, and the
+    rule for F1, the best threshold on the activation. The other half scores
+    both. An unrelated label therefore has a ROC-AUC of 0.5 on average, for any
+    number of labels. A hash of the number of an input decides its half; see
+    `LayerReport.roc_auc_null` and `Report.held_out`. Moments, quantiles and
+    extremes do not depend on labels and cover all inputs.
 
     The model runs once, at inference, and is not changed. Moments, extremes
-    and means by label are gathered on the way, while the model runs on. What
-    needs values in order (quantiles, ROC, F1, ...) has to wait for the mean of
-    the whole stream; the values are kept until then, at 4 bytes each, 128 MB
-    of them in memory and what is beyond on disk, and read back neuron by
-    neuron. So memory does not grow with the stream, and the numbers are those
-    of a computation on all activations at once. Apart from the model, sorting
-    dominates the cost: with `sample`, or where values would exceed
-    `disk_limit` or 4 million per neuron, those figures are taken from a
-    uniform random sample of them (`LayerReport.ranked` is its size, about half
-    of the limit or more); the rest stays exact.
+    and means per label are computed during this pass. Quantiles, ROC, F1 and
+    similar measures need the mean over the whole stream, so all values are
+    kept until its end, at 4 bytes each: 128 MB in memory, the rest on disk.
+    They are then read neuron by neuron. Memory therefore does not grow with
+    the stream, and the results equal those computed from all activations at
+    once. Apart from the forward pass, sorting dominates the cost.
 
-    Masks: a position that a Keras mask or a `padding_mask` leaves out counts
-    nowhere. A value that is not finite is left out too, and counted. A value
-    without a label counts for moments and quantiles, and for no figure of a
-    label.
+    These measures come from a uniform random sample if you pass `sample`, or
+    if the values exceed `disk_limit` or 4 million per neuron.
+    `LayerReport.ranked` is the sample size, at least about half of the limit.
+    All other results stay exact.
+
+    Masks: positions that a Keras mask or a `padding_mask` excludes are not
+    counted. Non-finite values are excluded too, and their number is reported.
+    Values without a label count for moments and quantiles, but not for the
+    scores of labels.
 
     Args:
         model: A built model, or a PyTorch module, with or without MEmeL
             layers.
         x: Inputs: arrays as for `predict`, a `tf.data.Dataset`, a PyTorch
-            `DataLoader`, a `keras.utils.PyDataset`, or an iterable of batches,
-            `inputs` or `(inputs, targets)`. A list of arrays is one of inputs,
-            as for `predict`; of batches, pass `iter(batches)`.
-        labels: `None`, or labels: whole numbers from 0 up, booleans or
-            strings, one per input, `(n,)`, or one per position, `(n, length)`;
-            or "targets", the targets of `x`. -1, -100, NaN and `None` mean
-            "unlabelled". Pandas objects are taken by position. Labels of words
-            are aligned with tokens by `align_labels`. Memory grows with the
-            number of labels that occur, times neurons.
-        layers: Which layers, as in `find`. `None`: those with a MEmeL; if
-            there is none, the layers with weights of the model and of models
-            within it.
-        axis: Axis or axes that index the neurons, as in `MEmeL`. "auto": as
-            the MEmeL of the layer; without one, each channel is a neuron: -1,
-            or 1 of a layer with `data_format="channels_first"`. For a
-            PyTorch module, 1 of a convolution, or a batch or group
-            normalization; pass `axis=1` for blocks of these.
-        output: Which output, if a layer has several: an index or a key.
-        epsilon: Share of the layer's mean variance that is added to that of
-            each neuron.
-        threshold: The report counts the share of values with `phi` of at
-            least this, in variances.
+            `DataLoader`, a `keras.utils.PyDataset`, or an iterable of batches
+            `inputs` or `(inputs, targets)`. A list of arrays means several
+            inputs, as in `predict`; pass a list of batches as
+            `iter(batches)`.
+        labels: `None`; integers from 0, booleans or strings, one per input,
+            `(n,)`, or one per position, `(n, length)`; or "targets", the
+            targets in `x`. -1, -100, NaN and `None` mean "unlabelled". Pandas
+            objects are read by position. Use `align_labels` to align labels
+            of words with tokens. Memory grows with the number of labels that
+            occur, times the number of neurons.
+        layers: Layers to select, as in `find`. `None` selects the layers with
+            a MEmeL or, if there are none, the layers with weights of the
+            model and of the models within it.
+        axis: Axis or axes that index the neurons, as in `MEmeL`. "auto" uses
+            the axis of the layer's MEmeL or, without one, one neuron per
+            channel: -1, or 1 if `data_format="channels_first"`. For PyTorch
+            it is 1 for convolutions and for batch and group normalization;
+            pass `axis=1` for blocks of these.
+        output: Index or key of the output, if a layer has several.
+        epsilon: Fraction of the layer's mean variance that is added to each
+            variance in `phi`.
+        threshold: Value of `phi`, in variances. The report counts the
+            fraction of values that reach it.
         top: Number of values with the highest `phi` to keep per neuron.
         label_names: Names of the labels: a list whose item `i` names label
-            `i`, or a dict from label to name. `None`: the labels themselves.
-            The report holds the labels that occur, sorted.
-        multi_label: Whether `labels` has a column of 0 and 1 per label, and an
-            input any number of them: `(n, labels)` or `(n, length, labels)`.
-            A row of -1 or -100 is unlabelled.
-        directions: From the path of a layer to directions that take the place
-            of its neurons, such as the weights of a probe: a matrix
-            `(directions, neurons)`, whose row `d` has the value `sum_k d_k
-            z_k` where the neurons have the values `z`; neurons by position
-            are flattened. Or a function from values `(rows, neurons)`,
-            float32, to `(rows, directions)`, such as the encoder of a sparse
-            autoencoder. With `layers=None` only these layers are analyzed. A
-            direction has no value where a mask leaves out one of the neurons.
-        embeddings: A vector of each input, `(n, dimensions)`, or of each of
-            its positions, `(n, length, dimensions)`; or a function from a
-            batch of inputs to these. With it, each neuron gets a MonoScore
-            (`LayerReport.monoscore`), in the same pass; memory grows with
-            neurons times dimensions. Take the vectors from another model than
-            `model`: else similar vectors are those with similar activations.
+            `i`, or a dict from label to name. `None` uses the labels as
+            names. The report contains the labels that occur, sorted.
+        multi_label: Whether `labels` has one column of 0 and 1 per label, so
+            that an input may have any number of labels: `(n, labels)` or
+            `(n, length, labels)`. A row of -1 or -100 is unlabelled.
+        directions: Directions that replace the neurons of a layer, by the path
+            of the layer, such as the weights of a probe. In a matrix
+            `(directions, neurons)`, row `d` has the value `sum_k d_k z_k`,
+            with `z` the values of the neurons; neurons by position are
+            flattened. A function maps values `(rows, neurons)`, float32, to
+            `(rows, directions)`, such as the encoder of a sparse autoencoder.
+            With `layers=None` only these layers are analyzed. The value of a
+            direction is missing if a mask excludes one of the neurons.
+        embeddings: One vector per input, `(n, dimensions)`, or per position,
+            `(n, length, dimensions)`; or a function from a batch of inputs to
+            these. With embeddings the same pass computes a MonoScore per
+            neuron (`LayerReport.monoscore`). Memory grows with neurons times
+            dimensions. Use the vectors of another model than `model`;
+            otherwise similar vectors only mean similar activations.
         fms: Number of neurons to remove, `p` of the feature monosemanticity
-            score FMS@p (`LayerReport.label_fms`); the paper has 1 and 5.
-            `None`: do not compute it. It fits decision trees for each label,
-            to at most 64 MB of values. Needs labels, and scikit-learn: `pip
+            score FMS@p (`LayerReport.label_fms`); the paper uses 1 and 5.
+            `None` does not compute it. It fits decision trees for each label
+            to at most 64 MB of values. It needs labels and scikit-learn: `pip
             install 'keras-memel[measures]'`.
-        keep: What to store of single inputs: "activations", all values of each
-            neuron on the `top / 2` inputs with its highest value, as many with
-            its lowest, a sample of 8 (`LayerReport.examples`), and receptive
-            fields (`LayerReport.field`); "inputs", also the inputs (`Report.
-            kept`), so that a stream can be browsed; or `None`.
+        keep: Data of single inputs to store. "activations" stores all values
+            of each neuron on the `top / 2` inputs with its highest values, on
+            as many with its lowest, and on a sample of 8
+            (`LayerReport.examples`), and receptive fields
+            (`LayerReport.field`). "inputs" also stores the inputs
+            (`Report.kept`), so that a stream can be browsed. `None` stores
+            neither.
         pool: Number of values per neuron to keep for `Report.merge`, or `None`.
-        batch_size: Of arrays; other sources have their own.
-        sample: Number of values per neuron to sort at most; `None`: all, up
+        batch_size: Batch size for arrays. Other sources define their own.
+        sample: Maximum number of values per neuron to sort. `None` sorts up
             to 4 million.
-        disk_limit: Bytes of temporary files, over all layers.
-        verbose: 0 for no progress bar.
+        disk_limit: Maximum size of the temporary files in bytes, over all
+            layers.
+        verbose: 0 hides the progress bar.
 
     Returns:
-        `Report`.
+        A `Report`.
 
     Raises:
-        ImportError: If `fms` needs scikit-learn, and it is missing.
-        ValueError: If `layers` names none (the message lists the nearest
+        ImportError: If `fms` needs scikit-learn and it is missing.
+        ValueError: If `layers` selects none (the message lists the nearest
             paths); if directions do not fit the layer, or embeddings do not
-            fit the inputs; if there are no inputs, as when a generator has
-            been read before; if labels are too few, too many, negative,
-            without a name, or of the wrong shape; if a layer is never called.
+            fit the inputs; if `x` yields no inputs, as an exhausted generator
+            does; if there are too few or too many labels, or they are
+            negative, without a name, or of the wrong shape; or if the model
+            never calls a selected layer.
 
     Example:
 
@@ -190,7 +195,7 @@ def analyze(
     >>> report.labels
     ('False', 'True')
 
-    Directions in a layer in place of its neurons:
+    Analyze directions instead of the neurons of a layer:
 
     >>> probe = np.array([[1.0, 0.0, -1.0], [0.5, 0.5, 0.0]])
     >>> analyze(model, x, directions={"hidden": probe}, verbose=0)
@@ -211,7 +216,7 @@ def analyze(
         fms = arguments.integer("fms", fms, "at least 1, or None", 1)
         if labels is None:
             raise ValueError(
-                "Argument `fms` needs labels: pass `labels` too. "
+                "Argument `fms` needs labels: also pass `labels`. "
                 f"Received: labels=None, fms={fms}"
             )
         feature_monosemanticity.check()
@@ -226,8 +231,8 @@ def analyze(
         run = nnx_analysis
     elif not (isinstance(model, keras.Layer) and model.built):
         raise ValueError(
-            "Argument `model` must be a built Keras model: call it on some "
-            f"data, or build it, before. Received: model={model!r}"
+            "Argument `model` must be a built Keras model: build it, or call "
+            f"it on some data, first. Received: model={model!r}"
         )
     if verbose not in ("auto", 0, 1, 2):
         raise ValueError(
@@ -243,8 +248,8 @@ def analyze(
     )
     if not found:
         raise ValueError(
-            "The model has no layer with weights to look at. Name some in "
-            f"`layers`. Received: {model!r}"
+            "Argument `model` must contain a layer with weights. Select other "
+            f"layers with `layers`. Received: {model!r}"
         )
     streams = [
         Stream(
@@ -295,7 +300,7 @@ def _read(
     streams: list[Stream],
     verbose: int | str,
 ) -> None:
-    """Give each stream what its layer computed, while the model runs on."""
+    """Pass the values of each layer to its stream while the model continues."""
 
     def take(
         start: int,
@@ -317,8 +322,8 @@ def _read(
 
     bar, number = _bar(verbose, source.batches, "batch"), 0
     waiting: deque[Any] = deque()
-    # `seen` is closed in any case: what holds the error, as a notebook does,
-    # would else keep the taps in the model.
+    # `seen` is always closed: a reference to an error, as in a notebook, would
+    # otherwise keep the taps in the model.
     with contextlib.closing(seen), ThreadPoolExecutor(1) as worker:
         for batch in seen:
             if search.active:
@@ -355,7 +360,7 @@ def _finish(
     removed: int | None,
     verbose: int | str,
 ) -> dict[str, LayerReport]:
-    """The report of each layer, neuron by neuron."""
+    """Compute the report of each layer, neuron by neuron."""
     total = sum(stream.close_rows() for stream in streams)
     bar, done = _bar(verbose, total, "neuron"), 0
     reports = {}

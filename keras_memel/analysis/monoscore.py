@@ -31,7 +31,7 @@ from keras_memel.analysis.sources import as_numpy
 from keras_memel.reports.merge_state import MergeState
 from keras_memel.utils.types import Array
 
-# Vectors that are checked at once.
+# Number of vectors to check at once.
 _CHECKED = 1 << 12
 
 

@@ -45,8 +45,8 @@ class Comparison:
     - Holm's correction of `p` (`statsmodels`) covers all pairs of a metric,
       but not several metrics: choose your metric before you see any result.
     - The verdict is "better" or "worse" if the corrected p is below 0.05, and
-      "not shown" otherwise. "Not shown" does not prove that there is no
-      effect: see `detectable`.
+      "not shown" otherwise. "Not shown" does not prove that the arm is
+      without effect: see `detectable`.
 
     Sums that differ only by rounding to float32 count as equal.
 

@@ -20,7 +20,7 @@ def folder_of(train: Callable[..., Any]) -> str:
     """Return the folder of the code of `train`, for its git revision."""
     while isinstance(train, functools.partial):
         train = train.func
-    # A callable object has no `__module__` of its own, but its class has one.
+    # A callable object may lack `__module__`, but its class has one.
     module = getattr(train, "__module__", type(train).__module__)
     file = getattr(sys.modules.get(module), "__file__", None)
     folder = pathlib.Path(file).parent if file else pathlib.Path()

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-# Number of workers that may die with a task before the task is given up.
+# Number of deaths of its worker after which a task is given up.
 MAX_DEATHS = 2
 
 

@@ -209,7 +209,7 @@ def bootstrap_t(deltas: np.ndarray, noise: np.ndarray) -> Values:
         return np.array([-np.inf]), np.array([np.inf])
     drawn = resamples(number)
     values = deltas[drawn]
-    # Two passes: the other differences keep their digits beside one of 1e15.
+    # With two passes, one difference of 1e15 does not cost the others digits.
     means = values.mean(0)
     errors = (values - means).std(0, ddof=1) / np.sqrt(number)
     mean, error = deltas.mean(), deltas.std(ddof=1) / np.sqrt(number)

@@ -65,7 +65,7 @@ def known_shape(
 
 
 def _nodes(site: Site) -> list[Any]:
-    """The calls of the layer in the graph of a Functional or Sequential."""
+    """Return the calls of a layer in a Functional or Sequential graph."""
     if len(site.chain) < 2:
         return []
     parent = getattr(site.chain[-2], "_functional", None) or site.chain[-2]

@@ -49,9 +49,8 @@ def _of_cell(name: str) -> Any:
 class ConvGRU2D(keras.layers.RNN):
     """Convolutional gated recurrent unit over frames.
 
-    The layer corresponds to `keras.layers.GRU` as `keras.layers.ConvLSTM2D`
-    does to `keras.layers.LSTM`. Its arguments, weights and masks follow these
-    layers.
+    It corresponds to `keras.layers.GRU` as `keras.layers.ConvLSTM2D` does to
+    `keras.layers.LSTM`. Its arguments, weights and masks follow these layers.
 
     A time step, with inputs `x`, state `h` and convolutions `*` [Shi et al.
     2017, Eq. 1, extended by the bias `d` of the state]:
@@ -67,8 +66,7 @@ class ConvGRU2D(keras.layers.RNN):
     Args:
         filters: Number of channels of the state and of the outputs.
         kernel_size: Size of the kernel of the inputs, an integer or a pair.
-        recurrent_kernel_size: Size of the kernel of the state. `None` uses
-            `kernel_size`.
+        recurrent_kernel_size: The same for the state. `None` is `kernel_size`.
         strides: Strides over the inputs, an integer or a pair.
         padding: Padding of the inputs, `"valid"` (default) or `"same"`.
         data_format: `"channels_last"` or `"channels_first"`. `None` uses
@@ -88,24 +86,20 @@ class ConvGRU2D(keras.layers.RNN):
         kernel_constraint: Constraint on `kernel`.
         recurrent_constraint: Constraint on `recurrent_kernel`.
         bias_constraint: Constraint on `bias`.
-        dropout: Fraction of the inputs to drop in training, in [0, 1). The
-            dropped values differ between gates and are the same in all time
-            steps.
+        dropout: Fraction of the inputs to drop in training, in [0, 1). Each
+            gate drops other values, which are the same in all time steps.
         recurrent_dropout: Fraction of the state to drop in the same way.
         reset_after: Whether the reset gate is applied after the convolution
             of the state (default, as in `keras.layers.GRU`) or before it.
         seed: Integer seed of the dropout. `None` draws a seed.
         return_sequences: Whether to return all states instead of the last one.
         return_state: Whether to return the last state in addition.
-        go_backwards: Whether to process the frames, and return the states, in
-            reversed order.
+        go_backwards: Whether to start with the last frame, and return it first.
         stateful: Whether each sample starts with the last state of the same
             sample of the previous batch. The batch size must be fixed.
         unroll: Whether to unroll the loop over a known number of time steps.
-        zero_output_for_mask: Whether masked time steps return 0 instead of the
-            state.
-        memel: A new `MEmeL` for the candidate states `c`, or `None`. See
-            below.
+        zero_output_for_mask: Whether masked time steps return 0, not the state.
+        memel: New `MEmeL` for the candidate states `c`, or `None`. See below.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -116,8 +110,7 @@ class ConvGRU2D(keras.layers.RNN):
         mask: Booleans `(batch, time)`. Time steps that are `False` leave the
             state unchanged. If the mask has more axes, as from
             `keras.layers.Masking`, a time step counts if any part of it does.
-        training: Python boolean. Dropout acts only in training, and so does a
-            `memel` without `at_inference`.
+        training: Python boolean, for dropout and for `memel`.
 
     Output shape:
         `(batch, new rows, new columns, filters)`, or channels first. With
@@ -144,22 +137,19 @@ class ConvGRU2D(keras.layers.RNN):
     - A call is one training step: `steps`, `late_start` and `forget_steps`
       count calls. (The authors' code counts time steps.)
     - All time steps of a call are scored with the statistics before the call.
-      The values of a neuron in all sequences and time steps are pooled once,
-      after the scan. They are `b = batch * time` values, times the number of
-      positions if a channel is a neuron. `inhibited_rate` and `threshold`
-      refer to all these values.
+      The `b = batch * time` values of a neuron (for a channel, times its
+      positions) are pooled once, after the scan. `inhibited_rate` and
+      `threshold` refer to all these values.
     - `TopK(k)` selects k values per sequence and time step. `Random` draws
-      other values at each time step. A penalty is the mean over the values
-      selected in all time steps; with `loss_is_mean = False`, the sum of the
-      losses of the time steps.
+      again at each time step. A penalty is the mean over the values selected
+      in all time steps or, with `loss_is_mean = False`, the sum of its losses.
     - Masked time steps are neither scored nor counted.
     - `score_with="current"` is refused: the candidates of a time step depend
       on the inhibition in the time steps before it.
     - `keras.RematScope` does not rematerialize the layer.
 
-    Memory: in addition to the memory of any recurrent layer, the scan carries
-    three float32 numbers per neuron, and training keeps one byte per
-    candidate value.
+    Memory, in addition to that of any recurrent layer: the scan carries three
+    float32 numbers per neuron, and training keeps one byte per candidate.
 
     Raises:
         ValueError: If an argument is invalid; in `build`, if a size of the

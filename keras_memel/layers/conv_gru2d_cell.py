@@ -58,8 +58,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
     Args:
         filters: Number of channels of the state.
         kernel_size: Rows and columns of the convolution of the inputs.
-        recurrent_kernel_size: Rows and columns of the convolution of the state.
-            `None` uses `kernel_size`.
+        recurrent_kernel_size: The same for the state. `None` is `kernel_size`.
         strides: Strides of the convolution of the inputs.
         padding: Padding of the inputs, `"valid"` or `"same"`.
         data_format: `"channels_last"`, `"channels_first"`, or `None`.
@@ -257,14 +256,11 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         return Weights(kernel, recurrent_kernel, bias, recurrent_bias)
 
     def convolve(self, inputs: list[Tensor], weights: Weights) -> Tensor:
-        """Compute `W * x + b` of all gates.
+        """Compute `W * x + b`, `(batch, new rows, new columns, 3 filters)`.
 
         Args:
             inputs: Inputs of the gates, one tensor for all or one per gate.
             weights: Weights as `read` returns them.
-
-        Returns:
-            Tensor of shape `(batch, new rows, new columns, 3 filters)`.
         """
         found = self._convolve(
             inputs,
@@ -323,8 +319,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         padding: str = "same",
         dilation_rate: tuple[int, int] = (1, 1),
     ) -> Tensor:
-        # Use one convolution for all gates, unless dropout makes their inputs
-        # differ.
+        # Use one convolution for all gates, unless dropout splits the inputs.
         parts = [kernel]
         if len(inputs) > 1:
             parts = ops.split(kernel, len(inputs), axis=-1)

@@ -85,7 +85,7 @@ def ranks(count: int) -> Array:
 
 
 def in_order(values: Array) -> tuple[Array, Array]:
-    """Sort values, and return the position of each before.
+    """Sort values, and return the original position of each.
 
     This is a radix sort of two digits of 16 bits, the lower first. NumPy sorts
     integers of 16 bits much faster than a float32, and keeps the order of ties.
@@ -94,8 +94,8 @@ def in_order(values: Array) -> tuple[Array, Array]:
         values: float32 without NaN, `(n,)`.
 
     Returns:
-        The values, lowest first, as float64, and the position of each. Equal
-        values keep their order; -0 becomes 0.
+        The values, lowest first, as float64, and the original position of
+        each. Equal values keep their order; -0 becomes 0.
 
     Example:
 

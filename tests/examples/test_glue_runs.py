@@ -95,7 +95,7 @@ def test_the_arms_train_and_the_table_says_what_they_did(
         assert not (folder / "checkpoint.npz").exists()
     # One of the values of 8 positions x 8 channels.
     assert printed.count("1.5625 % inhibited at the end") == 1
-    assert "A verdict takes 10" in printed
+    assert "A verdict needs 10" in printed
 
     # All of it is there: nothing is trained again, also without the store.
     monkeypatch.setattr(glue, "build", None)

@@ -3,10 +3,10 @@
 An arm is a dictionary of arguments of `MEmeL`, or `None` for the original.
 Every other arm acts at the same places, dropout and L2E too.
 
-    original       the network as it is
+    original       the network without a layer
     naive (a), (b) the mean in place of the value, with gradient 0 or g
     MEmeL          the paper's: one value per sample, Reverse Deactivation
-    placebo        as MEmeL, on as many values per sample, chosen at random
+    placebo        as MEmeL, on the same number of random values per sample
     L2E            2 % of the values, by a moving threshold, and a penalty
     MEmeL-Tune     k values per sample and the factor delta, tuned
     placebo-Tune   the same, on k values chosen at random, tuned alike
@@ -24,7 +24,7 @@ from keras_memel import Random
 from keras_memel import RandomK
 from keras_memel import paper
 
-# Of the 25 of the paper: each of k and delta alone, both, and many values.
+# Four of the paper's 25: each of k and delta alone, both, and many values.
 K_AND_DELTA = ((1, 10), (10, 1), (10, 10), (100, 1))
 RATES = (0.05, 0.1, 0.2, 0.4)
 
@@ -33,8 +33,8 @@ RATES = (0.05, 0.1, 0.2, 0.4)
 class Drop(Inhibition):
     """Set the selected values to 0 and scale up the others, as dropout does.
 
-    The scale comes from the share that was selected, so that nothing is scaled
-    in a first step, in which no neuron has a history yet.
+    The scale follows from the selected share, so the first step, in which no
+    neuron has a history, scales no value.
     """
 
     def __call__(self, values, mask, mean):
@@ -45,12 +45,12 @@ class Drop(Inhibition):
 
 
 def placebo(k, delta=1.0):
-    """As `paper.tuned(k, delta)`, on k values per sample chosen at random."""
+    """Return `paper.tuned(k, delta)` with k random values per sample."""
     return {**paper.tuned(k, delta), "selection": RandomK(k)}
 
 
 def dropout(rate):
-    """Dropout at the places of MEmeL, by its selection and inhibition."""
+    """Return dropout at the places of MEmeL, as selection and inhibition."""
     return {
         "selection": Random(rate),
         "inhibition": Drop(),

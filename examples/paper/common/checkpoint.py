@@ -1,4 +1,4 @@
-"""Checkpoints that a killed run goes on from, and its logs: see longrun.py."""
+"""Checkpoints from which a killed run resumes, and its logs: see longrun.py."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ if TORCH:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """All that the next step depends on, in one file, and the logs."""
+    """Store the complete training state in one file, and write the logs."""
 
     def __init__(self, folder, data, what, every=None):
         super().__init__()
@@ -29,7 +29,7 @@ class Checkpoint(keras.callbacks.Callback):
             folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, model):
-        """Where to go on; the values follow when training begins."""
+        """Load the epoch and step; `on_train_begin` assigns the values."""
         if not self.file.is_file():
             return
         with np.load(self.file) as file:
@@ -50,7 +50,7 @@ class Checkpoint(keras.callbacks.Callback):
             model.test_on_batch(*self.data[0])  # which makes them
 
     def on_train_begin(self, logs=None):
-        # Not before: Keras first tries the model on a batch, which moves the
+        # Not earlier: Keras first calls the model on a batch, which changes the
         # states of random layers.
         if self.values is not None:
             _assign(variables(self.model), self.values)
@@ -66,7 +66,7 @@ class Checkpoint(keras.callbacks.Callback):
             _assign(self.model.metrics_variables, self.metrics)
 
     def on_train_batch_begin(self, batch, logs=None):
-        # To start an epoch takes from PyTorch's generator.
+        # Starting an epoch samples from PyTorch's generator.
         self._restore_random()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -106,7 +106,7 @@ class Checkpoint(keras.callbacks.Callback):
                 np.savez(file, facts=json.dumps(facts), **arrays)
                 file.flush()
                 os.fsync(file.fileno())
-            new.replace(self.file)  # killed before or after: one whole file
+            new.replace(self.file)  # atomic: a killed run leaves a valid file
         if ranks > 1:
             group.barrier()
 
@@ -121,7 +121,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def _random_states():
-    """Keras' dropout without a seed takes from PyTorch's own generators."""
+    """Return the generators of PyTorch, which dropout without a seed uses."""
     if not TORCH:
         return []
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -129,13 +129,13 @@ def _random_states():
 
 
 def _events(folder, epoch):
-    """A function that writes the logs of an epoch for TensorBoard."""
+    """Return a function that writes the logs of an epoch for TensorBoard."""
     try:
         from tensorboard.compat.proto import event_pb2
         from tensorboard.compat.proto import summary_pb2
         from tensorboard.summary.writer import event_file_writer
     except ImportError as error:
-        print(f"Nothing is written for TensorBoard: {error}")
+        print(f"TensorBoard logs are not written: {error}")
         return lambda epoch, logs: None
     writer = event_file_writer.EventFileWriter(str(folder))
 
@@ -144,7 +144,7 @@ def _events(folder, epoch):
         writer.add_event(event)
         writer.flush()
 
-    # Steps after this were lost with a killed process.
+    # TensorBoard discards later steps, which a killed process lost.
     start = event_pb2.SessionLog.START
     write(epoch + 1, session_log=event_pb2.SessionLog(status=start))
     return lambda epoch, logs: write(
@@ -163,7 +163,7 @@ def variables(model):
 
 
 def read(variable):
-    # A copy of a MirroredVariable has no array of its own.
+    # A copy of a MirroredVariable has no separate array.
     tensor = keras.ops.convert_to_tensor(variable)
     return keras.ops.convert_to_numpy(tensor)
 

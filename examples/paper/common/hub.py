@@ -1,4 +1,4 @@
-"""Models of keras_hub, or what to do where there is none."""
+"""Load models of keras_hub, or explain how to install it."""
 
 
 def models():
@@ -13,7 +13,7 @@ def models():
 
 
 def from_preset(make, name, option, **arguments):
-    """What `make` gives for a preset that `option` names."""
+    """Return `make(name)` for the preset of an option, or explain an error."""
     try:
         return make(name, **arguments)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Labels that are wrong at random: `--wrong SHARE` of the classifiers."""
+"""Make labels wrong at random: `--wrong SHARE` of the classifiers."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ def add_argument(parser):
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of the labels to train and to choose by; test labels are right",
+        help="share of wrong training and validation labels",
     )
 
 
@@ -22,10 +22,10 @@ def check(parser, share):
 
 
 def spoil(labels, classes, share, seed, part):
-    """A copy of labels, `round(share * n)` of them replaced by another class.
+    """Return a copy of labels with `round(share * n)` wrong ones.
 
-    part: a name, so that the parts of a seed get draws of their own. The same
-    rows get the same labels in every arm of a seed.
+    part: a name, so that each part of a seed samples independently. The same
+    rows have the same labels in every arm of a seed.
     """
     labels = np.array(labels)
     rng = np.random.default_rng([seed, *part.encode()])

@@ -1,6 +1,6 @@
-"""What long runs share: precision, devices, checkpoints, logs and a plan.
+"""Precision, devices, checkpoints, logs and a plan of long runs.
 
-A family of experiments uses it so:
+A family of experiments uses it as follows:
 
     longrun.add_arguments(parser)
     ...
@@ -16,21 +16,21 @@ A family of experiments uses it so:
             history = longrun.fit(model, data, options, folder, epochs,
                                   validation_data=test)
 
-`fit` goes on where a killed process stopped, to the numbers that it would
-have had: call it again with the same arguments. For that,
-- the order of samples, and whatever `transform` draws from the generator that
-  it gets, depend on seed, epoch and step alone;
-- a checkpoint holds the variables of the model, the states of its random
-  layers (which Keras' BackupAndRestore leaves out), those of the optimizer
-  (its step, its moving average of the weights), the metrics and the history;
-  and it takes the place of the one before in a single move;
+`fit` resumes a killed run and reaches the same numbers as an uninterrupted
+one: call it again with the same arguments. This works because
+- the order of samples, and the samples that `transform` takes from its
+  generator, depend only on seed, epoch and step;
+- a checkpoint contains the variables of the model, the states of its random
+  layers (which Keras' BackupAndRestore omits), those of the optimizer (its
+  step, its moving average of the weights), the metrics and the history; and it
+  replaces the previous one atomically;
 - learning rates follow the optimizer's step (`keras.optimizers.schedules`).
-Callbacks that remember something, such as EarlyStopping, begin anew.
+Callbacks with a state, such as EarlyStopping, start anew.
 
-On many devices (`--devices all`) JAX and TensorFlow divide each batch by
-themselves. On PyTorch, start one process per device: `torchrun --standalone
---nproc-per-node 2 examples/paper/imagenet/train.py ...`. Each gets its rows of
-a batch, the gradients are averaged before the optimizer sees them, and the
+On many devices (`--devices all`) JAX and TensorFlow divide each batch
+automatically. On PyTorch, start one process per device: `torchrun --standalone
+--nproc-per-node 2 examples/paper/imagenet/train.py ...`. Each process receives
+its rows of a batch. The gradients are averaged before the optimizer step. The
 first process writes and prints; its training loss is that of its rows.
 """
 
@@ -73,7 +73,7 @@ __all__ += [
     "rank_and_ranks",
 ]
 __all__ += ["read", "refusals", "start", "variables"]
-# What may differ between two starts of one run.
+# Options that may differ between two starts of one run.
 NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "diagnose"}
 NOT_OF_A_RUN |= {"dry_run", "k"}
 NOT_OF_A_RUN |= {"out", "save_every", "seeds", "workers"}
@@ -94,7 +94,7 @@ def add_arguments(parser):
 
 
 def check(parser, options, **least):
-    """Refuses numbers that no run can have, before any work.
+    """Reject invalid numbers before a run starts.
 
     least: the lowest value of further options; `None` is not checked.
     """
@@ -116,7 +116,7 @@ def check(parser, options, **least):
 
 
 def start(main):
-    """Runs the `main` of a script; Ctrl-C ends it with a single line."""
+    """Run the `main` of a script; Ctrl-C ends it with a single line."""
     try:
         main()
     except KeyboardInterrupt:
@@ -125,7 +125,7 @@ def start(main):
 
 
 def add_arms(parser):
-    """Which arms of the paper to train, for `arms`."""
+    """Add the options that select arms of the paper, for `arms`."""
     add = parser.add_argument
     names = [*paper.arms, "MEmeL-Tune"]
     add("--arms", nargs="+", choices=names, default=["original", "MEmeL"])
@@ -134,7 +134,7 @@ def add_arms(parser):
 
 
 def arms(options):
-    """Settings of MEmeL by the name of the arm; `None` for no MEmeL."""
+    """Return the settings of MEmeL by arm; `None` for no MEmeL."""
     tune = options.k, options.delta
     wanted = "MEmeL-Tune" in options.arms
     if any((value is not None) != wanted for value in tune):
@@ -150,7 +150,7 @@ def arms(options):
 
 
 def check_length(arm, steps, longer, stage="training"):
-    """Refuses a run that ends before the late start: it would show nothing.
+    """Reject a run that ends before the late start, without inhibition.
 
     arm: arguments of `MEmeL`, or `None`. longer: the options to raise.
     """
@@ -165,14 +165,14 @@ def check_length(arm, steps, longer, stage="training"):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches that are the same for the same seed, epoch and step.
+    """Yield batches that depend only on seed, epoch and step.
 
     x, y: arrays, or trees of arrays, with the samples on their first axis.
-    transform: `transform(x, y, rng)` gives the `(x, y)` to train on, from the
-        rows of a batch: reads files, augments. `rng` is NumPy's. It may raise
-        SystemExit, to say which file is broken.
-    shuffle: for training: in each epoch another order, and full batches only.
-        `False`: the order as it is, and every sample.
+    transform: `transform(x, y, rng)` returns the `(x, y)` to train on, from the
+        rows of a batch: it reads files or augments. `rng` is NumPy's. It may
+        raise SystemExit with the name of a broken file.
+    shuffle: for training: a different order in each epoch, and full batches
+        only. `False`: the given order, and every sample.
     """
 
     def __init__(self, x, y, batch, seed=0, transform=None, shuffle=True):
@@ -189,8 +189,8 @@ class Batches(keras.utils.PyDataset):
                 f"A batch must be a multiple of the {parts} device(s), and "
                 f"not more than the {self.size} samples. Received: {batch}"
             )
-        # The last batch would not divide among JAX's devices. Keras lays out
-        # all batches as the first: so let each device have each of them.
+        # JAX cannot divide the last batch among its devices, and Keras uses the
+        # layout of the first batch for all. So each device gets all batches.
         while BACKEND == "jax" and self.size % parts and not self.batch % parts:
             self.batch -= 1
 
@@ -223,9 +223,9 @@ class Batches(keras.utils.PyDataset):
 
 @contextlib.contextmanager
 def refusals(*data):
-    """Ends the program with what a `transform` said about its files.
+    """End the program with the error of a `transform` about its files.
 
-    TensorFlow reads in threads, where that would end nothing.
+    TensorFlow reads in threads, where SystemExit does not end the program.
     """
     try:
         yield
@@ -237,13 +237,12 @@ def refusals(*data):
 
 
 def fit(model, data, options, folder, epochs, settings=None, **arguments):
-    """Trains, or goes on training, as `model.fit`. Returns the history.
+    """Start or resume training, as `model.fit`. Return the history.
 
-    model: built and compiled. data: a `Batches`. folder: of this run alone;
-    it gets checkpoint.npz, log.csv and tensorboard/. settings: what else makes
-    the run what it is, such as its arm, to tell it from other ones. arguments:
-    those of `model.fit`. A finished run is not run again: its weights are
-    loaded.
+    model: built and compiled. data: a `Batches`. folder: the folder of this run
+    only, for checkpoint.npz, log.csv and tensorboard/. settings: further
+    settings that identify the run, such as its arm. arguments: those of
+    `model.fit`. A finished run is not repeated: its weights are loaded.
     """
     what = {**vars(options), **(settings or {})}
     what["model"] = f"{len(model.weights)} of {model.count_params()} numbers"
@@ -257,8 +256,8 @@ def fit(model, data, options, folder, epochs, settings=None, **arguments):
         arguments["verbose"] = 0
     while True:
         keep.load(model)
-        # What was left of an epoch is fitted by itself, and then loaded again:
-        # at the end of `model.fit` a moving average replaces the weights.
+        # The rest of an epoch is fitted separately, and then loaded again,
+        # because `model.fit` ends by replacing weights with a moving average.
         end = keep.epoch + 1 if keep.step else epochs
         with refusals(data, arguments.get("validation_data")):
             model.fit(
@@ -266,7 +265,7 @@ def fit(model, data, options, folder, epochs, settings=None, **arguments):
                 initial_epoch=keep.epoch,
                 epochs=end,
                 callbacks=callbacks,
-                shuffle=False,  # Keras would, by a generator of its own
+                shuffle=False,  # Keras would use its own generator.
                 **arguments,
             )
         if end == epochs or model.stop_training:
@@ -274,10 +273,10 @@ def fit(model, data, options, folder, epochs, settings=None, **arguments):
 
 
 def plan(model, options, steps_per_epoch, epochs, step, text=None, runs=1):
-    """Prints what a run would be, with the time of some steps measured.
+    """Print the plan of a run, with the measured time of some steps.
 
     step: runs one training step. text: lines by title: the arms, the data.
-    runs: how many there are to be, of arms and seeds.
+    runs: the number of runs, over arms and seeds.
     """
     model.optimizer.build(model.trainable_variables)
     start = time.perf_counter()

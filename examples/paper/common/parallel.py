@@ -15,7 +15,7 @@ elif BACKEND == "torch":
 
 @contextlib.contextmanager
 def devices(options):
-    """Precision and devices of the models that are made and fitted inside."""
+    """Set precision and devices of the models built and fitted inside."""
     everywhere = options.devices == "all"
     with contextlib.ExitStack() as stack:
         before = keras.config.dtype_policy()
@@ -41,7 +41,7 @@ def devices(options):
 
 
 class Spread(keras.distribution.DataParallel):
-    """Each device has its part of a batch, or all of what it cannot divide."""
+    """Divide batches among devices, or copy those that do not divide."""
 
     def get_data_layout(self, data_shape):
         layout = super().get_data_layout(data_shape)
@@ -61,7 +61,7 @@ def number_of_devices():
 
 
 def rank_and_ranks():
-    """Of this process among those of torchrun; else 0 and 1."""
+    """Return rank and number of the processes of torchrun, or 0 and 1."""
     if BACKEND != "torch":
         return 0, 1
     if group.is_available() and group.is_initialized():
@@ -70,7 +70,7 @@ def rank_and_ranks():
 
 
 def average_gradients(optimizer):
-    """Over the processes of torchrun, before the optimizer sees them."""
+    """Average gradients over the processes of torchrun before each step."""
     if rank_and_ranks()[1] == 1:
         return
     apply = optimizer.apply

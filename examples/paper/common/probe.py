@@ -1,14 +1,14 @@
-"""What the arms do to monosemantic values, measured on a trained network.
+"""Measure the effect of the arms on monosemantic values of a trained network.
 
-A family passes `place`, a function of arguments of `MEmeL` that gives a
-context with the network that has such layers where the paper puts them, and
+A family passes `place`, a function of arguments of `MEmeL`. It returns a
+context with the network, which has such layers at the places of the paper, and
 the layers:
 
     with place({"selection": "top_k"}) as (model, memels):
         ...
 
-    share      of the values that lie three deviations from their mean
-    ablation   what the network loses without the values of highest phi
+    share      share of the values that are three deviations from their mean
+    ablation   the metric of the network without the values of highest phi
 """
 
 import contextlib
@@ -32,7 +32,7 @@ ABLATED = (1, 10, 100)
 
 @contextlib.contextmanager
 def placed(model, where, settings):
-    """`place` of a model that takes inserted layers."""
+    """Insert layers, for `place`, and strip them afterwards."""
     insert(model, where, MEmeL(**settings))
     try:
         yield model, list(inserted(model).values())
@@ -41,11 +41,11 @@ def placed(model, where, settings):
 
 
 def share(place, inputs):
-    """Share of the values whose phi reaches `THRESHOLD`, over the layers.
+    """Return the share of values with a phi of at least `THRESHOLD`.
 
-    inputs: batches of equal size. The statistics come from a first pass over
-    all of them, in training mode, as a MEmeL sees the values; phi from a
-    second one.
+    inputs: batches of equal size. A first pass over all of them, in training
+    mode, computes the statistics; a second pass computes phi. The result is a
+    mean over the layers.
     """
     watch = {"selection": Threshold(THRESHOLD), "inhibition": "observe"}
     found = []
@@ -60,13 +60,13 @@ def share(place, inputs):
 
 
 def ablation(place, inputs, evaluate):
-    """The metric without values of each sample: a dict of figures.
+    """Return the metric without some values of each sample, as a dict.
 
     inputs: batches, for the statistics. evaluate: the metric of a model.
 
-    "ablated_0" is the metric of the whole network. In "ablated_top_k" the k
-    values of each sample with the highest phi are held at the mean of their
-    neuron, after each layer; in "ablated_random_k" as many, chosen at random.
+    "ablated_0" is the metric of the whole network. In "ablated_top_k", the
+    mean of the neuron replaces the k values of each sample with the highest
+    phi, after each layer; in "ablated_random_k", k random values.
     """
     scores = {}
     ways = {"0": None}
@@ -77,7 +77,7 @@ def ablation(place, inputs, evaluate):
             "selection": selection or TopK(1),
             "inhibition": "naive_a" if selection else "observe",
             "forget_steps": None,
-            # Not while the statistics are gathered.
+            # Inhibition starts after the statistics are computed.
             "late_start": len(inputs),
             "at_inference": True,
         }
@@ -93,7 +93,7 @@ def _number(weight):
 
 
 def table_4(table):
-    """The figures of `decrease_ratio`, as scores of a run."""
+    """Return the numbers of `decrease_ratio` as scores of a run."""
     return {
         f"decrease_ratio {arm}": float(value)
         for arm, value in table["decrease_ratio"].items()

@@ -1,4 +1,4 @@
-"""Many processes, on one store, that share the seeds of a study."""
+"""Share the seeds of a study among processes with one store."""
 
 import contextlib
 import pathlib
@@ -11,9 +11,9 @@ except ImportError:  # Windows, where one process runs a study
 
 @contextlib.contextmanager
 def claim(path, wait=False):
-    """A lock that ends with its process: whether this one has it.
+    """Acquire a lock that ends with its process; yield whether it succeeded.
 
-    path: its file. wait: until another process has ended, or is through.
+    path: its file. wait: whether to wait until another process releases it.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,13 +30,13 @@ def claim(path, wait=False):
 
 
 def share(run, seeds, folder, at_once=1):
-    """Calls `run` with lists of seeds, each of which no other process has.
+    """Call `run` with lists of seeds that no other process runs.
 
-    It returns when the runs of all seeds are in the store, whoever made them:
-    at the end it waits for other processes, and takes over from one that died.
+    The function returns when the store has the runs of all seeds. At the end it
+    waits for other processes, and repeats the seeds of one that died.
 
-    run: makes what is missing in the store. folder: of the locks, the same for
-    all processes. at_once: the number of seeds in a list.
+    run: makes the runs that are missing in the store. folder: the folder of the
+    locks, the same for all processes. at_once: the number of seeds in a list.
     """
     left = list(seeds)
     while left:

@@ -1,4 +1,4 @@
-"""What train.py learns from: the parts of a task, tokenized."""
+"""Load the data of train.py: the parts of a task, tokenized."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from examples.paper.glue.tasks import Part
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What is learned, tokenized: inputs and labels of each part."""
+    """Store the tokenized inputs and labels of each part."""
 
     task: glue_tasks.Task
     train: tuple
@@ -24,9 +24,9 @@ class Data:
 
 
 def load_data(options, seed):
-    """Reads and tokenizes a task, once for all arms and learning rates."""
+    """Read and tokenize a task, once for all arms and learning rates."""
     task = TASKS.get(options.task, SENTENCES)
-    # Only of sentences does the split depend on the seed.
+    # The split depends on the seed for sentences only.
     data = _load_data(
         task.name,
         options.data,
@@ -42,7 +42,7 @@ def load_data(options, seed):
 
 
 def _spoiled(data, share, seed):
-    """With wrong labels to train and to choose by; the test labels stay."""
+    """Return data with wrong training and validation labels."""
     classes = data.task.outputs
 
     def spoil(x, y, part):
@@ -94,7 +94,7 @@ def _load_data(
 
 
 def _has_test_labels(task, data):
-    # Microsoft's file of MRPC has them; no other one of GLUE.
+    # Of all files of GLUE, only Microsoft's MRPC has test labels.
     if task.name != "MRPC" or data is None:
         return False
     folder = data / task.name if (data / task.name).is_dir() else data
@@ -146,7 +146,7 @@ def _tokenizer(name, length):
         for first in range(0, len(rows), 4096):
             columns = zip(*rows.texts[first : first + 4096])
             texts = tuple(list(column) for column in columns)
-            # A pair without `y` would be taken for texts and labels.
+            # Without `y`, a pair would be treated as texts and labels.
             parts.append(preprocessor(texts, y=None))
         return {
             key: np.concatenate([np.asarray(p[key]) for p in parts]).astype(

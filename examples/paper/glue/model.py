@@ -8,13 +8,13 @@ from keras_memel import insert
 
 
 def preprocessor(name, length):
-    """What makes tokens of texts, for the preset of this name."""
+    """Return the preprocessor of a preset, which tokenizes texts."""
     make = hub.models().TextClassifierPreprocessor.from_preset
     return hub.from_preset(make, name, "--model", sequence_length=length)
 
 
 def build(arm, options, outputs):
-    """The network of an arm, not compiled, which takes tokens."""
+    """Return the network of an arm, not compiled, with tokens as inputs."""
     classifier = hub.from_preset(
         hub.models().TextClassifier.from_preset,
         options.model,
@@ -24,10 +24,10 @@ def build(arm, options, outputs):
         preprocessor=preprocessor(options.model, options.length),
     )
     if arm is not None:
-        # The preprocessor tells the number of positions, each of whose
-        # channels is a neuron; padding is masked.
+        # The preprocessor provides the number of positions. Each channel of a
+        # position is a neuron; padding is masked.
         insert(classifier, options.where, MEmeL(**arm))
-    # Its own `fit` takes texts, in the order in which they come.
+    # The classifier's `fit` expects texts, so this model accepts tokens.
     inputs = {
         name: keras.Input((options.length,), dtype="int32", name=name)
         for name in classifier.input
@@ -38,7 +38,7 @@ def build(arm, options, outputs):
 
 
 class Tokenized:
-    """Tells `insert` the number of positions, and leaves tokens as they are."""
+    """Provide the number of positions to `insert`, and return the tokens."""
 
     def __init__(self, sequence_length):
         self.sequence_length = sequence_length
@@ -49,7 +49,7 @@ class Tokenized:
 
 @keras.saving.register_keras_serializable("keras_memel_examples")
 class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Of BERT: up in a line for a tenth of the steps, then down to 0."""
+    """Schedule of BERT: linear warm-up for a tenth of the steps, then to 0."""
 
     def __init__(self, peak, steps, share=0.1):
         super().__init__()
@@ -69,14 +69,14 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def compile_model(model, rate, steps):
-    """As BERT was trained (arXiv 1810.04805, appendix A.2)."""
+    """Compile as in the training of BERT (arXiv 1810.04805, appendix A.2)."""
     optimizer = keras.optimizers.AdamW(
         WarmUpThenDecay(rate, steps),
         weight_decay=0.01,
         epsilon=1e-6,
         global_clipnorm=1.0,
     )
-    # Neither biases nor the scales of normalization.
+    # Weight decay excludes biases and the scales of normalization.
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     loss = (
         keras.losses.MeanSquaredError()

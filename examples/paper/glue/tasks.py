@@ -1,8 +1,8 @@
 """The tasks of GLUE: their files, their labels and their metrics.
 
-`read` gives one part of a task, from a folder of the official tsv files or by
-tensorflow-datasets; `score` the metrics of its answers. A file that is not
-whole is refused with its name and row: what is read is all of it, or nothing.
+`read` loads one part of a task, from a folder of the official tsv files or with
+tensorflow-datasets; `score` computes its metrics. An incomplete file raises an
+error with its name and row.
 
 References:
     Wang et al. (2019), GLUE (arXiv 1804.07461).
@@ -19,7 +19,7 @@ import sklearn.metrics
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, by the names that its files and tensorflow-datasets have."""
+    """Describe a task, by the names in its files and in tensorflow-datasets."""
 
     name: str  # of its folder
     config: str  # of tensorflow-datasets
@@ -34,7 +34,7 @@ class Task:
 
     @property
     def outputs(self):
-        """How many the network needs; one is a regression."""
+        """Return the number of outputs of the network; 1 for a regression."""
         return len(self.classes) or 1
 
 
@@ -52,7 +52,7 @@ TASKS = {
             "label",
             _NO_YES,
             ("matthews",),
-            # The files of CoLA to learn from are the only ones without one.
+            # Only the training and validation files of CoLA lack a header.
             columns=("source", "label", "mark", "sentence"),
         ),
         Task("SST-2", "sst2", ("sentence",), "label", _NO_YES, ("accuracy",)),
@@ -96,7 +96,7 @@ TASKS = {
     )
 }
 
-# No task of GLUE: sentences of a single file, which are split by chance.
+# Not a task of GLUE: sentences of a single file, which are split at random.
 SENTENCES = Task(
     "sentences", "", ("sentence",), "label", _NO_YES, ("accuracy",)
 )
@@ -104,9 +104,9 @@ SENTENCES = Task(
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Texts, one tuple a row, and their labels: numbers of classes, or scores.
+    """Store texts, one tuple per row, and labels: classes or scores.
 
-    Of a test set whose labels GLUE keeps to itself, `labels` is None.
+    For a test set with secret labels, `labels` is None.
     """
 
     texts: list[tuple[str, ...]]
@@ -117,11 +117,11 @@ class Part:
 
 
 def score(task, answers, labels):
-    """The metrics of a task, the one that decides first.
+    """Return the metrics of a task, the main one first.
 
     Args:
         task: A `Task`.
-        answers: What the network says: `(rows, classes)`, the largest of which
+        answers: Outputs of the network: `(rows, classes)`, the largest of which
             is its answer, or `(rows, 1)` of a regression.
         labels: `(rows,)`, as in `Part`, or `(rows, 1)`.
     """
@@ -129,7 +129,7 @@ def score(task, answers, labels):
     labels = np.asarray(labels).reshape(-1)
     if not np.all(np.isfinite(answers)):
         raise FloatingPointError(
-            "The network answers with what is no number: its training has "
+            "The outputs of the network are not finite: its training has "
             "diverged. Try a smaller learning rate"
         )
     answers = np.argmax(answers, -1) if task.classes else answers[:, 0]
@@ -138,8 +138,7 @@ def score(task, answers, labels):
 
 def _correlation(measure):
     def correlation(labels, answers):
-        # The same answer to everything says nothing of the labels; SciPy
-        # warns and returns NaN.
+        # For constant answers, SciPy warns and returns NaN.
         if np.ptp(answers) == 0 or np.ptp(labels) == 0:
             return 0.0
         return float(measure(labels, answers).statistic)
@@ -169,16 +168,16 @@ _METRICS = {
 
 
 def read(task, folder, part, which="", broken=None):
-    """One part of a task.
+    """Read one part of a task.
 
     Args:
         task: A `Task`.
-        folder: Path to the official files, or to the folder that holds the
+        folder: Path to the official files, or to the folder that contains the
             folders of all tasks; None: tensorflow-datasets loads it.
         part: "train", "validation" or "test".
         which: One of `task.validation`.
-        broken: None raises on the first row that is not whole. A list takes
-            what is wrong with each, and these rows are left out.
+        broken: None raises on the first broken row. If it is a list, broken
+            rows are left out, and their errors are appended.
 
     Raises:
         SystemExit: Names the file and the row, if it cannot be read.
@@ -201,10 +200,10 @@ def read(task, folder, part, which="", broken=None):
 
 
 def read_sentences(path, broken=None):
-    """A file of a sentence, a tab and its label, or a score, in each line.
+    """Read a file with a sentence, a tab and a label, or a score, per line.
 
-    The sign of a score is its label; one of 0 takes no side and is left out.
-    A first line "sentence<tab>label", as in SST-2, is no sentence.
+    The sign of a score is its label; rows with a score of 0 are left out.
+    A first line "sentence<tab>label", as in SST-2, is a header.
 
     Raises:
         SystemExit: Names the file and the row, if it cannot be read.
@@ -257,10 +256,10 @@ def _both_ways(task):
 
 
 def _lines(path, task):
-    """Numbers, from 1, and texts of the lines of a file.
+    """Yield the numbers, from 1, and the texts of the lines of a file.
 
-    Only "\\n" ends a line: sentences hold other characters that Python, too,
-    takes for an end. Nothing is quoted: a '"' is a character.
+    Only "\\n" ends a line, because sentences contain other characters that
+    Python treats as line ends. Quotes have no special meaning.
     """
     try:
         data = path.read_bytes()
@@ -283,7 +282,7 @@ def _lines(path, task):
 
 
 def _rows(path, task, columns=(), labelled=True, broken=None):
-    """Numbers and rows of a file, by the names of their columns."""
+    """Return the numbers and rows of a file, by the names of columns."""
     lines = _lines(path, task)
     if not columns:
         _, header = next(lines, (1, ""))
@@ -305,7 +304,7 @@ def _rows(path, task, columns=(), labelled=True, broken=None):
             _refuse(what, broken)
             continue
         row = dict(zip(columns, fields))
-        # A question of QQP may be empty, but then the other one is not.
+        # One question of a pair in QQP may be empty.
         if not any(row[text].strip() for text in task.texts):
             _refuse(f"{path}, row {number}: there is no text", broken)
             continue
@@ -357,7 +356,7 @@ def _part(rows, task):
 
 
 def _from_msr(task, folder, part, broken):
-    """The two files as Microsoft gives them out.
+    """Read the two files that Microsoft publishes.
 
     GLUE's validation set is part of the first one: the pairs in dev_ids.tsv,
     by the numbers of their sentences.
@@ -394,7 +393,7 @@ def _from_tfds(task, part, which):
     try:
         import tensorflow_datasets as tfds
 
-        # Without TensorFlow, on every backend.
+        # This works without TensorFlow, on every backend.
         rows = tfds.data_source(f"glue/{task.config}", split=split)
         rows = [rows[i] for i in range(len(rows))]
     except Exception as error:

@@ -2,25 +2,25 @@
 
     # the paper's run
     python examples/paper/glue/train.py --task RTE --data FOLDER
-    python examples/paper/glue/train.py --task RTE --dry-run  # what it would be
+    python examples/paper/glue/train.py --task RTE --dry-run  # print the plan
     python examples/paper/glue/train.py --small  # minutes, a laptop
     python examples/paper/glue/train.py --data FILE  # your sentences
 
-FOLDER holds the official tsv files; without it, tensorflow-datasets loads the
-task. FILE has a sentence, a tab and its label (0 or 1), or a score whose sign
-is its label, in each line, and is split by chance. `--model` is any preset of
-a BERT that `keras_hub.models.TextClassifier.from_preset` takes: a name,
+FOLDER contains the official tsv files; without it, tensorflow-datasets loads
+the task. Each line of FILE has a sentence, a tab and its label (0 or 1), or a
+score whose sign is its label. The file is split at random. `--model` is any
+preset of a BERT for `keras_hub.models.TextClassifier.from_preset`: a name,
 hf://..., or a folder.
 
 The arms of a seed share the weights of the new head, the order of batches and
-the draws of dropout. Each arm is trained with each learning rate; the best on
-the validation set counts, and only it is tested where a test set has labels.
-The labels of GLUE's own test sets are secret: `--submit` writes the answers
-as gluebenchmark.com takes them. MEmeL-Tune is MEmeL with `--k` and `--delta`,
-which `python examples/paper/tune.py glue` finds.
+the random numbers of dropout. Each arm is trained with each learning rate. The
+best on the validation set counts, and only it is tested if a test set has
+labels. The labels of GLUE's test sets are secret: `--submit` writes the answers
+in the format of gluebenchmark.com. MEmeL-Tune is MEmeL with `--k` and
+`--delta`, which `python examples/paper/tune.py glue` finds.
 
-A killed run goes on when it is started again. The small run shows that it
-works, not whether MEmeL helps.
+A killed run resumes when it is started again. The small run shows that the
+script works, not whether MEmeL helps.
 """
 
 import argparse
@@ -81,7 +81,7 @@ SMALL = {
 }
 LONGER = "--train or --epochs"
 MOVIES = pathlib.Path(__file__).parents[2] / "data" / "movie_sentences.tsv"
-# What the scores of a training do not depend on.
+# Options that do not change the scores of a training.
 NOT_OF_A_TRAINING = {
     *("arms", "data", "delta", "devices", "dry_run", "k", "learning_rates"),
     *("out", "save_every", "seed", "seeds", "skip_broken", "small", "submit"),
@@ -93,7 +93,7 @@ logging.getLogger("absl").setLevel("ERROR")  # no remarks on threads
 
 
 def parse(arguments=None):
-    """Options of this program, with the paper's where none are given."""
+    """Return the options, with the paper's values as defaults."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -159,7 +159,7 @@ def parse(arguments=None):
 
 
 def settings(options):
-    """What all trainings of these options have in common."""
+    """Return the settings that all trainings of these options share."""
     return {
         name: value
         for name, value in vars(options).items()
@@ -168,7 +168,7 @@ def settings(options):
 
 
 def arms_of(options):
-    """Arguments of MEmeL by the name of the arm, the original first."""
+    """Return the arguments of MEmeL by arm, the original first."""
     arms = {name: ARMS[name] for name in ["original", *options.arms]}
     if "MEmeL-Tune" in arms:
         arms["MEmeL-Tune"] = paper.tuned(options.k, options.delta)
@@ -176,14 +176,14 @@ def arms_of(options):
 
 
 def check(options, seed):
-    """Refuses what cannot be read or trained, before anything is."""
+    """Check that data and model can be loaded, before any training."""
     data = load_data(options, seed)
     with longrun.devices(options):
         build(None, options, data.task.outputs)
 
 
 def run(arm, seed, options):
-    """Trains with each learning rate; the scores of the best one.
+    """Train with each learning rate; return the scores of the best one.
 
     Args:
         arm: Arguments of MEmeL, or None for the original.
@@ -207,7 +207,7 @@ def run(arm, seed, options):
             print(f"seed {seed}  {name_of(arm)}  {rate:g}: {error}")
     if not tried:
         raise FloatingPointError("training diverged with every learning rate")
-    # Of equals the first; `test` has no say.
+    # The first of equals; the test scores do not influence the choice.
     best, rate = max(tried, key=lambda pair: pair[0]["scores"]["validation"])
     if options.submit:
         submit(data.task, best["folder"])
@@ -220,7 +220,7 @@ def run(arm, seed, options):
 
 
 def train(arm, seed, rate, data, options):
-    """One training, or what it left if it is finished: scores and folder."""
+    """Train once, or load a finished run; return scores and folder."""
     what = {"arm": arm, "seed": seed, "rate": rate, "tested": [*data.test]}
     what |= {"data": str(options.data), **settings(options)}
     digest = hashlib.sha256(repr(sorted(what.items())).encode()).hexdigest()
@@ -231,7 +231,7 @@ def train(arm, seed, rate, data, options):
         found = json.loads(result.read_text(encoding="utf-8"))
         return {**found, "folder": folder}
 
-    # Before devices are chosen, which it would forget.
+    # Before devices are chosen, since this call resets them.
     keras.backend.clear_session()
     with longrun.devices(options):
         before = {}
@@ -271,7 +271,7 @@ def train(arm, seed, rate, data, options):
             found, _ = evaluate(model, data, options.batch)
             kept_on = {f"kept_on_{name}": found[name] for name in found}
         if not (arm or {}).get("at_inference"):
-            strip(model)  # what is used is the plain model
+            strip(model)  # the plain model is evaluated
         scores, answers = evaluate(model, data, options.batch)
         correct = "".join(
             "01"[int(np.argmax(output) == label)]
@@ -295,7 +295,7 @@ def train(arm, seed, rate, data, options):
             found["correct"] = correct
             new.write_text(json.dumps(found, default=str, indent=1), "utf-8")
             new.replace(result)
-            # It is large, and all that it was good for is in the result.
+            # It is large, and the result no longer needs it.
             (folder / "checkpoint.npz").unlink(missing_ok=True)
     return {"scores": scores, "correct": correct, "folder": folder}
 
@@ -306,23 +306,23 @@ def _share(model, data, options):
 
 
 def _batches(data, options, number=8):
-    """Some batches of the first validation set."""
+    """Return some batches of the first validation set."""
     x, y = next(iter(data.validation.values()))
     rows = longrun.Batches(x, y, options.batch, shuffle=False)
     return [rows[i][0] for i in range(min(number, len(y) // options.batch))]
 
 
 def diagnose(model, arm, data, options, seed, steps):
-    """What is left of monosemantic values, see probe.py; all of the original.
+    """Measure the monosemantic values after training, see probe.py.
 
-    The rest is measured on the original alone: what a step of each arm does
-    from there (Table 4), and what the network loses without these values.
+    Only for the original: the effect of a step of each arm (Table 4), and the
+    metric of the network without these values.
     """
     scores = {"share_after": _share(model, data, options)}
     if arm is not None:
         return scores
     x, y = next(iter(data.validation.values()))
-    # The last rate of the schedule is 0: that of the middle of the training.
+    # Use the middle of the schedule, whose last learning rate is 0.
     model.optimizer.build(model.trainable_variables)
     model.optimizer.iterations.assign(steps // 2)
     x, y = {name: column[:PROBED] for name, column in x.items()}, y[:PROBED]
@@ -348,12 +348,12 @@ def diagnose(model, arm, data, options, seed, steps):
 
 
 def evaluate(model, data, batch):
-    """Scores, the one that decides first, and the answers of each set."""
+    """Return the scores, the main one first, and the answers of each set."""
     scores, answers = {}, {}
     for part in ("validation", "test"):
         found = {}
         for which, (x, y) in getattr(data, part).items():
-            # The labels of a set to be submitted are not known.
+            # The labels of a set to submit are unknown.
             rows = longrun.Batches(
                 x, np.zeros(len(x["token_ids"])), batch, shuffle=False
             )
@@ -379,12 +379,12 @@ def name_of(arm):
     return f"{layer.selection!r} {layer.inhibition!r}"
 
 
-# Names of the files that gluebenchmark.com takes.
+# Names of the files that gluebenchmark.com accepts.
 _SUBMITTED = {"matched": "-m", "mismatched": "-mm", "": ""}
 
 
 def submit(task, folder):
-    """Writes the answers to the test set as GLUE's server takes them."""
+    """Write the answers to the test set in the format of GLUE's server."""
     with np.load(folder / "answers.npz") as file:
         answers = {key: file[key] for key in file}
     for which in task.validation:
@@ -404,7 +404,7 @@ def submit(task, folder):
 
 
 def plan(options):
-    """Measures some steps of the last arm, and says what all would take."""
+    """Measure some steps of the last arm, and print the plan."""
     arms = arms_of(options)
     text = {
         "preset": options.model,
@@ -444,11 +444,11 @@ def main(arguments=None):
         plan(options)
         return None
     print(f"{options.model} on {keras.config.backend()}", flush=True)
-    # The store tells runs with other options apart by this.
+    # The store distinguishes runs by these options.
     what = {"data": str(options.data), "rates": options.learning_rates}
     what |= settings(options)
     arms = {name: (arm, what) for name, arm in arms_of(options).items()}
-    # What cannot be run is found before anything is.
+    # Check all arms before the first run.
     rows = len(load_data(options, options.seed).train[1])
     for arm, _ in arms.values():
         steps = rows // options.batch * options.epochs
@@ -469,8 +469,8 @@ def main(arguments=None):
     print(f"\n{comparison}")
     if options.seeds < 10:
         print(
-            "Each run differs by its head and batches besides: so few seeds "
-            "say nothing for or\nagainst an arm. A verdict takes 10."
+            "Runs also differ by their head and batches: so few seeds show "
+            "no effect of an arm.\nA verdict needs 10."
         )
     return comparison
 

@@ -1,4 +1,4 @@
-"""Truth and forecast side by side, frame by frame, as a GIF."""
+"""Animate measured rain and the forecast side by side, as a GIF."""
 
 import datetime
 
@@ -10,12 +10,12 @@ from matplotlib import colors
 from examples.paper.nowcasting import hko7
 from examples.paper.nowcasting import model as networks
 
-# Light to dark, for all eyes: dry is white, and grey what nobody measured.
+# A color-blind safe palette. Dry is white; pixels without data are grey.
 LEVELS = (0.1, 0.5, 2, 5, 10, 30, 100)
 
 
 def mosaic(model, part, batch):
-    """The patches of the time with most rain, put together.
+    """Combine the patches of the time with most rain.
 
     Returns truth and forecast, `(frames, height, width)` in mm/h, with NaN
     where there is none, and the times. The forecast is NaN while frames are
@@ -30,7 +30,7 @@ def mosaic(model, part, batch):
         last = [part.sequence(start)[-1] for start, _ in patches]
         return np.nansum(hko7.pixel_to_rate(last))
 
-    # Of thousands, as many as can be read in a moment.
+    # Use about 100 of thousands of pictures, which are read quickly.
     stride = -(-len(pictures) // 100)
     patches = max(list(pictures.values())[::stride], key=rain)
     starts = [start for start, _ in patches]
@@ -52,7 +52,7 @@ def mosaic(model, part, batch):
 
 
 def animate(model, part, batch, path, per_second=1.5, dpi=90):
-    """Writes a GIF of the test windows with most rain."""
+    """Write a GIF of the test windows with most rain."""
     draw(*mosaic(model, part, batch), part, path, per_second, dpi)
 
 

@@ -1,4 +1,4 @@
-"""Small data to nowcast, and how they are cut into windows.
+"""Small data sets for nowcasting, and their split into windows.
 
     stage_iv       23 hourly fields over the Carolinas under hurricane Florence,
                    13 and 14 September 2018; lies in examples/data
@@ -41,7 +41,7 @@ class Series:
     minutes: float
     start: datetime.datetime | None = None
     synthetic: bool = False
-    # Whether the first row lies in the south.
+    # Whether the first row is in the south.
     south_first: bool = False
 
 
@@ -55,7 +55,7 @@ def stage_iv():
 
 
 def from_npz(path, unit=None, minutes=None):
-    """The fields of a file; `None`: as it says, or millimetres and hourly."""
+    """Read the fields of a file; `None`: its values, or hourly millimetres."""
     if not path.is_file():
         raise SystemExit(f"There is no file at --data {path}")
     try:
@@ -106,7 +106,7 @@ def from_npz(path, unit=None, minutes=None):
 
 
 def digits(pictures, sequences, frames, size, seed, number=2):
-    """Synthetic: digits that fly through the frame and bounce off its edges.
+    """Make synthetic sequences of digits that bounce off the edges of a frame.
 
     Args:
         pictures: Which of the 1,797 pictures of scikit-learn to draw from.
@@ -151,7 +151,7 @@ def _direction(random):
 
 
 def moving_digits(frames, size, seed, sequences=(256, 32, 32)):
-    """A series for each part, of pictures that no other part has."""
+    """Return a series for each part, with separate pictures."""
     pictures = np.random.default_rng(0).permutation(1797)
     cut = np.split(pictures, [1200, 1500])
     return {
@@ -166,7 +166,7 @@ def moving_digits(frames, size, seed, sequences=(256, 32, 32)):
 
 
 def in_time(series):
-    """Half of the fields to train on, a quarter to validate, one to test."""
+    """Split the fields: half for training, a quarter each for the others."""
     number = series.pixels.shape[1]
     quarter = round(number / 4)
     cuts = [0, number - 2 * quarter, number - quarter, number]
@@ -182,7 +182,7 @@ def in_time(series):
 
 
 def corners(length, patch, stride):
-    """Where the patches begin that lie within a length."""
+    """Return the starts of the patches within a length."""
     if patch > length:
         raise SystemExit(
             f"A patch of {patch} points does not fit a field of {length}"
@@ -191,7 +191,7 @@ def corners(length, patch, stride):
 
 
 class Patches(windows.Windows):
-    """Patches of a series.
+    """Iterate over the patches of a series.
 
     Args:
         series: A `Series`.

@@ -1,4 +1,4 @@
-"""The radar frames of HKO-7, and what their pixels mean.
+"""Read the radar frames of HKO-7, and convert their pixels to rain.
 
 HKO-7 is lent by the Hong Kong Observatory for research. Unpacked it is
 
@@ -41,27 +41,27 @@ LOWEST, RANGE = -10.0, 70.0
 
 
 def pixel_to_dbz(pixel):
-    """dBZ of pixels in [0, 1] (a byte divided by 255)."""
+    """Convert pixels in [0, 1] (a byte divided by 255) to dBZ."""
     return RANGE * np.asarray(pixel, "float64") + LOWEST
 
 
 def dbz_to_pixel(dbz):
-    """Pixels in [0, 1]; what lies outside of their range is cut off."""
+    """Convert dBZ to pixels, clipped to [0, 1]."""
     return np.clip((np.asarray(dbz, "float64") - LOWEST) / RANGE, 0, 1)
 
 
 def dbz_to_byte(dbz):
-    """Pixels as HKO-7 stores them: 255 (dBZ + 10) / 70, rounded half up."""
+    """Convert dBZ to stored pixels: 255 (dBZ + 10) / 70, rounded half up."""
     return np.floor(255 * dbz_to_pixel(dbz) + 0.5).astype("uint8")
 
 
 def dbz_to_rate(dbz):
-    """Millimetres an hour: R = (10^(dBZ / 10) / a)^(1 / b)."""
+    """Convert dBZ to mm/h: R = (10^(dBZ / 10) / a)^(1 / b)."""
     return (10 ** (np.asarray(dbz, "float64") / 10) / A) ** (1 / B)
 
 
 def rate_to_dbz(rate):
-    """dBZ = 10 log10(a R^b); no rain is -inf."""
+    """Convert mm/h to dBZ = 10 log10(a R^b); no rain is -inf."""
     with np.errstate(divide="ignore"):
         return 10 * np.log10(A) + 10 * B * np.log10(np.asarray(rate, "float64"))
 
@@ -75,7 +75,7 @@ def rate_to_pixel(rate):
 
 
 def frames(folder):
-    """All frames of a folder: a dict of time -> path, in the order of time."""
+    """Return all frames of a folder: time -> path, in chronological order."""
     root = folder / "radarPNG" if (folder / "radarPNG").is_dir() else folder
     found = {}
     for path in sorted(root.glob("[0-9]*/[0-9]*/[0-9]*/*.png")):
@@ -114,7 +114,7 @@ def _time(path):
 
 
 def days_of(folder, days):
-    """Days to train, validate and test on: a dict of split -> set of days.
+    """Return the days of each part: a dict of split -> set of days.
 
     As the release lists them, or, if it has no lists, in the order of time:
     70 % to train, 10 % to validate, 20 % to test.
@@ -161,7 +161,7 @@ def _listed(path, days):
 
 
 def starts_of(times, length, stride=1, gaps="raise"):
-    """Starts of the windows of `length` frames that lie within one day.
+    """Return the starts of the windows of `length` frames within one day.
 
     Args:
         times: Times of the frames there are, in order.
@@ -201,7 +201,7 @@ def starts_of(times, length, stride=1, gaps="raise"):
 
 
 def check(path, size=SIZE):
-    """What the first and the last bytes of a PNG show, without decoding it."""
+    """Check the first and the last bytes of a PNG, without decoding it."""
     with open(path, "rb") as file:
         head = file.read(33)
         file.seek(0, 2)
@@ -220,7 +220,7 @@ def check(path, size=SIZE):
 
 
 def read(path, size=SIZE):
-    """Pixels of a frame in [0, 1], `(height, width)`."""
+    """Read the pixels of a frame in [0, 1], `(height, width)`."""
     from PIL import Image
 
     check(path, size)
@@ -238,7 +238,7 @@ def read(path, size=SIZE):
 
 
 def mask_of(path):
-    """Path of the mask of a frame: beside it or in radarPNG_mask."""
+    """Return the mask file of a frame: next to it or in radarPNG_mask."""
     beside = path.with_suffix(".mask")
     day = path.parents[2].parent
     apart = day.with_name(day.name + "_mask") / beside.relative_to(day)
@@ -252,7 +252,7 @@ def mask_of(path):
 
 
 def read_mask(path, size=SIZE):
-    """Booleans `(height, width)`: true where a pixel counts."""
+    """Read booleans `(height, width)`: true for valid pixels."""
     try:
         data = zlib.decompress(path.read_bytes())
     except (OSError, zlib.error) as error:
@@ -269,7 +269,7 @@ def read_mask(path, size=SIZE):
 
 
 def shrink(pixels, factor):
-    """Means of blocks over what counts; NaN where nothing does."""
+    """Return means of blocks over valid pixels; NaN for blocks without any."""
     if factor == 1:
         return pixels
     height, width = (side // factor for side in pixels.shape)
@@ -284,7 +284,7 @@ def shrink(pixels, factor):
 
 
 class Sequences(windows.Windows):
-    """Radar sequences, read from their files when they are needed.
+    """Read radar sequences from their files on demand.
 
     Args:
         name: What they are of, for messages.
@@ -345,7 +345,7 @@ def parts(
     shrink=1,
     masks=True,
 ):
-    """`Sequences` to train, validate and test on: a dict of them.
+    """Return the `Sequences` of each part, as a dict.
 
     Windows to train on begin at every frame, the others each as many frames
     after the one before as `stride` says.

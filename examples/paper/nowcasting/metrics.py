@@ -1,6 +1,6 @@
-"""How good a nowcast is: B-MSE, B-MAE, CSI and HSS, as losses and metrics.
+"""Losses and metrics of nowcasts: B-MSE, B-MAE, CSI and HSS.
 
-The balanced errors weigh each pixel by the rain that fell there, r:
+The balanced errors weight each pixel by its measured rain, r:
 
     B-MSE = sum w(r) (p - q)^2,   B-MAE = sum w(r) |p - q|
     w = 1 (r < 2 mm/h), 2 (< 5), 5 (< 10), 10 (< 30), 30 (30 mm/h and more)
@@ -32,7 +32,7 @@ from examples.paper.nowcasting import hko7
 
 RATES = (0.5, 2.0, 5.0, 10.0, 30.0)
 WEIGHTS = {2.0: 2.0, 5.0: 5.0, 10.0: 10.0, 30.0: 30.0}
-# Of the loss, "balanced MSE + MAE", in the code of both papers.
+# Factor of the loss, "balanced MSE + MAE", in the code of both papers.
 SCALE = 5e-5
 
 UNITS = {"pixel": hko7.rate_to_pixel, "mm/h": float}
@@ -56,7 +56,7 @@ def _per(per):
 
 
 def balanced_weights(truth, unit="pixel"):
-    """w, of the shape of the truth; 0 where the truth is NaN."""
+    """Return w, of the shape of the truth; 0 where the truth is NaN."""
     weights = ops.cast(ops.logical_not(ops.isnan(truth)), truth.dtype)
     before = 1.0
     for rate, weight in WEIGHTS.items():
@@ -68,10 +68,10 @@ def balanced_weights(truth, unit="pixel"):
 
 
 def balanced_errors(truth, forecast, unit="pixel"):
-    """w (p - q)^2 and w |p - q| of each pixel, `(batch, frames, h, w)`."""
+    """Return w (p - q)^2 and w |p - q| per pixel, `(batch, frames, h, w)`."""
     truth, forecast = _without_channel(truth), _without_channel(forecast)
     weights = balanced_weights(truth, unit)
-    # Not the product alone: NaN times 0 is NaN, in the gradient as well.
+    # Replace NaN, because NaN times 0 is NaN, in the gradient as well.
     truth = ops.where(ops.isnan(truth), ops.stop_gradient(forecast), truth)
     difference = forecast - truth
     return weights * ops.square(difference), weights * ops.abs(difference)
@@ -85,7 +85,7 @@ def _pixels(frames, per):
     return float(frames.shape[-2] * frames.shape[-1]) if per == "frame" else 1.0
 
 
-# What each takes of the two errors of a pixel, as a loss and as a metric.
+# Combinations of the two errors of a pixel, for losses and metrics.
 
 
 class _MSE:
@@ -105,7 +105,7 @@ class _MAE:
 
 
 class _Balanced(keras.losses.Loss):
-    """What the three losses share.
+    """Base class of the three losses.
 
     Args:
         unit: Of truth and forecast: `"pixel"` of HKO-7, or `"mm/h"`.
@@ -125,7 +125,7 @@ class _Balanced(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         errors = self.combine(*balanced_errors(y_true, y_pred, self.unit))
-        # Keras takes the mean over everything, and so over the pixels too.
+        # Keras computes the mean over all axes, including the pixels.
         return errors * (self.scale * _pixels(errors, self.per))
 
     def get_config(self):
@@ -145,7 +145,7 @@ class BalancedMAE(_MAE, _Balanced):
 
 @keras.saving.register_keras_serializable("nowcasting")
 class BalancedLoss(_Balanced):
-    """B-MSE and B-MAE, times 5e-5: what both papers train on."""
+    """Sum of B-MSE and B-MAE, times 5e-5: the loss of both papers."""
 
     label = "balanced_loss"
     scale = SCALE
@@ -156,7 +156,7 @@ class BalancedLoss(_Balanced):
 
 
 class _BalancedMetric(keras.metrics.Mean):
-    """The mean over all frames of all batches of the balanced error."""
+    """Mean of the balanced error over all frames of all batches."""
 
     def __init__(self, unit="pixel", per="frame", name=None, **kwargs):
         super().__init__(name=name or self.label, **kwargs)
@@ -188,7 +188,7 @@ class BMAE(_MAE, _BalancedMetric):
 
 
 def _mask(sample_weight, frames):
-    """The weights of pixels, or of whatever leading axes they are of."""
+    """Reshape weights of pixels, or of leading axes, to the frames."""
     weights = ops.cast(sample_weight, frames.dtype)
     if len(weights.shape) == 5:
         weights = weights[..., 0]
@@ -202,7 +202,7 @@ BASE = 2**20
 
 
 class _Contingency(keras.metrics.Metric):
-    """Whether the rain reached a rate: counts of all pixels of all batches.
+    """Count the pixels of all batches in which the rain reaches a rate.
 
     Args:
         rate: In millimetres an hour.
@@ -247,7 +247,7 @@ class _Contingency(keras.metrics.Metric):
         self.low.assign(low % BASE)
 
     def counts(self):
-        """Hits, misses, false alarms and correct negatives, rounded."""
+        """Return hits, misses, false alarms and correct negatives, rounded."""
         high, low = (
             ops.cast(ops.convert_to_tensor(part), "float32")
             for part in (self.high, self.low)
@@ -267,7 +267,7 @@ def _ratio(part, whole):
 
 @keras.saving.register_keras_serializable("nowcasting")
 class CSI(_Contingency):
-    """Critical success index: hits among what was seen or foretold."""
+    """Critical success index: hits / (hits + misses + false alarms)."""
 
     label = "csi"
 
@@ -278,7 +278,7 @@ class CSI(_Contingency):
 
 @keras.saving.register_keras_serializable("nowcasting")
 class HSS(_Contingency):
-    """Heidke skill score: how much better than chance, 1 at best."""
+    """Heidke skill score: gain over chance, at most 1."""
 
     label = "hss"
 
@@ -295,7 +295,7 @@ class HSS(_Contingency):
 
 
 def scores(unit="pixel"):
-    """All of them: B-MSE, B-MAE, and CSI and HSS at 0.5 to 30 mm/h."""
+    """Return B-MSE, B-MAE, and CSI and HSS at 0.5 to 30 mm/h."""
     return [BMSE(unit), BMAE(unit)] + [
         kind(rate, unit) for kind in (CSI, HSS) for rate in RATES
     ]

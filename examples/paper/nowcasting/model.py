@@ -4,7 +4,7 @@
                         | state            | state            | state
     frames <- out <-  ConvGRU <- up   <- ConvGRU <- up   <- ConvGRU   forecaster
 
-The encoder looks at smaller and smaller maps; the forecaster starts from its
+The encoder processes smaller and smaller maps. The forecaster starts from its
 states, and its top level has no input. All convolutions and the candidate
 states have leaky ReLUs with a slope of 0.2; the reset gate multiplies what the
 recurrent convolution gives. The two networks of the papers forecast the frames
@@ -28,7 +28,7 @@ from keras_memel import MEmeL
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Numbers of a network; its convolutions are (filters, kernel, stride).
+    """Sizes of a network; its convolutions are (filters, kernel, stride).
 
     Attributes:
         down: Convolutions before the three ConvGRUs of the encoder.
@@ -87,7 +87,7 @@ LEAKY = "leaky_relu"  # of Keras: with a slope of 0.2
 
 @keras.saving.register_keras_serializable("nowcasting")
 class EachFrame(keras.layers.Wrapper):
-    """A layer of images, applied to all frames of `(batch, frames, ...)`.
+    """Apply a layer of images to all frames of `(batch, frames, ...)`.
 
     At once, where `keras.layers.TimeDistributed` goes from frame to frame.
     """
@@ -108,7 +108,7 @@ class EachFrame(keras.layers.Wrapper):
 
 
 def build(network, memel=None, frames=None, size=None):
-    """A functional model, `(batch, frames in, h, w, 1)` to `(... out ...)`.
+    """Build a model from `(batch, frames in, h, w, 1)` to `(... out ...)`.
 
     Args:
         network: A `Network`, or the name of one.
@@ -153,8 +153,7 @@ def build(network, memel=None, frames=None, size=None):
         x, state = gru(level, "encoder", return_state=True)(x)
         states.append(state)
 
-    # The top level of the forecaster sees nothing: one channel of zeros is as
-    # good as many.
+    # The top level of the forecaster has no input: one channel of zeros.
     nothing = ops.expand_dims(ops.zeros_like(states[-1][..., :1]), 1)
     x = ops.repeat(nothing, frames_out, axis=1)
     for i, (filters, kernel, stride) in enumerate(network.up):
@@ -192,7 +191,7 @@ def build(network, memel=None, frames=None, size=None):
 
 
 def forecast(model, seen, batch):
-    """Forecasts, batch by batch, and all batches of one size.
+    """Forecast in batches of equal size.
 
     A smaller one would be compiled anew, and not divide over devices.
     """

@@ -1,4 +1,4 @@
-"""What --data of train.py names: windows to train, validate and test on."""
+"""Load --data of train.py: windows for training, validation and test."""
 
 import pathlib
 
@@ -10,7 +10,7 @@ from examples.paper.nowcasting import windows
 
 
 def sources(options):
-    """What to train, validate and test on: a dict of `Windows`."""
+    """Return the `Windows` of each part, as a dict."""
     frames = options.frames
     if options.data == "random":
         return {part: Noise(*frames, options.size) for part in data.PARTS}

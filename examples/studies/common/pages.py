@@ -15,16 +15,14 @@ PAGES = training.EXAMPLES.parent / "docs" / "studies"
 
 def environments(runs):
     """Return the backend and the versions of the runs, in one line."""
-    found = sorted(
-        {
-            ", ".join(
-                f"{name} {version}"
-                for name, version in run["environment"]["versions"].items()
-            )
-            for run in runs
-        }
-    )
-    return "; ".join(found)
+    found = set()
+    for run in runs:
+        versions = dict(run["environment"]["versions"])
+        # The run files do not all have the same order.
+        first = [n for n in ("python", "keras", "keras_memel") if n in versions]
+        names = dict.fromkeys([*first, *versions])
+        found.add(", ".join(f"{name} {versions[name]}" for name in names))
+    return "; ".join(sorted(found))
 
 
 def check(comparison, claims):
