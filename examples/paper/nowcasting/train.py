@@ -165,7 +165,7 @@ def run(arm, seed, options, parts=None):
         options: Of `parse`.
         parts: Windows, if they are loaded already.
 
-    `validation`, higher is better, is what to choose by: the share by which
+    `validation` selects settings, higher is better: the share by which the
     B-MSE is below that of persistence on the validation windows.
     """
     with longrun.devices(options):
@@ -214,7 +214,8 @@ def copy_weights(source, target):
     for a, b in zip(
         source.trainable_variables, target.trainable_variables, strict=True
     ):
-        b.assign(a)
+        # A copy: JAX donates the arrays of a network that it trains.
+        b.assign(keras.ops.copy(a))
 
 
 def compiled(model, options, done=0):
@@ -288,12 +289,12 @@ def score(model, part, batch):
 
 
 def diagnose(first, final, parts, arm, seed, options):
-    """What is left of monosemantic values, see probe.py; all of the original.
+    """Measure the monosemantic values after training, see probe.py.
 
-    With MEmeL kept on after pretraining (Table 8) for that arm. The rest is
-    measured on the original alone: what a step of each arm does from there, to
-    the states of the forecaster (Table 4), and what the network loses without
-    these values of its candidate states.
+    For the MEmeL arm, MEmeL stays active after pretraining (Table 8). Only for
+    the original: the effect of a step of each arm on the states of the
+    forecaster (Table 4), and the metric of the network without these values of
+    its candidate states.
     """
     scores = {}
     if arm == paper.kdd2024:
