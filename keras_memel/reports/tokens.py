@@ -40,7 +40,7 @@ def readable(
     >>> readable([["▁na", "<0xC3>", "<0xAF>", "ve"]])
     [['na', '', 'ï', 've']]
     >>> readable([["[CLS]", "it", "'", "s", "play", "##ing"]], ["It's playing"])
-    [['[CLS]', 'It', "'", 's', ' play', 'ing']]
+    [['[CLS] ', 'It', "'", 's', ' play', 'ing']]
     """
     known = originals if originals is not None else [None] * len(texts)
     # Each token is checked once: a vocabulary is smaller than its texts.
@@ -148,7 +148,7 @@ def _aligned(text: Sequence[str], original: str | None) -> list[str] | None:
             pieces.append(original[at:stop])
             at = stop
         elif _SPECIAL.fullmatch(token):
-            pieces.append(f" {token}" if pieces else token)
+            pieces.append(f" {token}" if pieces else f"{token} ")
         else:
             return None
     return pieces

@@ -72,7 +72,7 @@ def test_word_pieces_are_found_in_their_text():
     tokens += ["believ", "##able", "!", "[SEP]"]
     (pieces,) = readable([tokens], [text])
     assert pieces[1:4] == ["\u00c9lan", " vital", ","]
-    assert "".join(pieces) == f"[CLS]{text} [SEP]"
+    assert "".join(pieces) == f"[CLS] {text} [SEP]"
     # Without the text, or where it differs: a space between words.
     for other in (None, "another text"):
         (pieces,) = readable([tokens], [other])
