@@ -18,6 +18,9 @@ import unicodedata
 from collections.abc import Sequence
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# A token that stands for a word which the vocabulary lacks, and a word.
+_UNKNOWN = re.compile(r"\[UNK\]|<unk>")
+_WORD = re.compile(r"\s*(\w+|\S)")
 # Pattern of control tokens such as "[CLS]", "<s>" and "<|endoftext|>".
 _SPECIAL = re.compile(r"\[[A-Z0-9_]+\]|<\|?[A-Za-z0-9_/:-]+\|?>")
 
@@ -133,6 +136,10 @@ def _aligned(text: Sequence[str], original: str | None) -> list[str] | None:
         return None
     at, pieces = 0, []
     for token in text:
+        if _UNKNOWN.fullmatch(token) and (word := _WORD.match(original, at)):
+            pieces.append(word[0])
+            at = word.end()
+            continue
         wanted = _folded(re.sub(r"^##(?=\w)", "", token))
         start = at
         while start < len(original) and original[start].isspace():
