@@ -81,8 +81,7 @@ def _of_bytes(text: Sequence[str]) -> list[str]:
     pieces = []
     for token in text:
         if all(letter in table for letter in token):
-            # The decoder holds back an incomplete character until its last
-            # byte.
+            # The decoder delays an incomplete character until its last byte.
             pieces.append(decoder.decode(bytes(table[x] for x in token)))
         else:
             pieces.append(decoder.decode(b"", final=True) + token)
