@@ -1,6 +1,6 @@
 """Detect which runs were in progress when the calling process died.
 
-call --writes, locks--> file beside the store --without its lock--> deaths
+call --writes, locks--> file next to the store --without its lock--> deaths
 """
 
 import contextlib

@@ -126,7 +126,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
                 f"Received: x={x!r} ({type(x).__name__})"
             )
         if x is not None:
-            Source(x, _BATCH)  # It raises if there are no inputs.
+            Source(x, _BATCH)  # It raises without inputs.
         self.x = x
         if isinstance(quantiles, numbers.Real):
             quantiles = (quantiles,)

@@ -51,8 +51,8 @@ class LayerReport:
     marked "scored" below come from the second half alone.
 
     `layer[77]` is the row of a neuron in the table of the layer, a
-    `pandas.Series`. An integer names a neuron if the neurons are channels,
-    and a tuple if they are positions of `shape`.
+    `pandas.Series`. The name of a neuron is an integer if the neurons are
+    channels, and a tuple if they are positions of `shape`.
 
     Attributes:
         path: Path of the layer, as in `find`.
