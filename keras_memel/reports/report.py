@@ -325,8 +325,8 @@ class Report:
     def merge(self, other: "Report") -> "Report":
         """Merge with a report of other inputs of the same model.
 
-        Use it to analyze parts of a data set separately or after an
-        interruption. Both reports need a sample, `analyze(pool=10_000)`.
+        Use it to analyze parts of a data set separately, on several processes,
+        or after an interruption. Both need a sample, `analyze(pool=10_000)`.
 
         These parts are exact up to rounding: counts, moments, extremes,
         histograms, the most extreme values, means by label and half, the label
@@ -367,7 +367,7 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the report to one file, `.npz`.
 
-        An existing file stays unchanged until the new file is complete.
+        A file is written in full or not at all; an old one stays until then.
 
         Args:
             path: Path that ends in ".npz".

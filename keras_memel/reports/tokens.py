@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# A token that stands for a word which the vocabulary lacks, and a word.
+# Patterns of a token that represents an unknown word, and of a word.
 _UNKNOWN = re.compile(r"\[UNK\]|<unk>")
 _WORD = re.compile(r"\s*(\w+|\S)")
 # Pattern of control tokens such as "[CLS]", "<s>" and "<|endoftext|>".
