@@ -46,7 +46,7 @@ layer with values selected at random. Any effect they share is due to noise.
 "Better" and "worse" need ten seeds and p < 0.05 in both a sign-flip test and a
 studentized bootstrap, with Holm's correction over the table; all else is "not
 shown". "Detectable" is the mean difference that such a run shows in about three
-cases of four. [How to tell](evidence.md) explains the tests, and
+cases of four. [How to test it](evidence.md) explains the tests, and
 [When to use it](when_to_use.md) has the results with tuned arms and other data.
 
 The runs are stored in [examples/results](../examples/results).

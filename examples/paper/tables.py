@@ -95,7 +95,7 @@ def seeds_of(options):
 
 
 def extra(family, options):
-    """Arguments of a family that are given on this command line."""
+    """Return the arguments of a family on this command line."""
     words = shlex.split(getattr(options, family))
     if family == "imagenet" and options.cifar10:
         words.append(f"--data={options.cifar10}")
@@ -105,26 +105,26 @@ def extra(family, options):
 
 
 def options_of(module, words, out):
-    """The program of a family, and what it makes of a command."""
+    """Return the program of a family, and its parsed options."""
     program = importlib.import_module(module)
     return program, program.parse([*words, f"--out={out}", "--diagnose"])
 
 
 def train(argument, seed, module, further, out):
-    """`run` of a family, as `compare` calls it."""
+    """Call `run` of a family, for `compare`."""
     memel, words = argument
     name = hashlib.sha256(repr(argument).encode()).hexdigest()[:12]
     own = out / f"{name}_seed_{seed}"
     program, options = options_of(module, [*words, *further], own)
     scores = program.run(memel, seed, options)
-    # It is large, and all that it was good for is in the scores.
+    # It is large, and the scores no longer need it.
     for file in own.rglob("checkpoint.npz"):
         file.unlink()
     return scores
 
 
 class Study:
-    """The runs of a condition: which there are to be, and are."""
+    """Manage the planned and the finished runs of a condition."""
 
     def __init__(self, condition, options):
         self.condition, self.options = condition, options
@@ -134,7 +134,7 @@ class Study:
         return self.out / f"{self.condition.name}{stage}.jsonl"
 
     def compare(self, chosen, seeds, store):
-        """Makes the runs that are missing, with the other processes."""
+        """Make the missing runs, together with other processes."""
         family = self.condition.family
         run = functools.partial(
             train,
@@ -167,7 +167,7 @@ class Study:
         return call(seeds=seeds)
 
     def choose(self, trials, store):
-        """The trial with the best mean validation on the tuning seeds."""
+        """Return the trial with the best mean validation on tuning seeds."""
         if len(trials) == 1:
             return next(iter(trials))
         found = self.compare(trials, list(plan.TUNING_SEEDS), store)
@@ -177,7 +177,7 @@ class Study:
         return means.idxmax()
 
     def epochs(self):
-        """The length that is best for the original; `None`: as it is."""
+        """Return the best number of epochs of the original, or `None`."""
         lengths = plan.lengths(self.condition, self.small)
         trials = {f"{n} epochs": (None, self.command(n)) for n in lengths}
         if not trials:
@@ -189,7 +189,7 @@ class Study:
         return plan.command(self.condition, self.small, epochs)
 
     def arms(self):
-        """All arms by name, and the settings that were chosen for them."""
+        """Return all arms by name, and their chosen settings."""
         words = self.command(epochs := self.epochs())
         chosen, found = {"epochs": epochs}, dict(arms.FIXED)
         for method, settings in plan.trials(self.small).items():
@@ -200,13 +200,13 @@ class Study:
         return {name: (found[name], words) for name in arms.NAMES}, chosen
 
     def run(self):
-        """The comparison, and what was chosen."""
+        """Return the comparison and the chosen settings."""
         found, chosen = self.arms()
         runs = self.compare(found, list(seeds_of(self.options)), self.store())
         return runs, chosen
 
     def stored(self):
-        """The runs that are finished, of all stages."""
+        """Return the finished runs of all stages."""
         files = self.out.glob(f"{self.condition.name}*.jsonl")
         stages = ("", "_length", "_tuning_")
         return [
@@ -221,7 +221,7 @@ class Study:
 
 
 def check(studies):
-    """Refuses what no run could be made with, before the first."""
+    """Check the data and models of all runs before the first."""
     for study in studies:
         family = study.condition.family
         lengths = plan.lengths(study.condition, study.small) or (None,)
@@ -238,7 +238,7 @@ def check(studies):
 
 
 def show(studies, options):
-    """Prints what there is to run, and how long it takes."""
+    """Print the planned runs and their time."""
     total = 0.0
     for study in studies:
         condition = study.condition

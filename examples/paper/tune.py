@@ -1,4 +1,4 @@
-"""MEmeL-Tune: which values and how strongly, and after which layers.
+"""MEmeL-Tune: tune k, delta, and the layers.
 
     python examples/paper/tune.py --small  # minutes, a laptop
     # the paper's grid
@@ -67,11 +67,11 @@ SMALL_WHERE = ["middle:2", "middle:4"]
 
 
 class Grid(keras_tuner.Oracle):
-    """All settings, or a number of them by chance, each once.
+    """Try all settings, or a random selection, each once.
 
-    What is next follows from what was tried, so that a search that was killed
-    goes on. KerasTuner's own GridSearch forgets it (keras-tuner#1055), and its
-    RandomSearch gives up before it has found the last ones.
+    The next setting follows from the finished ones, so a killed search resumes.
+    KerasTuner's GridSearch does not resume (keras-tuner#1055), and its
+    RandomSearch stops before it has found the last settings.
     """
 
     def __init__(self, settings, **arguments):
@@ -86,7 +86,7 @@ class Grid(keras_tuner.Oracle):
 
 
 class Settings(keras_tuner.HyperModel):
-    """Builds an arm, and fits it with the `run` of its family."""
+    """Build an arm, and fit it with the `run` of its family."""
 
     def __init__(self, family, options, values):
         super().__init__()
@@ -102,19 +102,19 @@ class Settings(keras_tuner.HyperModel):
     def fit(self, hp, built, seed):
         arm, options = built
         try:
-            # Nothing else of the scores is looked at, least of all a test.
+            # The search uses only the validation score, never a test score.
             score = self.family.run(arm, seed, options)["validation"]
         except FloatingPointError as error:
             print(f"{hp.values}: {error}", flush=True)
             return -np.inf  # the training diverged: worse than any
         except Exception:
-            traceback.print_exc()  # KerasTuner keeps it and goes on
+            traceback.print_exc()  # KerasTuner stores it and continues.
             raise
         return float(score)
 
 
 class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
-    """KerasTuner's, where a model is an arm, with no weights to be kept."""
+    """Tuner of KerasTuner in which a model is an arm without stored weights."""
 
     def run_trial(self, trial, seeds):
         hp = trial.hyperparameters
@@ -123,7 +123,7 @@ class Tuner(keras_tuner.engine.base_tuner.BaseTuner):
 
 
 def parse(arguments=None):
-    """Options of this program, and the words for that of the family."""
+    """Return the options of this program, and the arguments of the family."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         usage=f"tune.py [{'|'.join(FAMILIES)}] [options, also of the family]",
@@ -139,8 +139,8 @@ def parse(arguments=None):
     add("--seeds", type=int, default=1, help="runs of a setting, averaged")
     add("--small", action="store_true", help="minutes on two cores")
     add("--dry-run", action="store_true", help="print the settings, and stop")
-    # By hand: what the family takes is not known here, and "FILE" of
-    # "--data FILE" would be taken for the family.
+    # Parse the family by hand: its options are unknown here, and argparse would
+    # treat "FILE" of "--data FILE" as the family.
     named = bool(words) and not words[0].startswith("-")
     family = words.pop(0) if named else "glue"
     if family not in FAMILIES:
@@ -160,7 +160,7 @@ def parse(arguments=None):
 
 
 def space(options, own):
-    """The values of each setting, and the settings in the order of trial."""
+    """Return the values of each setting, and the settings in trial order."""
     values = {"k": list(options.k), "delta": list(options.delta)}
     if hasattr(own, "where"):
         default = SMALL_WHERE if options.small else [own.where]
@@ -181,7 +181,7 @@ def space(options, own):
 
 
 def main(arguments=None):
-    """Searches, and returns the best setting, with its "validation"."""
+    """Search, and return the best setting, with its "validation"."""
     options, words = parse(arguments)
     family = importlib.import_module(FAMILIES[options.family])
     own = family.parse(words)
@@ -197,9 +197,9 @@ def main(arguments=None):
     )
     if options.dry_run:
         words = shlex.join([*words, "--dry-run"])
-        print(f"What one takes: python {program} {words}")
+        print(f"Plan of one run: python {program} {words}")
         return None
-    # A search with other options is another one.
+    # Different options start a separate search.
     what = {k: v for k, v in vars(own).items() if k not in ("out", "devices")}
     what = repr((sorted(map(repr, what.items())), settings, options.seeds))
     digest = hashlib.sha256(what.encode()).hexdigest()[:8]
@@ -221,7 +221,7 @@ def main(arguments=None):
 
 
 def report(tuner, values, words, program):
-    """Prints all settings, the best first, and how to train with it."""
+    """Print all settings, the best first, and the command to train with it."""
     trials = [tuner.oracle.trials[key] for key in sorted(tuner.oracle.trials)]
     print(f"\nIn {tuner.project_dir}:")
     for trial in sorted(trials, key=_order):
@@ -244,7 +244,7 @@ def report(tuner, values, words, program):
 
 
 def _order(trial):
-    # The best first, failed ones last, of equals the one tried first.
+    # The best first, failed ones last, equal ones in trial order.
     return trial.score is None, -(trial.score or 0.0), trial.trial_id
 
 

@@ -5,8 +5,8 @@
         --minilm FOLDER
 
 Reads examples/paper/results, the files *.jsonl that tables.py left in its
---out, and writes docs/studies/paper_experiments.md. Runs nothing, and writes
-nothing unless all runs of every family are there; with --families, of those.
+--out, and writes docs/studies/paper_experiments.md. Runs nothing. The page
+names families without runs, and is not written while a family lacks some.
 
 --repeat N trains again N pairs of arm and seed of each family, drawn at
 random, and says whether all their scores are equal. That takes minutes.
@@ -26,6 +26,7 @@ from examples.paper import pages as tables_of
 from examples.paper import plan
 from examples.paper import tables
 from examples.paper.common import arms
+from examples.paper.common import longrun
 from examples.paper.common import probe
 from examples.quickstart import at_least
 from examples.studies.common import dry_run
@@ -85,10 +86,23 @@ def _never(argument, seed):
     raise AssertionError("All runs are stored.")
 
 
+def present(runs=RUNS):
+    """Return the families that have runs of the comparison in a folder."""
+    return [
+        name for name in plan.FAMILIES if (runs / f"{name}.jsonl").is_file()
+    ]
+
+
 def options_of(runs=RUNS, families=None, data=()):
-    """Options of tables.py for its stored runs."""
-    families = ["--families", *families] if families else []
-    return tables.parse([f"--out={runs}", *families, *data])
+    """Return options of tables.py for stored runs; by default, of all families
+    that have some."""
+    families = families or present(runs)
+    if not families:
+        raise SystemExit(
+            "No runs. Pass --runs FOLDER, the --out of examples/paper/tables.py"
+            f", or copy its *.jsonl to {RUNS}. Received: --runs {runs}"
+        )
+    return tables.parse([f"--out={runs}", "--families", *families, *data])
 
 
 def stored(options=None):
@@ -546,7 +560,7 @@ def repeat(found, options, number, seed=None):
             for run in comparison.runs
             if condition.family == family and "error" not in run
         ]
-        for index in rng.choice(len(pool), number, replace=False):
+        for index in rng.choice(len(pool), min(number, len(pool)), False):
             condition, run = pool[index]
             line = again(condition, run, options)
             same &= line["largest"] == 0
@@ -610,7 +624,7 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     if given.dry_run:
         dry_run.lines(
-            families=", ".join(given.families or plan.FAMILIES),
+            families=", ".join(given.families or present(given.runs)) or "none",
             reads=given.runs,
             repeats=f"{given.repeat or 0} runs per family",
             writes="docs/studies/paper_experiments.md",
@@ -629,4 +643,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    longrun.start(main)

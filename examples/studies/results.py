@@ -14,6 +14,7 @@ import itertools
 import math
 
 from examples import quickstart
+from examples.studies import paper_experiments
 from examples.studies.common import dry_run
 from examples.studies.common import pages
 from examples.studies.common import training
@@ -33,6 +34,9 @@ STUDIES = {
     "causality": "Causality",
     "detection": "Detection",
 }
+# Its page exists as soon as examples/paper/results has runs.
+if paper_experiments.present():
+    STUDIES["paper_experiments"] = "The paper's three experiments"
 OTHER_PAGES = ("measures", "validity")
 
 
@@ -327,6 +331,7 @@ def advice(found):
         "layer, a rate of 10 % is worse than plain training "
         "([scale](studies/scale.md)).",
         *SEEN,
+        *of_the_paper(),
         "",
         "## For inspecting a network",
         "",
@@ -342,6 +347,20 @@ def advice(found):
         "random.",
     ]
     return pages.tidy(lines)
+
+
+def of_the_paper():
+    """Return the item on the paper's own arms, if they were run."""
+    if "paper_experiments" not in STUDIES:
+        return []
+    text = paper_experiments.answer(
+        {
+            condition: paper_experiments.scored(condition, comparison)
+            for condition, (comparison, _) in paper_experiments.stored().items()
+        }
+    )
+    link = "[the paper's three experiments](studies/paper_experiments.md)"
+    return [f"- **With the arms of the paper:** {text} See {link}."]
 
 
 SEEN = [

@@ -38,7 +38,7 @@ class Accumulator:
     Args:
         shape: Shape of the neurons.
         n_labels: Number of known labels, or `None` without labels.
-        top: Number of extreme values to keep on each side, one per input.
+        top: Number of extreme values to keep per side, one per input.
         spool: Function from the number of neurons to a `Spool`.
 
     Attributes:

@@ -37,7 +37,7 @@ class Stream:
         memory: Maximum size of the values in memory in bytes.
         most: Maximum number of values to keep per neuron.
         directions: Directions that replace the neurons, or `None`.
-        keep: Whether to keep activations on single inputs.
+        keep: Whether to keep activations of single inputs.
         pool: Number of values per neuron to keep for `Report.merge`, or
             `None`.
     """

@@ -275,7 +275,7 @@ class MonoScores:
         ]
 
     def scores(self, low: Array, high: Array) -> Array:
-        """Compute the MonoScore of each neuron, NaN if it has only one input.
+        """Compute the MonoScore per neuron, NaN if it responds to one input.
 
         Args:
             low: Lowest value of each neuron, `(neurons,)`.

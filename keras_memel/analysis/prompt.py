@@ -48,9 +48,9 @@ def prompt(
             or a mapping of arguments. A text needs a model with a
             preprocessor, such as those of keras_hub, or a `tokenizer`.
         layers: Layers to select, as in `find`. `None` selects the layers of
-            `report`. Without a report it selects those of the layers that
-            `analyze` would select which have one value per neuron and token,
-            `(1, tokens, neurons)`.
+            `report`. Without a report it selects the layers of `analyze`,
+            limited to those with one value per neuron and token, `(1, tokens,
+            neurons)`.
         generate: Maximum number of tokens to generate. The model generates
             fewer if it ends the text.
         tokenizer: A tokenizer of Hugging Face or keras_hub, or a function from

@@ -241,7 +241,8 @@ def _results(
     if executor is None:
         finished = _in_this_process(alive, started)
     else:
-        # A run beside the cause of a death must not reach the last one.
+        # A run that was in progress with the cause of a death must not be
+        # given up, so runs before their last death start alone.
         last = MAX_CALLER_DEATHS - 1
         suspects = {n for n, t in enumerate(alive) if deaths[t[1:3]] == last}
         finished = results(executor, _run, alive, suspects, started)

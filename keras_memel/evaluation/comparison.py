@@ -265,7 +265,7 @@ class Comparison:
 
         Raises:
             ValueError: If `metric` is not a metric of the runs, or `labels`
-                names an arm that is not compared.
+                contains an arm that is not compared.
 
         Example:
 
@@ -343,7 +343,7 @@ class Comparison:
 
         Raises:
             ValueError: If `metric` is not a metric of the runs, or `labels`
-                names an arm that is not compared.
+                contains an arm that is not compared.
         """
         need("matplotlib.pyplot", "plot", "`Comparison.plot`")
         tables.check_labels(labels, self.arms)

@@ -88,7 +88,7 @@ def check_pairs(contrasts: Any) -> tuple[tuple[str, str], ...]:
     """Return the pairs of `contrasts`, or raise.
 
     Args:
-        contrasts: The argument of `compare` or `Comparison`.
+        contrasts: Argument of `compare` or `Comparison`.
 
     Raises:
         ValueError: If an element is not a pair.

@@ -39,7 +39,7 @@ def results(
         alone: Positions of the tasks to run first, one by one.
         started: Function to call with all tasks that are running whenever
             they change. It is not called if the number of workers is unknown,
-            since tasks may then wait in the executor.
+            because tasks may then wait in the executor.
 
     Yields:
         The task; its result, or `None`; the cause of its death, or `""`.
@@ -151,7 +151,7 @@ def check_executor(executor: Any, train: Any, arms: Mapping[str, Any]) -> None:
     """Raise if `compare` cannot run `train` in the executor.
 
     Args:
-        executor: The argument of `compare`.
+        executor: Argument of `compare`.
         train: Function that each run calls.
         arms: Objects to call it with, by name.
 

@@ -1,6 +1,6 @@
-"""Know which runs were in progress when the calling process died.
+"""Detect which runs were in progress when the calling process died.
 
-call --writes, locks--> file beside the store --without its lock--> deaths
+call --writes, locks--> file next to the store --without its lock--> deaths
 """
 
 import contextlib
@@ -20,23 +20,22 @@ try:
 except ImportError:  # Windows, where deaths are not counted
     fcntl = None  # type: ignore[assignment]
 
-# A run is given up after so many deaths in a row of the process that called
-# `compare`. A worker that dies is counted by `executors`.
+# Number of deaths in a row of the process that called `compare` after which a
+# run is given up. `executors` counts deaths of workers.
 MAX_CALLER_DEATHS = 3
 SUFFIX = ".running"
 
 
 class RunsInProgress:
-    """Name the runs in progress of one call, in a file beside the store.
+    """List of the runs in progress of one call, in a file next to the store.
 
     The file is locked. The operating system frees the lock when the process
-    dies, however it dies, so that a later call knows. A call that ends,
-    with or without an error, removes its file.
+    dies in any way, so that a later call can detect the death. A call that
+    ends, with or without an error, removes its file.
 
     Args:
-        store: The store of the runs; `None` names none. So it is on Windows,
-            and where no file can be made beside the store: deaths are then
-            not counted.
+        store: Store of the runs. With `None`, on Windows, and where the file
+            cannot be created, deaths are not counted.
 
     Example:
 
@@ -55,7 +54,7 @@ class RunsInProgress:
         with contextlib.suppress(OSError):
             file = os.open(new, flags, 0o644)
             try:
-                # Locked before another call can find it under its name.
+                # The file is locked before another call can find its name.
                 fcntl.flock(file, fcntl.LOCK_EX)
                 os.rename(new, self._path)
             except OSError:
@@ -65,10 +64,10 @@ class RunsInProgress:
             self._file = file
 
     def note(self, keys: Iterable[tuple[str, int]]) -> None:
-        """Write that these runs, and no others, are in progress.
+        """Write which runs are now in progress.
 
         Args:
-            keys: Arm and seed of each.
+            keys: Arm and seed of each run.
         """
         if self._file is None:
             return
@@ -79,7 +78,7 @@ class RunsInProgress:
             "runs": [[arm, seed] for arm, seed in keys],
         }
         data = json.dumps(line).encode() + b"\n"
-        # Not to name a run costs a count; not to run it would cost the study.
+        # A failed write only loses a count, so the study must continue.
         with contextlib.suppress(OSError):
             os.pwrite(self._file, data, 0)
             os.ftruncate(self._file, len(data))
@@ -109,20 +108,21 @@ def record_deaths(store: RunStore) -> None:
     """Append the runs of calls that died to the store, as deaths.
 
     Args:
-        store: The store. Files of calls that live are left alone.
+        store: Store of the runs. Files of living calls are not changed.
     """
     if fcntl is None:
         return
     pattern = f"{glob.escape(store.path.name)}.*{SUFFIX}"
     for path in sorted(store.path.parent.glob(pattern)):
         with contextlib.suppress(OSError), open(path, "rb") as file:
-            # Fails if the call lives, or another one is reading its file.
+            # The lock fails if the call lives, or if another call reads its
+            # file.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(file.fileno()).st_nlink:
-                continue  # another one has read it
+                continue  # Another call has read the file.
             try:
                 died = json.loads(file.readline() or b'{"runs": []}')
-            except ValueError:  # killed while it wrote its first line
+            except ValueError:  # The call died while it wrote the first line.
                 died = {"runs": []}
             for arm, seed in died.pop("runs"):
                 store.append({"arm": arm, "seed": seed, "death": died})

@@ -41,7 +41,7 @@ def notes_of(comparison: Comparison, metric: str | None) -> list[str]:
         notes.append(
             f"{number + len(comparison.seeds)} seeds are stored, and only "
             f"{len(comparison.seeds)} of them are compared: wrong verdicts "
-            "are more frequent if seeds are chosen after their scores are seen"
+            "are more frequent if you choose seeds after you see their scores"
         )
     if metric is None and len(comparison.metrics) > 1 and comparison.seeds:
         notes.append(

@@ -74,7 +74,7 @@ class RunStore:
     def deaths(self) -> collections.Counter[tuple[str, int]]:
         """Count deaths of the calling process, by arm and seed of the run.
 
-        Those before the last result of a run, be it scores or an error, do not
+        Deaths before the last result of a run, scores or an error, do not
         count.
         """
         deaths: collections.Counter[tuple[str, int]] = collections.Counter()
@@ -83,11 +83,11 @@ class RunStore:
             if "death" in line:
                 deaths[key] += 1
             else:
-                del deaths[key]  # which a Counter need not hold
+                del deaths[key]  # A Counter ignores missing keys.
         return deaths
 
     def _lines(self) -> tuple[list[Run], list[int]]:
-        """Return the lines that can be read, and numbers of the others."""
+        """Return the valid lines, and the numbers of the damaged lines."""
         try:
             with self._locked(os.O_RDONLY) as file:
                 data = _read_all(file)

@@ -232,7 +232,7 @@ def found(
 
 
 def _off(rate: float, before: WeightSnapshot, now: WeightSnapshot) -> bool:
-    # The rate must be off in two readings, because one odd batch is no fault.
+    # The rate must be off in two readings, because one odd batch is harmless.
     return all(
         one.inhibited_rate < rate / 4 or one.inhibited_rate > min(4 * rate, 1)
         for one in (before, now)

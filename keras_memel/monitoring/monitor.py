@@ -119,14 +119,14 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
                 "every", every, '"epoch" or a number of steps', 1
             )
         self.every = every
-        if x is not None and (
-            hasattr(x, "__next__") or Source(x, _BATCH).size == 0
-        ):
+        if hasattr(x, "__next__"):
             raise ValueError(
                 "Argument `x` must contain inputs that can be read several "
                 "times: arrays, texts, or a dataset. "
                 f"Received: x={x!r} ({type(x).__name__})"
             )
+        if x is not None:
+            Source(x, _BATCH)  # It raises without inputs.
         self.x = x
         if isinstance(quantiles, numbers.Real):
             quantiles = (quantiles,)

@@ -28,8 +28,8 @@ class MaskArgument(NamedTuple):
             is "", which represents all known names.
         position: Position of the argument.
         inverted: Whether true means padding.
-        is_whole: Whether the module is a whole model. Its mask `None` then
-            means that there is no padding.
+        is_whole: Whether the module is a whole model, whose mask `None` means
+            inputs without padding.
     """
 
     name: str
@@ -39,7 +39,7 @@ class MaskArgument(NamedTuple):
 
 
 def argument_of(module: nn.Module) -> MaskArgument | None:
-    """Find the mask argument of a module; `None` if it has no such argument."""
+    """Find the mask argument of a module, or return `None` without one."""
     try:
         parameters = inspect.signature(module.forward).parameters
     except (TypeError, ValueError):

@@ -358,7 +358,7 @@ class TorchMEmeL(StateInBuffers):
 
 
 class _AddLoss(torch.autograd.Function):
-    """Function that returns the outputs and adds a loss going backward."""
+    """Identity that adds the gradient of a loss in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, loss: Tensor, scale: float) -> Any:

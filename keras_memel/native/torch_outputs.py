@@ -36,8 +36,7 @@ def shapes(
         example: A batch, as in `outputs.call`.
 
     Raises:
-        ValueError: If one of the modules is never called, or has no such
-            output.
+        ValueError: If one of the modules is never called, or lacks the output.
     """
     seen: dict[str, tuple[int, ...]] = {}
     with contextlib.ExitStack() as hooks, evaluating(model):

@@ -32,7 +32,7 @@ def in_backward() -> bool:
 def first_run(steps: torch.Tensor) -> torch.Tensor:
     """Copy the number of steps, in a compiled graph that runs only once.
 
-    A graph has no access to `Calls`. A second run by checkpointing would use
+    A graph cannot access `Calls`. A second run by checkpointing would use
     the statistics after the first run, and would update them again.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Store the inputs that a report keeps in its file.
+"""Store the kept inputs of a report in its file.
 
 An input is a text, an array, or a list, tuple or dictionary of these. All
 leaves at one place of the structure are stored in two arrays: the values, one

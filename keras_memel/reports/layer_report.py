@@ -51,8 +51,8 @@ class LayerReport:
     marked "scored" below come from the second half alone.
 
     `layer[77]` is the row of a neuron in the table of the layer, a
-    `pandas.Series`. An integer names a neuron if the neurons are channels,
-    and a tuple if they are positions of `shape`.
+    `pandas.Series`. The name of a neuron is an integer if the neurons are
+    channels, and a tuple if they are positions of `shape`.
 
     Attributes:
         path: Path of the layer, as in `find`.
@@ -300,18 +300,16 @@ class LayerReport:
         """Return which neurons are nearly silent, compared with the layer.
 
         The mean absolute value of a dormant neuron is at most `tau` times a
-        reference. By definition, the reference is the mean of those of all
-        neurons of the layer [Sokar et al. 2023, Definition 3.1]. This mean has
-        a limit: one neuron that is `1 / tau` times as large as all others
-        together makes all others dormant. The median ignores such a neuron.
-        It is not the default, because it fails in the case that the definition
-        is for: as soon as half of the neurons of a layer are dormant, the
-        median is the value of a dormant neuron, and no neuron is found.
+        reference: the mean over all neurons of the layer [Sokar et al. 2023,
+        Definition 3.1]. One neuron that is `1 / tau` times as large as all
+        others together makes all others dormant. The median ignores such a
+        neuron. It is not the default, because it fails if half of the neurons
+        are dormant: its value is then that of a dormant neuron, and no neuron
+        is found.
 
         Args:
             tau: Share of the reference, at least 0.
-            reference: "mean", or "median" for a layer in which a few neurons
-                are much larger than all others.
+            reference: "mean", or "median" for a layer with a few huge neurons.
 
         Raises:
             ValueError: If `tau` or `reference` has another value.
@@ -370,9 +368,8 @@ class LayerReport:
     def ms_quantile(self, q: float) -> Array:
         """Compute a quantile of `phi` of each neuron, `(neurons,)`.
 
-        It is the value at rank `ceil((1 - q) n)` from the top: a share `1 - q`
-        of the values reaches or exceeds it. It is interpolated as in
-        `ranking.quantile`.
+        It is the value at rank `ceil((1 - q) n)` from the top, which a share
+        `1 - q` reaches or exceeds, interpolated as in `ranking.quantile`.
         """
         q = arguments.number("q", q, "between 0 and 1", 0.0, 1.0 + 1e-12)
         rank = np.ceil(np.round((1 - q) * self.ranked, 6))
@@ -396,7 +393,6 @@ class LayerReport:
     def to_dataframe(self, rate: float = 0.02) -> Any:
         """Return the rows of `Report.to_dataframe` for this layer."""
         pd = need("pandas", "report", "`to_dataframe`")
-
         return pd.DataFrame(self.columns(rate))
 
     def columns(self, rate: float = 0.02) -> dict[str, Any]:

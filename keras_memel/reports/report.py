@@ -44,12 +44,10 @@ class Report:
         threshold: Threshold of `over_threshold`, in variances.
         labels: Names of the labels; empty without labels.
         split: Whether labels were chosen and scored on different inputs. It
-            is `False` for a report that was saved before version 3 of the
-            file. Its scores come from the inputs that chose the labels and
-            are too high by chance.
-        kept: Only with `analyze(keep="inputs")`: every input that is an
-            example of some neuron (`Examples`), by its number, as the model
-            received it.
+            is `False` for a report saved before version 3 of the file, whose
+            scores are too high by chance.
+        kept: With `analyze(keep="inputs")`: every input that is an example of
+            some neuron (`Examples`), by number, as the model received it.
         parts: Numbers of inputs of the reports that were merged into this
             one; empty for a report that was not merged.
 
@@ -84,10 +82,9 @@ class Report:
         return iter(self.layers)
 
     def held_out(self) -> Array:
-        """Return which inputs scored the labels.
+        """Return which inputs scored the labels; the others chose them.
 
-        The other inputs chose them. From `x[report.held_out()]` you can
-        compute each score again.
+        From `x[report.held_out()]` you can compute each score again.
 
         Returns:
             Booleans, `(inputs,)`; all true if the inputs were not split.
@@ -116,7 +113,6 @@ class Report:
             label is unlikely to be chance.
         """
         pd = need("pandas", "report", "`to_dataframe`")
-
         tables = [layer.to_dataframe(rate) for layer in self.layers.values()]
         return pd.concat(tables, ignore_index=True)
 
@@ -231,7 +227,6 @@ class Report:
 
     def _series(self, name: str, get: Callable[[LayerReport], Array]) -> Table:
         pd = need("pandas", "report", "`to_dataframe`")
-
         layers = self.layers.values()
         neurons = [one for layer in layers for one in layer.neurons]
         index = pd.MultiIndex.from_arrays(
@@ -250,9 +245,8 @@ class Report:
         """Print the most notable neurons of each layer.
 
         Args:
-            top: Number of neurons to show per layer. They are those that
-                detect their label best (`roc_auc`) or, without labels, have
-                the highest scale.
+            top: Number of neurons to show per layer: those with the best
+                `roc_auc` or, without labels, with the highest scale.
             print_fn: Function that prints a line.
         """
         top = arguments.integer("top", top, "at least 1", 1)
@@ -281,14 +275,12 @@ class Report:
         The page has a table of all neurons to sort, search and filter. For
         each neuron it shows the values by label, the scale, the False Killing
         Rate, and the activations on the inputs with its highest and lowest
-        values and on a sample. The page works without a network and without a
-        server.
+        values and on a sample. The page needs neither network nor server.
 
-        Texts are shown completely, and the value of the neuron shades each
-        token. Images keep their values, and all images have the same black
-        and white: 0 and 255 for uint8; otherwise 0 and 1, -1 and 1, or the
-        lowest and highest value shown. A box marks the receptive field where
-        it is known.
+        Texts are shown completely, with each token shaded by the value of the
+        neuron. All images have the same black and white: 0 and 255 for uint8;
+        otherwise 0 and 1, -1 and 1, or the lowest and highest value shown. A
+        box marks the receptive field where it is known.
 
         Args:
             path: File to write.
@@ -303,8 +295,8 @@ class Report:
                 use `list` for characters. Tokens of byte-pair, SentencePiece
                 and WordPiece vocabularies are joined to their text.
             title: Title of the page.
-            other: A second report to compare neuron by neuron, for example of
-                another checkpoint of the same model.
+            other: Second report to compare neuron by neuron, such as one of
+                another checkpoint.
             other_title: Title of the second report.
             prompts: Results of `prompt`: texts to show with the neurons that
                 deviate most on them.
@@ -333,9 +325,8 @@ class Report:
     def merge(self, other: "Report") -> "Report":
         """Merge with a report of other inputs of the same model.
 
-        Use it to analyze parts of a data set one after the other, on several
-        processes, or after an interruption. Both reports need a sample of
-        values, `analyze(pool=10_000)`.
+        Use it to analyze parts of a data set separately, on several processes,
+        or after an interruption. Both need a sample, `analyze(pool=10_000)`.
 
         These parts are exact up to rounding: counts, moments, extremes,
         histograms, the most extreme values, means by label and half, the label
@@ -345,8 +336,8 @@ class Report:
         decision trees do not add up: `label_fms` is `None`.
 
         Args:
-            other: Other report. Its inputs are numbered after those of this
-                report. Labels are matched by name.
+            other: Other report. Its inputs are numbered after the present
+                ones. Labels are matched by name.
 
         Returns:
             A new report, which can be merged again.
@@ -376,11 +367,10 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the report to one file, `.npz`.
 
-        The file is written completely or not at all. An existing file stays
-        unchanged until the new file is complete.
+        A file is written in full or not at all; an old one stays until then.
 
         Args:
-            path: Path of the file, which ends in ".npz".
+            path: Path that ends in ".npz".
 
         Raises:
             ValueError: If `path` does not end in ".npz".
@@ -392,8 +382,7 @@ class Report:
         """Load a report that `save` wrote.
 
         Raises:
-            ValueError: If the file does not contain a report of this or an
-                older version.
+            ValueError: If the file contains no report of a known version.
         """
         return cls(**report_file.read(path))
 

@@ -18,6 +18,9 @@ import unicodedata
 from collections.abc import Sequence
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# Patterns of a token that represents an unknown word, and of a word.
+_UNKNOWN = re.compile(r"\[UNK\]|<unk>")
+_WORD = re.compile(r"\s*(\w+|\S)")
 # Pattern of control tokens such as "[CLS]", "<s>" and "<|endoftext|>".
 _SPECIAL = re.compile(r"\[[A-Z0-9_]+\]|<\|?[A-Za-z0-9_/:-]+\|?>")
 
@@ -40,7 +43,7 @@ def readable(
     >>> readable([["▁na", "<0xC3>", "<0xAF>", "ve"]])
     [['na', '', 'ï', 've']]
     >>> readable([["[CLS]", "it", "'", "s", "play", "##ing"]], ["It's playing"])
-    [['[CLS]', 'It', "'", 's', ' play', 'ing']]
+    [['[CLS] ', 'It', "'", 's', ' play', 'ing']]
     """
     known = originals if originals is not None else [None] * len(texts)
     # Each token is checked once: a vocabulary is smaller than its texts.
@@ -78,8 +81,7 @@ def _of_bytes(text: Sequence[str]) -> list[str]:
     pieces = []
     for token in text:
         if all(letter in table for letter in token):
-            # The decoder holds back an incomplete character until its last
-            # byte.
+            # The decoder delays an incomplete character until its last byte.
             pieces.append(decoder.decode(bytes(table[x] for x in token)))
         else:
             pieces.append(decoder.decode(b"", final=True) + token)
@@ -133,6 +135,10 @@ def _aligned(text: Sequence[str], original: str | None) -> list[str] | None:
         return None
     at, pieces = 0, []
     for token in text:
+        if _UNKNOWN.fullmatch(token) and (word := _WORD.match(original, at)):
+            pieces.append(word[0])
+            at = word.end()
+            continue
         wanted = _folded(re.sub(r"^##(?=\w)", "", token))
         start = at
         while start < len(original) and original[start].isspace():
@@ -148,7 +154,7 @@ def _aligned(text: Sequence[str], original: str | None) -> list[str] | None:
             pieces.append(original[at:stop])
             at = stop
         elif _SPECIAL.fullmatch(token):
-            pieces.append(f" {token}" if pieces else token)
+            pieces.append(f" {token}" if pieces else f"{token} ")
         else:
             return None
     return pieces

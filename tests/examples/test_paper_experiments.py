@@ -43,7 +43,9 @@ def copied(made, tmp_path):
 
 
 def options(folder):
-    return paper.options_of(folder, ["nowcasting", "glue"])
+    found = paper.options_of(folder)
+    assert found.families == ["nowcasting", "glue"]
+    return found
 
 
 def row(text, section, start):
@@ -112,7 +114,9 @@ def test_no_page_is_written_while_runs_are_missing(
     assert "glue_wrong_20" not in str(refusal.value)
     assert not written
     with pytest.raises(SystemExit, match="imagenet_wrong_20"):
-        paper.main([f"--runs={copied}"])
+        paper.main([f"--runs={copied}", "--families", "imagenet"])
+    with pytest.raises(SystemExit, match=r"No runs\. Pass --runs FOLDER"):
+        paper.main([f"--runs={copied / 'none'}"])
     assert not written
     assert not list(copied.glob("*.locks"))
 

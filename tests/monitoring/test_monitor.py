@@ -361,8 +361,11 @@ def test_bad_arguments():
         MonosemanticityMonitor(quantiles=(2,))
     with pytest.raises(ValueError, match="quantiles=2"):
         MonosemanticityMonitor(quantiles=2)
-    for x in (iter([X]), X[:0]):
-        with pytest.raises(ValueError, match="read several times"):
+    for x, message in (
+        (iter([X]), "read several times"),
+        (X[:0], "at least one input"),
+    ):
+        with pytest.raises(ValueError, match=message):
             MonosemanticityMonitor(x=x)
     with pytest.raises(ValueError, match="also pass `x`"):
         MonosemanticityMonitor(measure_overhead=True)

@@ -72,7 +72,12 @@ def test_word_pieces_are_found_in_their_text():
     tokens += ["believ", "##able", "!", "[SEP]"]
     (pieces,) = readable([tokens], [text])
     assert pieces[1:4] == ["\u00c9lan", " vital", ","]
-    assert "".join(pieces) == f"[CLS]{text} [SEP]"
+    assert "".join(pieces) == f"[CLS] {text} [SEP]"
+    # A word that the vocabulary lacks is that of the text.
+    unknown = ["[UNK]" if one == "vital" else one for one in tokens]
+    (pieces,) = readable([unknown], [text])
+    assert pieces[2] == " vital"
+    assert "".join(pieces) == f"[CLS] {text} [SEP]"
     # Without the text, or where it differs: a space between words.
     for other in (None, "another text"):
         (pieces,) = readable([tokens], [other])

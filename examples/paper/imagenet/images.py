@@ -1,8 +1,8 @@
-"""Images to train on: where they are read from, and what is done to them.
+"""Read and augment images for training.
 
-`cifar10` and `imagenet` give `Images` of a file or folder, or by Keras or
-tensorflow-datasets; `Prepare` makes of them what a network is trained on. What
-is missing or broken is named.
+`cifar10` and `imagenet` return `Images` from a file or folder, from Keras or
+from tensorflow-datasets. `Prepare` converts them to inputs of a network. Errors
+name missing and broken files.
 """
 
 import io
@@ -15,13 +15,13 @@ import keras
 import numpy as np
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-# Of ImageNet, in the units of its pixels.
+# Statistics of ImageNet, in the units of its pixels.
 MEAN = np.array([123.675, 116.28, 103.53], "float32")
 DEVIATION = np.array([58.395, 57.12, 57.375], "float32")
 
 
 class Images(typing.NamedTuple):
-    """What to open, and its class, for training and for the last test."""
+    """Images to open and their classes, for training and for the final test."""
 
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
@@ -36,7 +36,7 @@ class Images(typing.NamedTuple):
 
 
 def cifar10(path):
-    """By Keras, from an .npz file, or from the folder of the python batches."""
+    """Load CIFAR-10 from Keras, an .npz file, or the folder of its batches."""
     if path is None:
         try:
             train, test = keras.datasets.cifar10.load_data()
@@ -62,7 +62,7 @@ def cifar10(path):
 
 
 class _Arrays(pickle.Unpickler):
-    """Reads arrays and containers alone: a pickle could call anything."""
+    """Unpickle only arrays and containers: a pickle could call any function."""
 
     known = {
         ("numpy", "ndarray"),
@@ -135,7 +135,7 @@ def _check(x, y, where):
 
 
 def imagenet(path, name="imagenet2012"):
-    """Of a folder with train/ and val/, or of tensorflow-datasets."""
+    """Load a folder with train/ and val/, or from tensorflow-datasets."""
     if path is not None:
         classes = _classes(path / "train")
         if _classes(path / "val") != classes:
@@ -232,7 +232,7 @@ def _decode(source, where):
 
 
 def check_all(images, workers=8):
-    """Opens every image once, before days are spent on training."""
+    """Open every image once, before a long training."""
     with futures.ThreadPoolExecutor(workers) as pool:
         for split in ("train", "test"):
             for _ in pool.map(images.open, getattr(images, split)[0]):
@@ -240,7 +240,7 @@ def check_all(images, workers=8):
 
 
 class Prepare:
-    """`transform` of `longrun.Batches`: opens, augments, normalizes.
+    """Open, augment and normalize images: `transform` of `longrun.Batches`.
 
     images: an `Images`. size: of the squares. For training:
     policy: `randaugment`, `mixup`, `cutmix`, `erase`, each 0 for none; their

@@ -73,7 +73,7 @@ SMALL = {
     "window_size": 4,
     "patch_size": 2,
 }
-# Of Swin's authors. Learning rates are for batches of 512.
+# Settings of Swin's authors. Learning rates are for batches of 512.
 SCRATCH = {
     "epochs": 300,
     "batch": 1024,
@@ -95,7 +95,7 @@ FINE_TUNING = {
     "warmup": 5,
     "weight_decay": 1e-8,
 }
-# What teaches a small network something in a minute.
+# Settings with which a small network learns in a minute.
 MINUTES = {
     **SCRATCH,
     "epochs": 6,
@@ -166,7 +166,7 @@ def read(small, path):
 
 
 def split(found, seed, options):
-    """Which images to train on, to choose by, and to test on at the end."""
+    """Split the images into training, validation and test."""
     sizes = len(found.train[1]), len(found.test[1])
     training = options.train or sizes[0] - options.validation
     parts = training, options.validation
@@ -197,7 +197,7 @@ def split(found, seed, options):
 
 
 def build(options, classes):
-    """As keras_hub's ImageClassifier, whose `fit` takes no PyDataset."""
+    """Build keras_hub's ImageClassifier, whose `fit` accepts no PyDataset."""
     backbone = swin(options)
     inputs = keras.Input(backbone.image_shape)
     mean = keras.layers.GlobalAveragePooling1D(dtype="float32")
@@ -208,7 +208,7 @@ def build(options, classes):
 
 
 def swin(options):
-    """Of a preset, or from random weights."""
+    """Return the backbone of a preset, or one with random weights."""
     make = hub.models().SwinTransformerBackbone
     if not options.preset:
         return make(
@@ -231,7 +231,7 @@ def swin(options):
 
 
 def middle_four(model):
-    """Blocks depth/2 - 2 to depth/2 + 1 of the third stage."""
+    """Return the blocks depth/2 - 2 to depth/2 + 1 of the third stage."""
     half = model.backbone.depths[2] // 2
     return [f"stage_2/blocks_{i}" for i in range(half - 2, half + 2)]
 
@@ -273,7 +273,7 @@ def compile_model(model, options, steps_per_epoch):
 
 
 def prepare(seed, options, found):
-    """Batches by the name of their part."""
+    """Return batches by the name of their part."""
     parts = split(found, seed, options)
     policy = ("randaugment", "mixup", "cutmix", "erase")
     policy = {name: getattr(options, name) for name in policy}
@@ -294,7 +294,7 @@ def prepare(seed, options, found):
 
 
 def make(arm, seed, options):
-    """The model of an arm, compiled, and its batches."""
+    """Return the compiled model of an arm, and its batches."""
     found = read(options.small, options.data)
     data = prepare(seed, options, found)
     keras.utils.set_random_seed(seed)
@@ -313,7 +313,7 @@ def folder_of(arm, seed, options):
 
 
 def fit(model, data, arm, seed, options):
-    # Validation is of the moving average, as are the weights at the end.
+    # Validation uses the moving average, which the final weights are too.
     callbacks = [keras.callbacks.SwapEMAWeights()] if options.ema else []
     return longrun.fit(
         model,
@@ -329,7 +329,7 @@ def fit(model, data, arm, seed, options):
 
 
 class Say(keras.callbacks.Callback):
-    """One line an epoch; log.csv has what there is to know of each MEmeL."""
+    """Print one line per epoch; log.csv has the numbers of each MEmeL."""
 
     def on_epoch_end(self, epoch, logs=None):
         if longrun.rank_and_ranks()[0] == 0:
@@ -339,22 +339,22 @@ class Say(keras.callbacks.Callback):
 
 
 def check(options, seed):
-    """Refuses what cannot be read or trained, before anything is."""
+    """Check that data and model can be loaded, before any training."""
     split(read(options.small, options.data), seed, options)
     with longrun.devices(options):
         swin(options)
 
 
 def run(arm, seed, options):
-    """Trains one network.
+    """Train one network.
 
     arm: arguments of `MEmeL`, or `None`. options: what `parse` returns.
     Returns the share of right answers on the images set aside ("validation",
     to choose by) and on the test images ("test"); and "correct", a list of
     booleans, one per test image.
     """
-    # Many networks may be trained in one process. Before devices are chosen,
-    # which it would forget.
+    # One process may train many networks. This call resets devices, so it
+    # comes before their choice.
     keras.backend.clear_session()
     with longrun.devices(options):
         scores = {}
@@ -376,7 +376,7 @@ def run(arm, seed, options):
 
 
 def score(model, data, name):
-    """Accuracy by the name of a part, and which answers are right."""
+    """Return the accuracy of a part, and which answers are correct."""
     right, top_5 = [], []
     with longrun.refusals(data):
         for i in range(len(data)):
@@ -399,18 +399,18 @@ def _share(model, data):
 
 
 def _inputs(data, number=4):
-    """Some full batches of validation images."""
+    """Return some full batches of validation images."""
     part = data["validation"]
     full = max(1, min(number, part.size // part.batch))
     return [part[i][0] for i in range(min(full, len(part)))]
 
 
 def diagnose(model, data, arm, seed, steps):
-    """What is left of monosemantic values, see probe.py; all of the original.
+    """Measure the monosemantic values after training, see probe.py.
 
-    With MEmeL kept on (Table 7) for that arm; the rest is measured on the
-    original alone: what a step of each arm does from there (Table 4), and what
-    the network loses without these values.
+    For the MEmeL arm, MEmeL stays active (Table 7). Only for the original: the
+    effect of a step of each arm (Table 4), and the metric of the network
+    without these values.
     """
     scores = {}
     if arm == paper.kdd2024:
@@ -429,7 +429,7 @@ def diagnose(model, data, arm, seed, steps):
         np.concatenate(arrays)[:PROBED]
         for arrays in zip(*[part[i] for i in range(number)])
     )
-    # Not the last rate of the schedule: that of the middle of the training.
+    # Use the learning rate in the middle of the training.
     model.optimizer.iterations.assign(steps // 2)
     where = middle_four(model)
     size = max(1, len(x) // 20)

@@ -1,22 +1,22 @@
 """Small data sets for nowcasting, and their split into windows.
 
     stage_iv       23 hourly fields over the Carolinas under hurricane Florence,
-                   13 and 14 September 2018; lies in examples/data
+                   13 and 14 September 2018, in examples/data
     FILE.npz       `precipitation`, (time, height, width), in millimetres or
-                   metres of an hour; NaN where there is none. It may say
-                   `unit` (mm or m), `minutes` from field to field, and
-                   `start` (ISO 8601). ERA5 counts in metres
-    digits         SYNTHETIC: handwritten digits of scikit-learn that fly about
-                   and bounce, as in Moving MNIST
+                   metres per hour; NaN for missing data. Optional are `unit`
+                   (mm or m), `minutes` between fields, and `start` (ISO 8601).
+                   ERA5 uses metres
+    digits         SYNTHETIC: moving handwritten digits of scikit-learn, as in
+                   Moving MNIST
 
-The split is one of time: the first fields are to train on, the next ones to
-validate, the last ones to test. A window lies within one of these parts, so
-that no field, and no hour, is in two of them; patches of one field do overlap
-within a part. Of the digits each part has sequences and pictures of its own.
+The split is by time: the first fields are for training, the next ones for
+validation, the last ones for the test. A window belongs to one of these parts,
+so no field, and no hour, is in two of them. Patches of one field overlap within
+a part. For digits, each part has separate sequences and pictures.
 
-What is in millimetres an hour becomes pixels of HKO-7 by its relation of
-reflectivity and rain rate (`hko7.rate_to_pixel`): a logarithmic scale, on
-which the papers measure their errors.
+Values in mm/h become pixels of HKO-7 by its relation of reflectivity and rain
+rate (`hko7.rate_to_pixel`): a logarithmic scale, on which the papers measure
+their errors.
 """
 
 import dataclasses

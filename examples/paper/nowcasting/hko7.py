@@ -1,21 +1,20 @@
 """Read the radar frames of HKO-7, and convert their pixels to rain.
 
-HKO-7 is lent by the Hong Kong Observatory for research. Unpacked it is
+The Hong Kong Observatory provides HKO-7 for research. It consists of
 
     FOLDER/radarPNG/2015/05/23/RAD150523000000.png       grey, 480 x 480
     FOLDER/radarPNG_mask/2015/05/23/RAD150523000000.mask zlib, 480 x 480 bytes
     FOLDER/hko7_rainy_train_days.txt                     20090101, 0.4
 
-one frame every 6 minutes. A name may spell the year out (20150523000000.png),
-the frames may lie in FOLDER itself, and a mask beside its frame. A byte of a
-mask is 1 where the pixel counts: outside lie the corners that no radar sees,
-and what the observatory takes for noise. A day of hko7_rainy_*_days.txt and
-the millimetres that fell on it; without these files the last days are held
-out.
+with one frame every 6 minutes. A name may contain the whole year
+(20150523000000.png). The frames may be in FOLDER, and a mask next to its
+frame. A byte of a mask is 1 for valid pixels; invalid are the corners outside
+of the radar's range, and noise according to the observatory. Each line of
+hko7_rainy_*_days.txt is a day and its rain in millimetres. Without these files,
+the last days are held out.
 
-What is wrong with a frame is said before the training starts, as far as its
-size and its length show it, and otherwise when the frame is read; a frame that
-cannot be read is never replaced.
+Faults of a frame that its size and its length reveal raise an error before the
+training, all others when the frame is read. A broken frame is never replaced.
 
 Reference: X. Shi et al. (2017), Deep Learning for Precipitation Nowcasting: A
 Benchmark and a New Model (arXiv 1706.03458), and the code they published.

@@ -5,21 +5,21 @@ The balanced errors weight each pixel by its measured rain, r:
     B-MSE = sum w(r) (p - q)^2,   B-MAE = sum w(r) |p - q|
     w = 1 (r < 2 mm/h), 2 (< 5), 5 (< 10), 10 (< 30), 30 (30 mm/h and more)
 
-with the true pixel p and the forecast q, both in the unit of HKO-7 (dBZ from
--10 to 60 as 0 to 1), summed over the pixels of a frame and averaged over the
-frames: so are the figures of Shi et al. (2017) and of Wang et al. (2024).
+with the measured pixel p and the forecast q, both in the unit of HKO-7 (dBZ
+from -10 to 60 as 0 to 1), summed over the pixels of a frame and averaged over
+the frames, as in Shi et al. (2017) and Wang et al. (2024).
 
-CSI and HSS ask whether the rain reached a rate, over all pixels, with h hits,
+CSI and HSS count the pixels in which the rain reaches a rate, with h hits,
 m misses, f false alarms and c correct negatives:
 
     CSI = h / (h + m + f)
     HSS = 2 (h c - m f) / ((h + m) (m + c) + (h + f) (f + c))
 
-where the release of Shi et al. computes the same HSS from the Gilbert score.
-In the words of other fields CSI is the Jaccard index and HSS is Cohen's kappa.
+The release of Shi et al. computes the same HSS from the Gilbert score. In other
+fields, CSI is called the Jaccard index and HSS Cohen's kappa.
 
-A pixel whose truth is NaN does not count; nor does one whose sample weight is
-0. It adds nothing to the sums, and stays a pixel of its frame.
+Pixels with a truth of NaN or a sample weight of 0 do not add to the sums, but
+still count as pixels of their frame.
 
 Shapes are `(batch, frames, height, width)`, with a last axis of 1 or without.
 """

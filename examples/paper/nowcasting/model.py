@@ -6,10 +6,10 @@
 
 The encoder processes smaller and smaller maps. The forecaster starts from its
 states, and its top level has no input. All convolutions and the candidate
-states have leaky ReLUs with a slope of 0.2; the reset gate multiplies what the
-recurrent convolution gives. The two networks of the papers forecast the frames
-themselves; the small one forecasts what to add to the last frame seen, and so
-begins as persistence.
+states have leaky ReLUs with a slope of 0.2. The reset gate multiplies the
+output of the recurrent convolution. The two networks of the papers forecast the
+frames; the small one forecasts the change from the last input frame, and starts
+as persistence.
 
 Reference: X. Shi et al. (2017), Deep Learning for Precipitation Nowcasting: A
 Benchmark and a New Model (arXiv 1706.03458).

@@ -1,27 +1,27 @@
-"""Nowcasts precipitation with ConvGRUs, with and without MEmeL.
+"""Nowcast precipitation with ConvGRUs, with and without MEmeL.
 
     python examples/paper/nowcasting/train.py --small
     python examples/paper/nowcasting/train.py --data FOLDER  # HKO-7, full size
-    # fields of your own
+    # your own fields
     python examples/paper/nowcasting/train.py --data FILE.npz
 
-Trains the encoder-forecaster of Shi et al. (2017) on the balanced loss, each
-arm from the same first weights on the same batches in two stages, as in Table
-5 of Wang et al. (2024): pretraining with MEmeL on the six candidate states,
-then a fine-tuning without it. Then it scores both on held-out windows, beside
-persistence (the last frame seen, for ever).
+The script trains the encoder-forecaster of Shi et al. (2017) on the balanced
+loss. Each arm starts from the same weights and uses the same batches in two
+stages, as in Table 5 of Wang et al. (2024): pretraining with MEmeL on the six
+candidate states, then fine-tuning without it. The script scores both on
+held-out windows, and compares them with persistence (the last input frame).
 
---data takes stage_iv (hourly fields under hurricane Florence, in this
+--data accepts stage_iv (hourly fields under hurricane Florence, in this
 repository), a file or a folder (see data.py and hko7.py), digits (SYNTHETIC:
-they fly about as in Moving MNIST), or random (noise of the true shapes, for
+moving digits as in Moving MNIST), or random (noise of the true shapes, for
 --dry-run). --small is stage_iv with a small network; --network shi with
 --frames 5 20 is the benchmark of Shi et al. at 480 x 480.
 
-At full size: 20 epochs of 1,000 steps, and 2 to fine-tune; frames of 120 x 120
-as in the code of Wang et al., 10 to see and 10 to forecast, 6 minutes apart.
-The papers do not say how 480 became 120, nor how often the learning rate
-falls: here it is by means of 4 x 4 pixels, and every 10,000 steps. A killed
-run goes on where it was: start it again with the same arguments.
+At full size: 20 epochs of 1,000 steps, and 2 of fine-tuning; frames of 120 x
+120 as in the code of Wang et al., 10 inputs and 10 forecasts, 6 minutes apart.
+The papers state neither how 480 becomes 120, nor how often the learning rate
+falls: here, by means of 4 x 4 pixels, and every 10,000 steps. A killed run
+resumes if you start it again with the same arguments.
 """
 
 import argparse
@@ -151,21 +151,21 @@ def check_data(parser, options):
 
 
 def check(options, seed):
-    """Refuses what cannot be read or trained, before anything is."""
+    """Check that data and model can be loaded, before any training."""
     sources(options)
     build(None, seed, options)
 
 
 def run(arm, seed, options, parts=None):
-    """Trains and scores one network: a dict of figures on the test windows.
+    """Train one network; return its scores on the test windows as a dict.
 
     Args:
         arm: Arguments of MEmeL, or `None` for the original.
-        seed: Of the first weights and the order of the windows.
+        seed: Seed of the initial weights and the order of the windows.
         options: Of `parse`.
         parts: Windows, if they are loaded already.
 
-    `validation`, higher is better, is what to choose by: the share by which
+    `validation` selects settings, higher is better: the share by which the
     B-MSE is below that of persistence on the validation windows.
     """
     with longrun.devices(options):
@@ -186,7 +186,7 @@ def _run(arm, seed, options, parts):
         final = plain
         copy_weights(first, final)
         train = parts["train"].batches(
-            # Other batches than those of the first epochs.
+            # Use different batches than the first epochs.
             options.batch,
             seed + 10_000,
             steps=options.steps,
@@ -210,15 +210,16 @@ def build(arm, seed, options):
 
 
 def copy_weights(source, target):
-    """Of what is trained: MEmeL adds none, and its state is not copied."""
+    """Copy the trainable weights; the state of MEmeL is not copied."""
     for a, b in zip(
         source.trainable_variables, target.trainable_variables, strict=True
     ):
-        b.assign(a)
+        # A copy: JAX donates the arrays of a network that it trains.
+        b.assign(keras.ops.copy(a))
 
 
 def compiled(model, options, done=0):
-    """`done`: steps that were trained before, after which the rate fell."""
+    """Compile; `done` is the number of steps before, which lower the rate."""
     rate = keras.optimizers.schedules.ExponentialDecay(
         options.rate * 0.7 ** (done // options.decay_every),
         options.decay_every,
@@ -254,7 +255,7 @@ def fit(model, train, stage, arm, seed, options, done=0):
 
 
 def described(arm):
-    """An arm in words that tell it from all others."""
+    """Return a text that identifies an arm."""
     if arm is None:
         return "original"
     config = MEmeL(**arm).get_config()
@@ -263,7 +264,7 @@ def described(arm):
 
 
 def label(arm):
-    """A name for a folder."""
+    """Return a name for the folder of an arm."""
     for name, known in paper.arms.items():
         if described(known) == described(arm):
             words = "".join(c for c in name if c.isalnum() or c == " ")
@@ -272,7 +273,7 @@ def label(arm):
 
 
 def score(model, part, batch):
-    """Figures of a model, and of persistence as `persistence_...`."""
+    """Return the scores of a model, and of persistence (`persistence_...`)."""
     own, last = metrics.scores(), metrics.scores()
     for first in range(0, len(part), batch):
         rows = range(first, min(first + batch, len(part)))
@@ -288,12 +289,12 @@ def score(model, part, batch):
 
 
 def diagnose(first, final, parts, arm, seed, options):
-    """What is left of monosemantic values, see probe.py; all of the original.
+    """Measure the monosemantic values after training, see probe.py.
 
-    With MEmeL kept on after pretraining (Table 8) for that arm. The rest is
-    measured on the original alone: what a step of each arm does from there, to
-    the states of the forecaster (Table 4), and what the network loses without
-    these values of its candidate states.
+    For the MEmeL arm, MEmeL stays active after pretraining (Table 8). Only for
+    the original: the effect of a step of each arm on the states of the
+    forecaster (Table 4), and the metric of the network without these values of
+    its candidate states.
     """
     scores = {}
     if arm == paper.kdd2024:
@@ -368,7 +369,7 @@ def plan(options, parts):
 
 
 def table(results):
-    """Rows of figures: persistence, then the arms."""
+    """Return a table of scores: persistence, then the arms."""
     columns = ["b_mse", "b_mae"] + [
         f"{kind}_{rate:g}" for kind in ("csi", "hss") for rate in metrics.RATES
     ]

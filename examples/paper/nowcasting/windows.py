@@ -1,4 +1,4 @@
-"""Windows of a sequence of maps: what was seen, and what came next."""
+"""Windows of a sequence of maps: input frames and the frames that follow."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from examples.paper.common import longrun
 
 
 class Windows:
-    """What the readers share; a reader gives `sequence` and `when`.
+    """Base class of the readers, which define `sequence` and `when`.
 
     Attributes:
-        name: What the windows are of, for messages.
-        starts: What tells the windows apart, one for each.
-        frames_in, frames_out: Number of frames to see and to forecast.
-        minutes: From frame to frame.
-        synthetic: Whether the frames are made up.
-        south_first: Whether their first row lies in the south.
+        name: Name of the data, for messages.
+        starts: Identifier of each window.
+        frames_in, frames_out: Number of input frames and of forecasts.
+        minutes: Minutes between frames.
+        synthetic: Whether the frames are synthetic.
+        south_first: Whether their first row is in the south.
     """
 
     minutes, synthetic, south_first = 60.0, False, False
@@ -29,22 +29,22 @@ class Windows:
         return len(self.starts)
 
     def sequence(self, start):
-        """All frames, `(frames, height, width)`, NaN where there is no data."""
+        """Return all frames, `(frames, height, width)`, NaN without data."""
         raise NotImplementedError
 
     def when(self, start):
-        """Times of all frames, or their numbers."""
+        """Return the times of all frames, or their indices."""
         raise NotImplementedError
 
     def place(self, start):
-        """Which picture a window is part of, and row and column in it."""
+        """Return the picture of a window, and its row and column there."""
         return start, (0, 0)
 
     def read(self, numbers):
-        """Inputs and targets, `(windows, frames, height, width, 1)`.
+        """Return inputs and targets, `(windows, frames, height, width, 1)`.
 
-        Pixels in [0, 1]. Where there are no data the inputs are 0 and the
-        targets NaN, which the losses and metrics here leave out.
+        Pixels are in [0, 1]. Missing inputs are 0 and missing targets NaN,
+        which the losses and metrics here leave out.
         """
         sequences = np.stack([self.sequence(self.starts[i]) for i in numbers])
         sequences = sequences[..., None]
@@ -52,14 +52,14 @@ class Windows:
         return np.nan_to_num(seen, nan=0.0), sequences[:, self.frames_in :]
 
     def batches(self, batch, seed=0, shuffle=True, steps=None):
-        """A `keras.utils.PyDataset`: shuffled, or all windows in order."""
+        """Return a `keras.utils.PyDataset`, shuffled or in order."""
         return Batches(self, batch, seed, shuffle, steps)
 
 
 class Batches(longrun.Batches):
-    """Batches of windows, read when they are needed.
+    """Batches of windows, read on demand.
 
-    `steps`: an epoch has no more of them, drawn anew from all windows.
+    `steps`: maximum length of an epoch, sampled anew from all windows.
     """
 
     def __init__(self, windows, batch, seed=0, shuffle=True, steps=None):

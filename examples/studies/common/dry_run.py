@@ -20,7 +20,7 @@ def show(stores, seeds, sizes, page):
     Args:
         stores: From each file of runs to its arms.
         seeds: Number of seeds.
-        sizes: What one run trains on.
+        sizes: Text on the data and the training of one run.
         page: Name of the page that the study writes.
     """
     left = 0

@@ -146,10 +146,10 @@ const S = {
 };
 const flags = (o) => [
   S.dead(o) && "dead",
-  at(o, "count") === 0 && "no values",
+  at(o, "count") === 0 && (at(o, "nonfinite") > 0 ? "all NaN" : "no values"),
   !S.dead(o) && at(o, "rare") > 0 && "rare",
   !S.dead(o) && at(o, "dormant") > 0 && "dormant",
-  at(o, "nonfinite") > 0 && "NaN",
+  at(o, "count") > 0 && at(o, "nonfinite") > 0 && "NaN",
 ].filter(Boolean);
 const link = (o) => `#${o.layer}/${o.neuron}`;
 

@@ -269,10 +269,13 @@ function fkrChart(o, width) {
     `False Killing Rate by rate: ${RATES.map((v, k) =>
       `${pct(v)}: ${pct(found[k])}`).join(", ")}; a blind choice ${pct(blind)}`,
     "share of values inhibited", "False Killing Rate");
+  // On that side of its line where the curve is not.
+  const below = blind > 0.95
+    || found.slice(0, 5).filter((v) => v > blind).length > 2;
   if (!Number.isNaN(blind)) svg.append(
     sv("line", {x1: 44, x2: width - 8, y1: y(blind), y2: y(blind),
       stroke: "var(--edge)", "stroke-dasharray": "5 4"}),
-    sv("text", {x: 48, y: y(blind) + (blind > 0.85 ? 15 : -5), class: "q",
+    sv("text", {x: 48, y: y(blind) + (below ? 15 : -5), class: "q",
       text: `- - blind choice ${pct(blind)}`}));
   svg.append(sv("path", {fill: "none", stroke: "var(--neg)", "stroke-width": 2,
     d: path(found.map((v, k) => [x(RATES[k]), y(v)])
