@@ -505,12 +505,12 @@ def choice():
         "97 % covered. The sign flip causes this. Many of its sums are equal, "
         "and to count each of them in full is what keeps it exact. To count "
         "them half finds more, but is not exact: with 11 equal deltas that "
-        "differ in their sign alone, 6.5 % of the verdicts under the sharp null hypothesis would be "
-        "wrong. To order equal sums by a second statistic (Streitberg and "
-        "Röhmel 1990) is exact, but gains less than one point, since most "
-        "equal sums come from equal sets of deltas. A bootstrap of the "
-        "statistic without its skewness (Hall 1992) lowers the errors with "
-        "exponential noise further, and finds fewer effects.",
+        "differ in their sign alone, 6.5 % of the verdicts under the sharp "
+        "null hypothesis would be wrong. To order equal sums by a second "
+        "statistic (Streitberg and Röhmel 1990) is exact, but gains less than "
+        "one point, since most equal sums come from equal sets of deltas. A "
+        "bootstrap of the statistic without its skewness (Hall 1992) lowers "
+        "the errors with exponential noise further, and finds fewer effects.",
     ]
 
 
