@@ -85,6 +85,10 @@ than a shared machine can resolve.
 
 ## Compared with the limit
 {limits}
+On TensorFlow the layer is traced once for batches of all sizes. XLA compiles
+it anew for each batch size: a smaller last batch costs about half a second per
+layer, once per run. A batch size that divides the number of inputs avoids it.
+
 ## By size
 
 `benchmarks/scaling.py` on two cores, float32. The tables show the extra time

@@ -41,21 +41,27 @@ class Chosen(NamedTuple):
 
 
 class _Part:
-    """Part of the rows, with new numbers."""
+    """Rows that follow each other in the order of `_Rows`.
 
-    def __init__(self, kept: Array, codes: Array, chosen: Chosen):
-        self._kept = kept
-        self._number = np.cumsum(kept) - 1
-        codes = codes[kept]
+    Args:
+        start: Position of the first row.
+        codes: Code of the labels of each row.
+        chosen: The labels.
+    """
+
+    def __init__(self, start: int, codes: Array, chosen: Chosen):
+        self._start, self._stop = start, start + len(codes)
         names = len(chosen.sets.names)
         self.groups = Groups(*chosen.sets.pairs(codes), len(codes), names)
 
     def of(self, ordered: Array, order: Array) -> "_Ordered":
         """Select the values of this part from all values in order."""
-        # Indices are faster than `ordered[kept]`, because a CPU cannot predict
-        # the branches of a random mask.
-        at = np.flatnonzero(self._kept.take(order))
-        numbers = self._number.take(order.take(at))
+        # Indices are faster than `ordered[inside]`, because a CPU cannot
+        # predict the branches of a random mask.
+        inside = (order >= self._start) & (order < self._stop)
+        at = np.flatnonzero(inside)
+        numbers = order.take(at)
+        numbers -= self._start
         places = self.groups.places(numbers)
         return _Ordered(self.groups, at, ordered.take(at), numbers, places)
 
@@ -92,19 +98,29 @@ class _Ordered(NamedTuple):
 
 
 class _Rows:
-    """Labels, halves and inputs of the rows."""
+    """Labels, halves and inputs of the rows.
+
+    Attributes:
+        order: Rows of the half that chooses, then those of the half that
+            scores, then those without a label.
+        unlabelled: Position of the first of these in `order`.
+        choosing, scoring: The two halves.
+        inputs: Number of the input of each row that scores, from 0 up; `None`
+            if no two have the same input.
+    """
 
     def __init__(self, tags: Array, chosen: Chosen):
         codes, inputs = tags.T
         second = held_out(_own_numbers(inputs, chosen.parts))
-        labelled = codes >= 0
-        self.unlabelled = None if labelled.all() else ~labelled
-        self.choosing = _Part(labelled & ~second, codes, chosen)
-        self.scoring = _Part(labelled & second, codes, chosen)
-        unique, self.inputs = np.unique(
-            inputs[labelled & second], return_inverse=True
-        )
-        self.several = len(unique) < len(self.inputs)
+        group = np.where(codes < 0, 2, second).astype("int8")
+        self.order = np.argsort(group, kind="stable")
+        codes, inputs = codes[self.order], inputs[self.order]
+        first, self.unlabelled = np.cumsum(np.bincount(group, minlength=3))[:2]
+        self.choosing = _Part(0, codes[:first], chosen)
+        scoring = slice(first, self.unlabelled)
+        self.scoring = _Part(first, codes[scoring], chosen)
+        unique, number = np.unique(inputs[scoring], return_inverse=True)
+        self.inputs = number if len(unique) < len(number) else None
 
 
 class Figures:
@@ -176,7 +192,7 @@ class Figures:
         """Process the stored values, and yield numbers of finished neurons."""
         tags = spool.tags
         rows = self._rows(tags)
-        if rows is not None and rows.unlabelled is not None:
+        if rows is not None and rows.unlabelled < len(rows.order):
             neurons = spool.neurons
             self.by_label["unlabelled"] = Unlabelled(
                 count=np.zeros(neurons, "int64"),
@@ -207,12 +223,14 @@ class Figures:
         self, start: int, block: Array, tags: Array | None, rows: _Rows | None
     ) -> int:
         for neuron, values in enumerate(block, start):
+            own = rows
             if np.isnan(values.min(initial=np.inf)):
                 seen = ~np.isnan(values)
+                values = values[seen]
                 own = None if tags is None else self._rows(tags[seen])
-                self._neuron(neuron, values[seen], own)
-            else:
-                self._neuron(neuron, values, rows)
+            if own is not None:
+                values = values.take(own.order)
+            self._neuron(neuron, values, own)
         return len(block)
 
     def _neuron(self, j: int, values: Array, rows: _Rows | None) -> None:
@@ -284,11 +302,9 @@ class Figures:
         rows: _Rows,
         edges: tuple[Array, Array],
     ) -> None:
-        if rows.unlabelled is None:
+        if rows.unlabelled == len(order):
             return
-        at = np.flatnonzero(rows.unlabelled.take(order))
-        if not len(at):
-            return
+        at = np.flatnonzero(order >= rows.unlabelled)
         found = self.by_label["unlabelled"]
         found.count[j] = len(at)
         found.zeros[j] = np.diff(np.searchsorted(at, edges[1]))[0]
@@ -303,8 +319,9 @@ class Figures:
         self.by_label["label_f1"][j] = found
         # The gain is relative to a rule that selects all values. Without this
         # the label with the most values would always have the highest F1.
-        gain = np.where(np.isnan(found), -np.inf, chosen.f1)
-        gain -= np.where(np.isnan(found), 0.0, choosing.baseline_f1)
+        gain = np.where(
+            np.isnan(found), -np.inf, chosen.f1 - choosing.baseline_f1
+        )
         # Gains that differ only by rounding tie, and the first label wins.
         gain = np.round(gain, 6)
         best = int(gain.argmax())
@@ -322,7 +339,7 @@ class Figures:
             return
         phi = np.square(values - self._mean[j]) / self._scale[j]
         positive = half.groups.mask(best).take(numbers)
-        inputs = rows.inputs.take(numbers) if rows.several else None
+        inputs = None if rows.inputs is None else rows.inputs.take(numbers)
         found = ranking.detection(phi, positive, inputs)
         self.by_label["scored"][j] = len(values)
         for mine, its in zip(self.by_label["curve"], found.curve):

@@ -173,26 +173,28 @@ FEW_VALUES = 4096
 
 
 def block_rows(size: int | None, k: int) -> int:
-    """Return the number of rows for `candidates`, or 0 if it saves no time."""
-    # This gives sqrt(size k) columns, and as many candidates in k of them.
-    rows = round(math.sqrt(size / k)) if isinstance(size, int) else 0
-    return rows if rows >= 8 and (size or 0) >= FEW_VALUES else 0
+    """Return the `rows` for `candidates`, or 0 if it saves no time."""
+    # About sqrt(size k) blocks, and as many candidates in k of them. A power
+    # of two divides most sizes.
+    if not isinstance(size, int) or size < FEW_VALUES or size < 64 * k:
+        return 0
+    return 1 << round(math.log2(size / k) / 2)
 
 
 def candidates(flat: Tensor, k: int, rows: int) -> Tensor:
     """Return some values of each sample, including its `k` largest.
 
-    The values form a matrix with `rows` rows. The candidates are those in the
-    `k` columns with the largest maxima. The result is exact: fewer than `k`
-    columns contain a value larger than the k-th largest, so all of these
-    columns are chosen.
+    The values form blocks of `rows` neighbours. The candidates are those in
+    the `k` blocks with the largest maxima. The result is exact: fewer than `k`
+    blocks contain a value larger than the k-th largest, so all of these
+    blocks are chosen.
     """
     batch, size = ops.shape(flat)[0], flat.shape[1]
-    columns = size // rows
-    whole = rows * columns
-    block = ops.reshape(flat[:, :whole], (batch, rows, columns))
-    _, chosen = ops.top_k(ops.max(block, axis=1), k)
-    found = ops.take_along_axis(block, ops.expand_dims(chosen, 1), axis=2)
+    blocks = size // rows
+    whole = rows * blocks
+    block = ops.reshape(flat[:, :whole], (batch, blocks, rows))
+    _, chosen = ops.top_k(ops.max(block, axis=2), k)
+    found = ops.take_along_axis(block, ops.expand_dims(chosen, 2), axis=1)
     found = ops.reshape(found, (batch, rows * k))
     if whole == size:
         return found

@@ -187,22 +187,25 @@ def detection(
     average_precision = roc_auc = ks_statistic = roc_auc_null = p = np.nan
     if positives:
         begin, end = ties(ordered, where)
-        its_begin, its_end = ties(begin, np.arange(positives))
+        its_begin = np.arange(positives)
+        its_end = its_begin + 1
+        if begin is not where:
+            its_begin, its_end = ties(begin, its_begin)
         # Count the values that reach each value, and those above it.
         selected, above = number - begin, number - end
         hits, hits_above = positives - its_begin, positives - its_end
-        average_precision = np.mean(hits / selected)
+        average_precision = (hits / selected).sum() / positives
         ks_statistic = max(
-            np.max(np.abs(hits / positives - selected / number)),
-            np.max(np.abs(hits_above / positives - above / number)),
+            np.abs(hits / positives - selected / number).max(),
+            np.abs(hits_above / positives - above / number).max(),
         )
     if 0 < positives < number:
         centred = _centred_ranks(ordered)
-        excess = centred[where].sum()
+        excess = centred.take(where).sum()
         pairs = positives * (number - positives)
         roc_auc = 0.5 + excess / pairs
-        whose = None if inputs is None else inputs[order]
-        spread = math.sqrt(_null_variance(centred, own, whose))
+        whose = None if inputs is None else inputs.take(order)
+        spread = math.sqrt(_null_variance(centred, where, whose))
         if spread > 0:
             roc_auc_null = min(1.0, 0.5 + _ONE_SIDED * spread / pairs)
             p = 0.5 * math.erfc(excess / spread / math.sqrt(2))
@@ -223,24 +226,28 @@ def detection(
     )
 
 
-def _null_variance(
-    centred: Array, positive: Array, inputs: Array | None
-) -> float:
-    """Compute the variance of the rank sum of an unrelated label."""
+def _null_variance(centred: Array, where: Array, inputs: Array | None) -> float:
+    """Compute the variance of the rank sum of an unrelated label.
+
+    Args:
+        centred: Centred rank of each value, `(n,)`.
+        where: Positions of the values with the label.
+        inputs: As in `detection`.
+    """
     number = len(centred)
-    share = positive.mean()
+    share = len(where) / number
     variance = share * (1 - share)
     spread = centred @ centred
     if inputs is None:
         return float(number / (number - 1) * variance * spread)
     sizes = np.bincount(inputs)
-    several = (sizes > 0).sum()
+    several = np.count_nonzero(sizes)
     if several < 2:
         return 0.0
-    pairs = (sizes.astype("float64") ** 2).sum() - number
+    pairs = float(sizes @ sizes) - number
     covariance = 0.0
     if pairs:
-        its = np.bincount(inputs[positive], minlength=len(sizes))
+        its = np.bincount(inputs.take(where), minlength=len(sizes))
         totals = its - share * sizes
         covariance = (totals @ totals - number * variance) / pairs
         covariance = min(max(covariance, 0.0), variance)

@@ -38,6 +38,8 @@ class Groups:
         counts = np.bincount(label, minlength=n_labels)
         (self.present,) = np.nonzero(counts)
         self.counts = counts
+        # For each label, its place in `present`.
+        self._slot = np.maximum(np.cumsum(counts > 0) - 1, 0)
         counts = counts[self.present]
         self.start = np.cumsum(counts) - counts
         # The counts are integers up to 2^24, exact in float32, which is faster.
@@ -95,16 +97,13 @@ class Groups:
         Returns:
             Counts, `(labels, edges - 1)`.
         """
-        at = np.searchsorted(self.present, labels)
-        at[at == len(self.present)] = 0
-        seen = self.counts[labels] > 0
-        if not seen.any():
+        if not len(places):
             return np.zeros((len(labels), edges.shape[1] - 1), "int64")
         # A shift per label makes the positions of all labels ascend.
-        rows = self.number * at[:, None]
+        rows = self.number * self._slot[labels][:, None]
         found = np.searchsorted(places + self._shift, rows + edges)
         counts: Array = found[:, 1:] - found[:, :-1]
-        return counts * seen[:, None]
+        return counts * (self.counts[labels] > 0)[:, None]
 
 
 class Rules(NamedTuple):

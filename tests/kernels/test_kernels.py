@@ -103,10 +103,12 @@ def test_kth_largest(k, way, rng):
 
 
 # Where a matrix of all values is made first: with and without a rest, few and
-# many samples, ties, and all the largest in one of its columns.
+# many samples, ties, and all the largest in one of its columns or rows.
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("size", "k"), [(4096, 2), (4099, 5), (9000, 40)])
-@pytest.mark.parametrize("kind", ["normal", "ties", "constant", "one column"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "ties", "constant", "column", "row"]
+)
 def test_kth_largest_of_many_values(kind, size, k, batch, way, rng):
     rows = kernels.reference.block_rows(size, k)
     assert rows > 1
@@ -115,8 +117,10 @@ def test_kth_largest_of_many_values(kind, size, k, batch, way, rng):
         x = np.round(x)
     elif kind == "constant":
         x[:] = -1.0
-    elif kind == "one column":
+    elif kind == "column":
         x[:, 7 :: size // rows] += 100
+    elif kind == "row":
+        x[:, 3 * rows : 4 * rows] += 100
     kth = ops.convert_to_numpy(way.kth_largest(ops.convert_to_tensor(x), k))
     np.testing.assert_array_equal(kth, np.sort(x, axis=1)[:, -k, None])
 

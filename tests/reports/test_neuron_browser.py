@@ -551,6 +551,25 @@ def test_whole_inputs_are_shaded_by_what_the_neuron_computes(
     assert page.sound()
 
 
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["\u0120un", "believ", "able", "\u0120na", "\u00c3\u00af", "ve"],
+        ["\u2581un", "believ", "able", "\u2581na", "\u00ef", "ve"],
+        ["un", "##believ", "##able", "na", "##\u00ef", "##ve"],
+    ],
+    ids=["byte pairs", "sentence pieces", "word pieces"],
+)
+def test_tokens_are_read_as_text_in_chromium(tmp_path, chromium, tokens):
+    model = keras.Sequential([keras.Input((6, 1)), keras.layers.ReLU(name="z")])
+    x = np.random.default_rng(0).normal(size=(9, 6, 1))
+    path = tmp_path / "n.html"
+    analyze(model, x, verbose=0, layers="z").to_html(path, inputs=[tokens] * 9)
+    page = Page(chromium, path)
+    assert page.text("#pane .tokens").strip() == "unbelievable na\u00efve"
+    assert page.sound()
+
+
 def test_histograms_are_without_zeros(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.ReLU(name="z")])
     x = np.random.default_rng(4).normal(size=(90, 2)).astype("float32")
