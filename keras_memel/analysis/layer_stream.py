@@ -11,11 +11,11 @@ from keras_memel.analysis import fms
 from keras_memel.analysis.accumulate import Accumulator
 from keras_memel.analysis.directions import Directions
 from keras_memel.analysis.examples import Gatherer
+from keras_memel.analysis.labelled_rows import Chosen
 from keras_memel.analysis.labels import LabelSets
 from keras_memel.analysis.monoscore import MonoScores
 from keras_memel.analysis.pooled import state_of
 from keras_memel.analysis.positions import fits_positions
-from keras_memel.analysis.rank_statistics import Chosen
 from keras_memel.analysis.rank_statistics import Figures
 from keras_memel.analysis.value_store import Spool
 from keras_memel.core import axes

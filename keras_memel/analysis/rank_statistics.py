@@ -5,122 +5,21 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 
-from keras_memel.analysis.labels import LabelSets
+from keras_memel.analysis.labelled_rows import Chosen
+from keras_memel.analysis.labelled_rows import Ordered
+from keras_memel.analysis.labelled_rows import Rows
 from keras_memel.analysis.value_store import Spool
 from keras_memel.reports import bins
 from keras_memel.reports import ranking
 from keras_memel.reports import rules
 from keras_memel.reports.bins import BINS
 from keras_memel.reports.examples import Unlabelled
-from keras_memel.reports.halves import held_out
 from keras_memel.reports.ranking import RANKS
 from keras_memel.reports.ranking import Curve
-from keras_memel.reports.rules import Groups
 from keras_memel.utils.types import Array
-
-
-class Chosen(NamedTuple):
-    """Labels that the measures are computed for.
-
-    Attributes:
-        sets: Labels of each code.
-        best: Label of each neuron, `(neurons,)`; -1 without a label.
-        shown: Labels of the histogram of each neuron, `(neurons, labels)`.
-        parts: Numbers of inputs of the parts that were merged, each with its
-            own halves; empty for one stream.
-    """
-
-    sets: LabelSets
-    best: Array
-    shown: Array
-    parts: tuple[int, ...] = ()
-
-
-class _Part:
-    """Rows that follow each other in the order of `_Rows`.
-
-    Args:
-        start: Position of the first row.
-        codes: Code of the labels of each row.
-        chosen: The labels.
-    """
-
-    def __init__(self, start: int, codes: Array, chosen: Chosen):
-        self._start, self._stop = start, start + len(codes)
-        names = len(chosen.sets.names)
-        self.groups = Groups(*chosen.sets.pairs(codes), len(codes), names)
-
-    def of(self, ordered: Array, order: Array) -> "_Ordered":
-        """Select the values of this part from all values in order."""
-        # Indices are faster than `ordered[inside]`, because a CPU cannot
-        # predict the branches of a random mask.
-        inside = (order >= self._start) & (order < self._stop)
-        at = np.flatnonzero(inside)
-        numbers = order.take(at)
-        numbers -= self._start
-        places = self.groups.places(numbers)
-        return _Ordered(self.groups, at, ordered.take(at), numbers, places)
-
-
-class _Ordered(NamedTuple):
-    """Sorted values of a neuron in one part of the rows.
-
-    Attributes:
-        groups: Labels of the part.
-        at: Positions of the values among all sorted values, `(n,)`.
-        values: Values, lowest first.
-        numbers: Number of the row of each value, within the part.
-        places: Positions of the values of each label: `groups.places`.
-    """
-
-    groups: Groups
-    at: Array
-    values: Array
-    numbers: Array
-    places: Array
-
-    def counts_between(self, ends: Array, labels: Array) -> Array:
-        """Count the values of labels between positions among all values.
-
-        Args:
-            ends: Positions, ascending, `(ends,)`.
-            labels: Numbers of labels, `(labels,)`.
-
-        Returns:
-            Counts, `(labels, ends - 1)`.
-        """
-        own = np.searchsorted(self.at, ends)[None]
-        return self.groups.counts_between(self.places, own, labels)
-
-
-class _Rows:
-    """Labels, halves and inputs of the rows.
-
-    Attributes:
-        order: Rows of the half that chooses, then those of the half that
-            scores, then those without a label.
-        unlabelled: Position of the first of these in `order`.
-        choosing, scoring: The two halves.
-        inputs: Number of the input of each row that scores, from 0 up; `None`
-            if no two have the same input.
-    """
-
-    def __init__(self, tags: Array, chosen: Chosen):
-        codes, inputs = tags.T
-        second = held_out(_own_numbers(inputs, chosen.parts))
-        group = np.where(codes < 0, 2, second).astype("int8")
-        self.order = np.argsort(group, kind="stable")
-        codes, inputs = codes[self.order], inputs[self.order]
-        first, self.unlabelled = np.cumsum(np.bincount(group, minlength=3))[:2]
-        self.choosing = _Part(0, codes[:first], chosen)
-        scoring = slice(first, self.unlabelled)
-        self.scoring = _Part(first, codes[scoring], chosen)
-        unique, number = np.unique(inputs[scoring], return_inverse=True)
-        self.inputs = number if len(unique) < len(number) else None
 
 
 class Figures:
@@ -214,13 +113,13 @@ class Figures:
             while waiting:
                 yield waiting.popleft().result()
 
-    def _rows(self, tags: Array | None) -> _Rows | None:
+    def _rows(self, tags: Array | None) -> Rows | None:
         if tags is None or self._chosen is None:
             return None
-        return _Rows(tags, self._chosen)
+        return Rows(tags, self._chosen)
 
     def _block(
-        self, start: int, block: Array, tags: Array | None, rows: _Rows | None
+        self, start: int, block: Array, tags: Array | None, rows: Rows | None
     ) -> int:
         for neuron, values in enumerate(block, start):
             own = rows
@@ -233,7 +132,7 @@ class Figures:
             self._neuron(neuron, values, own)
         return len(block)
 
-    def _neuron(self, j: int, values: Array, rows: _Rows | None) -> None:
+    def _neuron(self, j: int, values: Array, rows: Rows | None) -> None:
         number = self.ranked[j] = len(values)
         if not number:
             return
@@ -299,7 +198,7 @@ class Figures:
         ordered: Array,
         order: Array,
         phi: Array,
-        rows: _Rows,
+        rows: Rows,
         edges: tuple[Array, Array],
     ) -> None:
         if rows.unlabelled == len(order):
@@ -311,7 +210,7 @@ class Figures:
         found.mean[j], found.ms[j] = ordered[at].mean(), phi[at].mean()
         found.histogram[j] = np.diff(np.searchsorted(at, edges[0]))
 
-    def _rules(self, j: int, first: _Ordered, second: _Ordered) -> None:
+    def _rules(self, j: int, first: Ordered, second: Ordered) -> None:
         """Choose and score one threshold on the activation for each label."""
         choosing, scoring = first.groups, second.groups
         chosen = rules.best_rules(first.values, first.places, choosing)
@@ -330,9 +229,7 @@ class Figures:
             self.by_label["f1"][j] = found[best]
             self.by_label["f1_baseline"][j] = scoring.baseline_f1[best]
 
-    def _detection(
-        self, j: int, half: _Ordered, rows: _Rows, best: int
-    ) -> None:
+    def _detection(self, j: int, half: Ordered, rows: Rows, best: int) -> None:
         """Score the scale as a detector of the label."""
         values, numbers = half.values, half.numbers
         if best < 0 or not len(values):
@@ -355,7 +252,7 @@ class Figures:
 
 
 def _unshown(
-    halves: list[_Ordered], shown: Array, edges: Array, at_zero: Array
+    halves: list[Ordered], shown: Array, edges: Array, at_zero: Array
 ) -> tuple[Array, Array]:
     """Count the values of the labels that a histogram does not show.
 
@@ -405,12 +302,3 @@ def _activity(ordered: Array) -> float:
     first = np.searchsorted(ordered, median - near)
     last = np.searchsorted(ordered, median + near, "right")
     return float(1 - (last - first) / number)
-
-
-def _own_numbers(inputs: Array, parts: tuple[int, ...]) -> Array:
-    """Convert numbers of inputs to numbers within their part."""
-    if not parts:
-        return inputs
-    ends = np.cumsum(parts)
-    at = np.searchsorted(ends, inputs, "right")
-    return inputs - (ends - parts)[at]

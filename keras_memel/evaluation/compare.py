@@ -359,8 +359,7 @@ def _first_of_each(
 def _check_arms(arms: Any) -> dict[str, Any]:
     good = isinstance(arms, Mapping | Sequence) and not isinstance(arms, str)
     names = list(arms) if good else []
-    if len(set(map(str, names))) != len(names) or len(names) < 2:
-        good = False
+    good = good and len(set(map(str, names))) == len(names) >= 2
     if not good or not all(isinstance(name, str) for name in names):
         raise ValueError(
             "Argument `arms` must hold at least two different names, or be a "
