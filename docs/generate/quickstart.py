@@ -39,15 +39,17 @@ Points and verdict:
 
 `python examples/quickstart.py` trains the 40 networks on your machine. Each
 seed fixes the split, the wrong labels, the initial weights and the order of the
-batches for all arms. No arm is tuned: dropout uses its customary rate of 50 %,
+batches for all arms. No arm is tuned: dropout uses the usual rate of 50 %,
 and MEmeL and its placebo inhibit 10 % of the values. The placebo is the same
-layer with values selected at random. Any effect they share is due to noise.
+layer with values selected at random. Any effect that both share is due to
+noise.
 
 "Better" and "worse" need ten seeds and p < 0.05 in both a sign-flip test and a
-studentized bootstrap, with Holm's correction over the table; all else is "not
-shown". "Detectable" is the mean difference that such a run shows in about three
-cases of four. [How to test it](evidence.md) explains the tests, and
-[When to use it](when_to_use.md) has the results with tuned arms and other data.
+studentized bootstrap, with Holm's correction over the table. Any other
+result is "not shown". "Detectable" is the mean difference that such a run shows
+in about three cases of four. [How to test it](evidence.md) explains the tests,
+and [When to use it](when_to_use.md) has the results with tuned arms and other
+data.
 
 The runs are stored in [examples/results](../examples/results).
 """

@@ -341,8 +341,9 @@ def advice(found):
         "",
         "- Large models, and GLUE, ImageNet and HKO-7, where the papers report "
         "gains of tenths of a point.",
-        "- Fine-tuning of models that were pretrained at large scale: here, "
-        "pretraining also takes [a minute](studies/pretraining.md).",
+        "- Fine-tuning of models that were pretrained at large scale: the "
+        "pretraining in these studies takes only [a "
+        "minute](studies/pretraining.md).",
         "- Labels with systematic human errors. The labels here are wrong at "
         "random.",
     ]
@@ -364,10 +365,10 @@ def of_the_paper():
 
 
 SEEN = [
-    "- **Do not expect a gain from removing monosemantic units as such.** "
-    "Inhibiting units that were made monosemantic on purpose was not shown to "
-    "be better than inhibiting other units, and was worse with wrong labels "
-    "([causality](studies/causality.md)).",
+    "- **Do not expect a gain from inhibiting units because they are "
+    "monosemantic.** Inhibiting units that were made monosemantic on purpose "
+    "was not shown to be better than inhibiting other units, and was worse "
+    "with wrong labels ([causality](studies/causality.md)).",
     "- **Do not encourage them instead.** On digits with wrong labels, "
     "inhibiting was better than encouraging, than decorrelating and than "
     "MonoLoss; the last two were worse than dropout "
@@ -375,12 +376,13 @@ SEEN = [
 ]
 LOOKING = [
     "- A step with RD lowers the monosemantic scale (phi) of the inhibited "
-    "values by more than its placebo does, in a half trained and in a trained "
-    "network. In an untrained network this is not shown, so a late start "
-    "loses no effect that was measured ([mechanism](studies/mechanism.md)).",
-    "- phi measures how far a value is from its history, and not for which "
-    "input. Decorrelated units have a higher phi, and their extreme values "
-    "belong *less* often to their class ([inhibit or "
+    "values by more than its placebo does, in a half-trained and in a trained "
+    "network. In an untrained network this is not shown. A late start "
+    "therefore loses no effect that was measured "
+    "([mechanism](studies/mechanism.md)).",
+    "- phi measures how far a value is from its history. It does not show "
+    "which input caused the deviation. Decorrelated units have a higher phi, "
+    "and their extreme values belong *less* often to their class ([inhibit or "
     "encourage](studies/encourage.md)). Pass labels as well: "
     "`analyze(model, x, labels=labels)`.",
     "- In wider networks, the extreme values are slightly more extreme and "
