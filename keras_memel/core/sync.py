@@ -120,7 +120,8 @@ def merge(
     Returns:
         The moments, followed by the sums, all equal on all replicas. If the
         moments of a neuron are not finite on one replica, the result is
-        non-finite on all: each replica skips the update and counts it as such.
+        non-finite on all. Each replica then skips the update and counts it as
+        skipped.
 
     Example:
 
