@@ -241,8 +241,8 @@ def _results(
     if executor is None:
         finished = _in_this_process(alive, started)
     else:
-        # Another run may have caused the deaths. A run that one more death
-        # would give up therefore starts alone.
+        # Another run may have caused the deaths, so a run that would be given
+        # up after one more death starts alone.
         last = MAX_CALLER_DEATHS - 1
         suspects = {n for n, t in enumerate(alive) if deaths[t[1:3]] == last}
         finished = results(executor, _run, alive, suspects, started)
