@@ -81,7 +81,7 @@ def analyze(
     the label with the highest mean `phi` becomes the label of the neuron, and
     the best threshold on the activation becomes the rule for F1. Both are
     scored on the other half. An unrelated label therefore has a ROC-AUC of 0.5
-    on average, for any number of labels. A hash of an input's number determines
+    on average, for any number of labels. A hash of an input's index determines
     its half; see `LayerReport.roc_auc_null` and `Report.held_out`. Moments,
     quantiles and extremes do not depend on labels and cover all inputs.
 

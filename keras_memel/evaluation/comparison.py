@@ -34,11 +34,12 @@ class Comparison:
     - The sign flip: p is the share of all `2^n` choices of signs for which
       the mean is at least as far from 0 (Fisher 1935). It is exact up to
       n = 16. Beyond that, it uses 65,535 random choices (fixed seed).
-    - The studentized bootstrap: `t = mean / se`, and `t*` is the same for
-      the deltas minus their mean in a resample. p is twice the smaller share
-      of `t*` on either side of `t` (Efron and Tibshirani 1993, section 12.5).
-      Up to n = 10 it uses all `n^n` resamples (Fisher and Hall 1991), beyond
-      that 99,999 random ones (fixed seed).
+    - The studentized bootstrap: `t = mean / se`, with the standard error
+      `se`, and `t*` is the same statistic of a resample of the deltas minus
+      their mean. p is twice the smaller share of `t*` on either side of `t`
+      (Efron and Tibshirani 1993, section 12.5). Up to n = 10 it uses all
+      `n^n` resamples (Fisher and Hall 1991), beyond that 99,999 random ones
+      (fixed seed).
     - `p` is the larger of the two. The interval of the mean contains the
       means that are not rejected by both tests at 0.05: the hull of the
       bootstrap-t interval and of the interval from means of subsets that

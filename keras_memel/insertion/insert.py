@@ -140,7 +140,7 @@ def insert(
             that it follows, or `<name>_<host>` if you named `layer`. The
             copies share `inhibition` and `selection`. If the selection has a
             `seed`, as `Random` may have, each site after the first gets its
-            own seed, derived from this one and the number of the site.
+            own seed, derived from this one and the index of the site.
         output: Index or key of the output, if a layer has several.
         example: Only for PyTorch and Flax NNX modules: a batch of inputs (a
             mapping of arguments, a tuple or a tensor) that determines the

@@ -40,8 +40,8 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
 
         <layer>/inhibited_rate  share of the values inhibited in the last step
         <layer>/target_rate     target share of its selection, if it has a
-                                target: `rate`, or `k` over the values per
-                                sample
+                                target: `rate`, or `k` divided by the number
+                                of values per sample
         <layer>/threshold       moving threshold of `Rate`, in variances
         <layer>/ms_50, ms_99    quantiles of the monosemantic scale on `x`,
                                 with the layer's own statistics, in variances
@@ -66,7 +66,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
     Args:
         every: "epoch", or a number of steps between two readings. On JAX each
             reading copies all weights of the model from the compiled loop:
-            prefer a large number.
+            use a large number.
         x: Inputs on which the quantiles are measured, as in `analyze`: a batch
             or a few hundred samples, in a form that can be read several times.
             Each reading runs them through the model, which is compiled again

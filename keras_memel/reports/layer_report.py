@@ -40,7 +40,7 @@ RARE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """Neurons of one layer, as arrays whose first axis is the neuron.
+    """Results for the neurons of one layer, as arrays with one row per neuron.
 
     `phi` is the monosemantic scale of a value, computed with the mean and
     variance of its neuron over all the data: `(z - mean)^2 / (variance +
@@ -57,7 +57,7 @@ class LayerReport:
     Attributes:
         path: Path of the layer, as in `find`.
         shape: Shape of the neurons; `(neurons,)` if they are channels. The
-            first axis of all arrays counts them in this order.
+            first axis of all arrays indexes them in this order.
         directions: Whether the "neurons" are directions that were passed to
             `analyze`; `shape` is then `(directions,)`.
         epsilon: Fraction of the mean variance in `phi`.
@@ -85,7 +85,7 @@ class LayerReport:
             which 32 bins suffice, and 0 for a dead neuron, whose values are
             all in the first bin. `None` in files of older versions, whose bins
             have equal width from minimum to maximum.
-        top_input: Numbers of the inputs with the highest `phi`, highest
+        top_input: Indices of the inputs with the highest `phi`, highest
             first, `(neurons, top)`, each input once; -1 where there are fewer,
             and for a dead neuron.
         top_position: Position in that input, as a flat index into the axes

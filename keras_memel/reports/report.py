@@ -37,19 +37,19 @@ class Report:
     """Results of `analyze`.
 
     Attributes:
-        layers: `LayerReport` of each path, in the order of the model.
-            `report[path]` is one of them, and `report[path][77]` the row of
-            one neuron.
+        layers: `LayerReport` of each layer by its path, in the order of the
+            model. `report[path]` is one of them, and `report[path][77]` the
+            row of one neuron.
         inputs: Number of analyzed inputs.
         threshold: Threshold of `over_threshold`, in variances.
         labels: Names of the labels; empty without labels.
         split: Whether labels were chosen and scored on different inputs. It
-            is `False` for a report in a file before version 3, whose scores
-            are too high by chance.
+            is `False` for a report from a file older than version 3, whose
+            scores are too high by chance.
         kept: With `analyze(keep="inputs")`: every input that is an example of
-            some neuron (`Examples`), by number, as the model received it.
-        parts: Numbers of inputs of the reports that were merged into this
-            one; empty for a report that was not merged.
+            some neuron (`Examples`), by index, as the model received it.
+        parts: Number of inputs of each report that was merged into this one.
+            Empty for a report that was not merged.
 
     Example:
 
@@ -102,7 +102,7 @@ class Report:
             rate: Rate of the False Killing Rate.
 
         Returns:
-            Table with the columns of `LayerReport`'s attributes. `neuron` is
+            Table whose columns are attributes of `LayerReport`. `neuron` is
             an integer for a channel and a tuple for a position, as in all
             methods and plots. `ms_50`, `ms_90` and `ms_99` are quantiles of
             `phi`. With labels the table adds `label`, `direction`, the scores
