@@ -87,6 +87,12 @@ def tuned(k: int, delta: float) -> dict[str, Any]:
         k: Number of values per sample, `n_n` in the paper.
         delta: Factor of the reversed gradient.
 
+    Returns:
+        Arguments of `MEmeL`, as a new dictionary.
+
+    Raises:
+        ValueError: If `k` is below 1, or `delta` is not a finite number.
+
     Example:
 
     >>> MEmeL(**tuned(k=5, delta=10)).selection

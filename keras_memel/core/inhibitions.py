@@ -225,6 +225,9 @@ def get(identifier: InhibitionLike) -> Inhibition:
             `"observe"`; an `Inhibition`, a subclass of it, or the dictionary
             that `serialize` returns.
 
+    Returns:
+        An `Inhibition`.
+
     Raises:
         ValueError: If `identifier` is none of these.
 

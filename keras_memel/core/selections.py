@@ -306,6 +306,9 @@ def get(identifier: SelectionLike) -> Selection:
             `"random_k"`; a `Selection`, a subclass of it, or the dictionary
             that `serialize` returns.
 
+    Returns:
+        A `Selection`.
+
     Raises:
         ValueError: If `identifier` is none of these.
 

@@ -161,6 +161,9 @@ def weighted(
         total: Number of values on all replicas.
         group: As in `replicas`.
 
+    Returns:
+        The weighted mean, of the shape of `mean`, with its gradient.
+
     Example:
 
     >>> float(weighted(ops.array(0.5), ops.array(3.0), ops.array(3.0)))

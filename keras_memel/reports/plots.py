@@ -144,6 +144,10 @@ def activation_by_label(
     Returns:
         The Axes.
 
+    Raises:
+        ValueError: If the report does not contain the layer or the neuron, or
+            `most` is below 1.
+
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
@@ -225,7 +229,8 @@ def label_map(
         The Axes.
 
     Raises:
-        ValueError: If the report has no labels.
+        ValueError: If the report has no labels or does not contain the layer,
+            or `most` is below 1.
 
     Example:
 
@@ -302,6 +307,10 @@ def false_killing_rate(
 
     Returns:
         The Axes.
+
+    Raises:
+        ValueError: If the report has no labels, or `rates` are not ascending
+            numbers above 0 and at most 1.
 
     Example:
 

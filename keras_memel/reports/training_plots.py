@@ -90,6 +90,9 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
     Returns:
         The Axes.
 
+    Raises:
+        ValueError: If `found` is not a table of `decrease_ratio`.
+
     Example:
 
     >>> import pandas as pd
