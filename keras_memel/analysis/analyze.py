@@ -176,12 +176,13 @@ def analyze(
 
     Raises:
         ImportError: If `fms` needs scikit-learn and it is missing.
-        ValueError: If `layers` selects none (the message lists the nearest
-            paths); if directions do not fit the layer, or embeddings do not
-            fit the inputs; if `x` yields no inputs, as an exhausted generator
-            does; if there are too few or too many labels, or they are
-            negative, without a name, or of the wrong shape; or if the model
-            never calls a selected layer.
+        ValueError: If an argument is invalid or the model is not built; if
+            `layers` selects none (the message lists the nearest paths); if
+            directions do not fit the layer, or embeddings do not fit the
+            inputs; if `x` yields no inputs, as an exhausted generator does; if
+            there are too few or too many labels, or they are negative, without
+            a name, or of the wrong shape; or if the model never calls a
+            selected layer.
 
     Example:
 

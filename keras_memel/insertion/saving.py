@@ -28,8 +28,8 @@ from keras_memel.utils import keras_internals
 def save(model: Any, filepath: Any, **kwargs: Any) -> None:
     """Save a model with all MEmeLs that were inserted into it.
 
-    For a Keras model this is `model.save`. It also saves the MEmeLs of a model
-    that contains the model you passed to `insert`.
+    For a Keras model this equals `model.save`. It also works for a model that
+    contains the model you passed to `insert`.
 
     Args:
         model: A Keras model, or a PyTorch module.
@@ -134,7 +134,7 @@ class ModelWithInsertions(keras_internals.KerasSaveable):
     def get_compile_config(self) -> Any:
         """Return the compile config of the model.
 
-        When it loads a compiled model, Keras compiles the result of
+        If Keras compiles the loaded model, it compiles the result of
         `from_config`.
         """
         if isinstance(self._model, keras.Model):
