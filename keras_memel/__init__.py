@@ -1,8 +1,8 @@
 """See and inhibit monosemantic neurons while a network trains.
 
-`analyze` shows which neurons respond to one thing only, `MEmeL` and `insert`
-inhibit them in training, and `compare` tests whether that helped. The package
-requires Keras 3 with TensorFlow, JAX or PyTorch.
+`analyze` detects neurons that respond to one thing only. `MEmeL` and `insert`
+inhibit them during training, and `compare` tests whether this helps. The
+package requires Keras 3 with TensorFlow, JAX or PyTorch.
 """
 
 import keras
@@ -52,7 +52,7 @@ from keras_memel.reports.report import Report
 from keras_memel.utils.version import __version__ as __version__
 
 if keras.backend.backend() == "torch":
-    # This PyTorch module needs PyTorch as the backend of Keras.
+    # `TorchMEmeL` requires PyTorch as the backend of Keras.
     from keras_memel.native.torch_memel import TorchMEmeL as TorchMEmeL
 
 __all__ = [
@@ -101,6 +101,6 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """Return the public names, without the rooms of the package."""
+    """Return the public names, without the subpackages."""
     on_torch = [name for name in ("TorchMEmeL",) if name in globals()]
     return sorted([*__all__, *on_torch, "__version__"])

@@ -41,7 +41,7 @@ from keras_memel.utils import renamed
 
 # Maximum size of the values in memory in bytes, over all layers.
 MEMORY = 1 << 27
-# Number of batches whose values may wait while the model continues.
+# Maximum number of batches that wait while the model continues.
 _AHEAD = 2
 
 
@@ -75,15 +75,15 @@ def analyze(
     monosemantic scale `phi` ([Wang et al. 2024] Eq. 7, with the mean and the
     variance over all of `x`) and the inputs with the highest scale. With
     labels it also contains the label that the neuron responds to most, and
-    how well the neuron detects that label.
+    scores that measure how well the neuron detects that label.
 
-    Labels are chosen and scored on different inputs. One half of the inputs
-    chooses the label of a neuron, the one with the highest mean `phi`, and the
-    rule for F1, the best threshold on the activation. The other half scores
-    both. An unrelated label therefore has a ROC-AUC of 0.5 on average, for any
-    number of labels. A hash of the number of an input decides its half; see
-    `LayerReport.roc_auc_null` and `Report.held_out`. Moments, quantiles and
-    extremes do not depend on labels and cover all inputs.
+    Labels are chosen and scored on different inputs. On one half of the inputs,
+    the label with the highest mean `phi` becomes the label of the neuron, and
+    the best threshold on the activation becomes the rule for F1. Both are
+    scored on the other half. An unrelated label therefore has a ROC-AUC of 0.5
+    on average, for any number of labels. A hash of an input's index determines
+    its half; see `LayerReport.roc_auc_null` and `Report.held_out`. Moments,
+    quantiles and extremes do not depend on labels and cover all inputs.
 
     The model runs once, at inference, and is not changed. Moments, extremes
     and means per label are computed during this pass. Quantiles, ROC, F1 and
@@ -116,10 +116,10 @@ def analyze(
             targets in `x`. -1, -100, NaN and `None` mean "unlabelled". Pandas
             objects are read by position. Use `align_labels` to align labels
             of words with tokens. Memory grows with the number of labels that
-            occur, times the number of neurons.
+            occur times the number of neurons.
         layers: Layers to select, as in `find`. `None` selects the layers with
-            a MEmeL or, if there are none, the layers with weights of the
-            model and of the models within it.
+            a MEmeL or, if there are none, the layers with weights in the
+            model and in the models within it.
         axis: Axis or axes that index the neurons, as in `MEmeL`. "auto" uses
             the axis of the layer's MEmeL or, without one, one neuron per
             channel: -1, or 1 if `data_format="channels_first"`. For PyTorch
@@ -137,8 +137,8 @@ def analyze(
         multi_label: Whether `labels` has one column of 0 and 1 per label, so
             that an input may have any number of labels: `(n, labels)` or
             `(n, length, labels)`. A row of -1 or -100 is unlabelled.
-        directions: Directions that replace the neurons of a layer, by the path
-            of the layer, such as the weights of a probe. In a matrix
+        directions: Directions, such as the weights of a probe, that replace the
+            neurons of a layer, by the path of the layer. In a matrix
             `(directions, neurons)`, row `d` has the value `sum_k d_k z_k`,
             with `z` the values of the neurons; neurons by position are
             flattened. A function maps values `(rows, neurons)`, float32, to
@@ -149,13 +149,13 @@ def analyze(
             `(n, length, dimensions)`; or a function from a batch of inputs to
             these. With embeddings the same pass computes a MonoScore per
             neuron (`LayerReport.monoscore`). Memory grows with neurons times
-            dimensions. Use the vectors of another model than `model`;
-            otherwise similar vectors only mean similar activations.
+            dimensions. Use vectors of a different model; otherwise
+            similar vectors only mean similar activations.
         fms: Number of neurons to remove, `p` of the feature monosemanticity
             score FMS@p (`LayerReport.label_fms`); the paper uses 1 and 5.
-            `None` does not compute it. It fits decision trees for each label
-            to at most 64 MB of values. It needs labels and scikit-learn: `pip
-            install 'keras-memel[measures]'`.
+            `None` does not compute it. Computing it fits decision trees for
+            each label to at most 64 MB of values. It needs labels and
+            scikit-learn: `pip install 'keras-memel[measures]'`.
         keep: Data of single inputs to store. "activations" stores all values
             of each neuron on the `top / 2` inputs with its highest values, on
             as many with its lowest, and on a sample of 8
@@ -176,12 +176,13 @@ def analyze(
 
     Raises:
         ImportError: If `fms` needs scikit-learn and it is missing.
-        ValueError: If `layers` selects none (the message lists the nearest
-            paths); if directions do not fit the layer, or embeddings do not
-            fit the inputs; if `x` yields no inputs, as an exhausted generator
-            does; if there are too few or too many labels, or they are
-            negative, without a name, or of the wrong shape; or if the model
-            never calls a selected layer.
+        ValueError: If an argument is invalid or the model is not built; if
+            `layers` selects none (the message lists the nearest paths); if
+            directions do not fit the layer, or embeddings do not fit the
+            inputs; if `x` yields no inputs, as an exhausted generator does; if
+            there are too few or too many labels, or they are negative, without
+            a name, or of the wrong shape; or if the model never calls a
+            selected layer.
 
     Example:
 
@@ -322,8 +323,8 @@ def _read(
 
     bar, number = _bar(verbose, source.batches, "batch"), 0
     waiting: deque[Any] = deque()
-    # `seen` is always closed: a reference to an error, as in a notebook, would
-    # otherwise keep the taps in the model.
+    # Always close `seen`. Otherwise a reference to an exception, as a notebook
+    # keeps it, would leave the taps in the model.
     with contextlib.closing(seen), ThreadPoolExecutor(1) as worker:
         for batch in seen:
             if search.active:

@@ -1,6 +1,6 @@
-"""Test whether a step moves monosemantic neurons to their mean: [M] Table 4.
+"""Test whether one training step moves monosemantic neurons to their mean.
 
-Reference: [M] Wang et al. (2024), Learning from Emergence (arXiv 2312.11560).
+Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 """
 
 import contextlib
@@ -50,12 +50,12 @@ def decrease_ratio(
 ) -> Table:
     """Measure the effect of one training step on the most extreme values.
 
-    This is the experiment of [M] Table 4. The mean and variance of every
-    neuron are computed over `warm_up` batches without any training. For each
-    of the next batches, the `k` values per sample with the highest
+    This is the experiment of [Wang et al. 2024], Table 4. The mean and variance
+    of every neuron are computed over `warm_up` batches without training. For
+    each of the next batches, the `k` values per sample with the highest
     monosemantic scale `phi` (Eq. 7) are selected. The model's optimizer then
-    takes one step with these values inhibited, and the model runs again on
-    the same inputs. With the same statistics before and after the step,
+    takes one step with these values inhibited, and the model runs again on the
+    same inputs. With the same statistics before and after the step,
 
         Decrease Ratio     = 1 - mean phi(z after) / mean phi(z before)
         Total Update Ratio = mean |z after - z before| / mean |z before - mean|
@@ -182,7 +182,7 @@ def _subject(model: Any, step: Any, optimizer: Any) -> Any:
 
 
 class _KerasSubject:
-    """Compiled model that takes training steps and can be restored.
+    """Run training steps of a compiled model and restore it.
 
     Args:
         model: A model without insertions.
@@ -225,11 +225,11 @@ class _KerasSubject:
         self.model.train_on_batch(x, y)
 
     def learn(self, memel: MEmeL, values: Array, mask: Any) -> None:
-        """Update only the statistics of a MEmeL with values."""
+        """Update only the statistics of a MEmeL, from `values`."""
         memel(values, mask=mask, training=True)
 
     def state(self, memels: list[MEmeL]) -> list[Any]:
-        """Return a copy of the present statistics."""
+        """Return a copy of the current statistics."""
         weights = [weight for memel in memels for weight in memel.weights]
         return [(weight, to_numpy(weight)) for weight in weights]
 

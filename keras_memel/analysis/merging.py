@@ -170,8 +170,8 @@ def _merged(a: MergeState, b: MergeState) -> MergeState:
     where = np.concatenate([a.far_where, b.far_where], axis=1)
     order = np.argsort(-far, axis=1, kind="stable")
     order = order[:, : max(a.far.shape[1], b.far.shape[1])]
-    # The denser of the two samples is thinned out, so that both together are
-    # one uniform sample.
+    # Thin out the denser sample, so that both samples together form one
+    # uniform sample.
     most = max(a.most[0], b.most[0])
     share = min(a.share[0], b.share[0])
     expected = sum(one.values.shape[1] * share / one.share[0] for one in (a, b))
@@ -218,7 +218,7 @@ def _examples(
     shift: int,
     sizes: tuple[int, ...],
 ) -> Examples:
-    """Merge examples by value, and samples by the lowest hash."""
+    """Merge examples by value, and samples by their lowest hashes."""
     parts = []
     for layer, by in ((first, 0), (second, shift)):
         one = layer.examples

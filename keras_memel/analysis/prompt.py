@@ -16,9 +16,9 @@ from keras_memel.utils import arguments
 from keras_memel.utils import prompts
 from keras_memel.utils.types import Array
 
-# Names of inputs for masks, which are true where a position is not padding.
+# Names of inputs that are masks: true where a position is not padding.
 _MASKS = ("padding_mask", "attention_mask")
-# Names of inputs for the numbers of tokens.
+# Names of inputs that are token ids.
 _IDS = ("token_ids", "input_ids")
 
 
@@ -33,9 +33,9 @@ def prompt(
 ) -> PromptReport:
     """Run one prompt through a model and return the values of its neurons.
 
-    With `generate`, the model first continues the prompt in its own way: with
-    the sampler that a `keras_hub.models.CausalLM` was compiled with, or with
-    the generation settings of a Hugging Face model. Then the model runs once
+    With `generate`, the model first continues the prompt. A
+    `keras_hub.models.CausalLM` uses the sampler it was compiled with, and a
+    Hugging Face model uses its generation settings. Then the model runs once
     on the whole text. In a causal model the values at a token depend only on
     the tokens up to it. They therefore equal the values during generation, up
     to rounding.
@@ -44,21 +44,21 @@ def prompt(
         model: A built Keras model, or a PyTorch module, with or without MEmeL
             layers. It runs at inference and is not changed.
         text_or_inputs: A text, or inputs of the model with a batch of one:
-            numbers of tokens, `(1, tokens)`, a series `(1, time, channels)`,
+            token ids, `(1, tokens)`, a series `(1, time, channels)`,
             or a mapping of arguments. A text needs a model with a
             preprocessor, such as those of keras_hub, or a `tokenizer`.
         layers: Layers to select, as in `find`. `None` selects the layers of
-            `report`. Without a report it selects the layers of `analyze`,
-            limited to those with one value per neuron and token, `(1, tokens,
-            neurons)`.
+            `report`. Without a report it selects the default layers of
+            `analyze`, limited to those with one value per neuron and token,
+            `(1, tokens, neurons)`.
         generate: Maximum number of tokens to generate. The model generates
             fewer if it ends the text.
         tokenizer: A tokenizer of Hugging Face or keras_hub, or a function from
-            a text to numbers of tokens. `None` uses the tokenizer of the
+            a text to token ids. `None` uses the tokenizer of the
             model's preprocessor.
         report: Result of `analyze` for the same layers on other data, with
-            `axis=-1`. Its means and standard deviations show how unusual a
-            value is.
+            `axis=-1`. Its means and standard deviations are the
+            reference for the deviations.
 
     Returns:
         `PromptReport`, without padding. For a layer that is called several
@@ -252,7 +252,7 @@ def _end_tokens(tokenizer: Any) -> tuple[int, ...] | None:
 
 
 def _named(model: keras.Layer, ids: Array) -> Any:
-    """Add the other inputs of a text model to the numbers of tokens."""
+    """Add the other inputs of a text model to the token ids."""
     names = {tensor.name for tensor in getattr(model, "inputs", None) or ()}
     if "token_ids" not in names:
         return ids
@@ -286,7 +286,7 @@ def _mask(inputs: Any) -> Array | None:
 
 
 def _positions(inputs: Any) -> tuple[int | None, Array | None]:
-    """Return the number of positions, `None` for a vector, and the tokens."""
+    """Return the number of positions, `None` for a vector, and the ids."""
     leaf = None
     if isinstance(inputs, dict):
         leaf = next((inputs[name] for name in _IDS if name in inputs), None)

@@ -11,20 +11,20 @@ def align_labels(labels: Any, word_ids: Any, first_only: bool = False) -> Array:
     """Assign each token the label of its word.
 
     Tokenizers divide words into pieces. `word_ids` of a Hugging Face fast
-    tokenizer returns the word of each token, and `None` for special tokens and
-    padding. Pass the result to `analyze` as `labels`.
+    tokenizer returns the index of each token's word, and `None` for special
+    tokens and padding. Pass the result to `analyze` as `labels`.
 
     Args:
         labels: Labels of the words of each text: lists of integers or of
             strings.
-        word_ids: Number of the word of each token, or `None`, for each text;
-            all of one length.
+        word_ids: Index of the word of each token, or `None`, for each text. All
+            texts must have the same number of tokens.
         first_only: Whether to label only the first token of each word.
 
     Returns:
-        Labels, `(texts, tokens)`: int64 with -100 for tokens without a word.
-        If the labels are strings, an array of objects with `None` for tokens
-        without a word.
+        Labels, `(texts, tokens)`: int64, with -100 for tokens that get no
+        label. If the labels are strings, an array of objects, with `None` for
+        these tokens.
 
     Raises:
         ValueError: If the numbers of texts differ, texts have different

@@ -7,7 +7,7 @@
     LogPenalty           value          g + penalty  [Wang et al. 2025] Eq. 5
     Observe              value          g
 
-An inhibition has no state, so that one object may serve many layers.
+An inhibition has no state, so several layers can share one object.
 
 References:
     [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
@@ -39,8 +39,8 @@ class Inhibition:
         loss_is_mean: True if `loss` is a mean over the selected values. On
             several replicas, the layer then computes the mean over the
             selected values of all replicas. Otherwise the backend averages
-            the losses of the replicas. A subclass that overrides `loss` sets
-            this attribute again if it still holds.
+            the losses of the replicas. A subclass that overrides `loss` must
+            set this attribute again if the new loss is such a mean, too.
 
     Example:
 
@@ -94,18 +94,18 @@ class Inhibition:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Inhibition":
-        """Make an inhibition from the result of `get_config`."""
+        """Create an inhibition from the result of `get_config`."""
         return cls(**config)
 
 
-# Every form in which an inhibition can be passed: a name, an object, a class
-# without required arguments, or a config as `serialize` returns it.
+# An argument can specify an inhibition by its name, as an object, as a class
+# without required arguments, or as the config that `serialize` returns.
 InhibitionLike: TypeAlias = str | Inhibition | type[Inhibition] | dict[str, Any]
 
 
 @keras.saving.register_keras_serializable("keras_memel")
 class ReverseDeactivation(Inhibition):
-    """Replace selected values by the mean, and reverse their gradient.
+    """Replace selected values with the mean, and reverse their gradient.
 
     [Wang et al. 2024] Eq. 12 and App. E.3, where `ng` stops the gradient:
 
@@ -115,7 +115,7 @@ class ReverseDeactivation(Inhibition):
     gradient of the loss pushes the output back towards `z`, away from the
     mean. The reversed gradient pushes the neuron *towards* its mean (Lemma
     3.3). The code computes `ng(mean) - delta (z - ng(z))`. This is the same
-    number, but does not lose the mean to cancellation in float16.
+    number, but in float16 it avoids a cancellation that would lose the mean.
 
     Args:
         delta: Factor of the reversed gradient. 1 is the paper's Reverse
@@ -154,10 +154,10 @@ class LogPenalty(Inhibition):
         loss += weight * mean(log((z - ng(mean))^2 + tiny))
 
     The equation omits the variance of the scale, because small variances made
-    the gradients unstable. `tiny` bounds the gradient at the mean, where that
-    of the logarithm is infinite. If no value is selected, the penalty is 0. The
-    mean is over the selected values of all replicas if the losses of the
-    replicas are averaged.
+    the gradients unstable. `tiny` bounds the gradient at the mean, where the
+    gradient of the logarithm is infinite. If no value is selected, the penalty
+    is 0. If the losses of several replicas are averaged, the mean covers the
+    selected values of all replicas.
 
     Args:
         weight: Factor of the penalty.
@@ -187,8 +187,8 @@ class LogPenalty(Inhibition):
     def loss(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor:
         values = ops.cast(values, "float32")
         mean = ops.stop_gradient(ops.cast(mean, "float32"))
-        # Use `where` twice. The gradient of an unselected value must not be
-        # computed from it: a non-finite value would give 0 * inf = NaN.
+        # Use `where` twice, so that no gradient depends on an unselected value:
+        # a non-finite value would give 0 * inf = NaN.
         deviation = ops.where(mask, values - mean, 1.0)
         logs = ops.where(mask, ops.log(ops.square(deviation) + self.tiny), 0.0)
         number = ops.maximum(kernels.count(mask), 1.0)
@@ -218,12 +218,15 @@ _NAMES: dict[str, Callable[[], Inhibition]] = {
 
 
 def get(identifier: InhibitionLike) -> Inhibition:
-    """Return an inhibition, given its name, its config, its class or itself.
+    """Return the inhibition that a name, config, class or object specifies.
 
     Args:
         identifier: `"reverse"`, `"naive_a"`, `"naive_b"`, `"penalty"`,
             `"observe"`; an `Inhibition`, a subclass of it, or the dictionary
             that `serialize` returns.
+
+    Returns:
+        An `Inhibition`.
 
     Raises:
         ValueError: If `identifier` is none of these.
@@ -237,5 +240,5 @@ def get(identifier: InhibitionLike) -> Inhibition:
 
 
 def serialize(inhibition: Inhibition) -> dict[str, Any]:
-    """Return the config of an inhibition, from which `get` makes it again."""
+    """Return the config of an inhibition, from which `get` recreates it."""
     return serialization.serialize(inhibition)

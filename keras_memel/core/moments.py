@@ -3,11 +3,11 @@
 The statistics of a neuron are three numbers: the count, the mean and the
 variance of its samples. A training step computes them on its batch
 (`batch_moments`) and merges them into the history (`pool`). If a batch arrives
-in pieces, one time step after the other, `Sums` accumulates them.
+in pieces, such as one time step at a time, `Sums` accumulates them.
 
-A long run adds small changes to large numbers, which one float32 would round
-away. A `History` therefore stores the rounding errors in separate numbers
-(`add_compensated`).
+A long run adds small changes to large numbers. A single float32 would lose them
+to rounding. A `History` therefore stores the rounding errors in separate
+numbers (`add_compensated`).
 
 All functions are pure, and all arrays are float32. The neuron axes of `values`
 keep their positions. The other axes have size 1 in the results ("keepdims"), so
@@ -63,8 +63,8 @@ class History(NamedTuple):
         mean: Mean of the samples, `(neurons)`, in units of the activation.
         variance: Unbiased variance of the samples, `(neurons)`, in squared
             units.
-        low: Low parts. Those of mean and variance change only in a history
-            that never forgets.
+        low: Low parts. The low parts of mean and variance change only in a
+            history that never forgets.
 
     Example:
 
@@ -182,9 +182,9 @@ def batch_moments(
 
 
 class Sums(NamedTuple):
-    """Sums that give the moments of a batch that arrives in pieces.
+    """Accumulate the moments of a batch that arrives in pieces.
 
-    They use a shift `s` and deviations `d = z - s`, as in `batch_moments`.
+    The sums use a shift `s` and deviations `d = z - s`, as in `batch_moments`.
 
     Attributes:
         count: Number of values so far, broadcastable to the neurons.
@@ -255,7 +255,7 @@ class Sums(NamedTuple):
         return Moments(
             count=ops.broadcast_to(count, shift.shape),
             mean=kernels.where(count > 0, shift + offset, 0.0),
-            # `maximum` would not keep a NaN on every backend.
+            # On some backends, `maximum` would discard a NaN.
             variance=kernels.where(variance < 0, 0.0, variance),
         )
 
@@ -267,7 +267,7 @@ def _sums(
     mean: Tensor,
     mask: Tensor,
 ) -> Sums:
-    """Sum deviations from `mean` or, if not `known`, from one of the values."""
+    """Sum deviations from `mean` or, if not `known`, from a nearby value."""
     count = sample_count(ops.shape(values), axes, mask)
     near = _near_value(values, axes, count, mask)
     shift = kernels.where(known, mean, near)
@@ -278,7 +278,8 @@ def _near_value(
     values: Tensor, axes: tuple[int, ...], count: Tensor, mask: Tensor
 ) -> Tensor:
     # If all values count, use the first one. Otherwise use their mean, which
-    # needs one more pass. Compute both as sums, which an empty batch has too.
+    # needs one more pass. Compute both as sums, which are defined for an empty
+    # batch, too.
     if mask is None:
         first = tuple(
             slice(0, 1) if axis in axes else slice(None)
@@ -305,8 +306,8 @@ def pool(
         v  <- m b (mu - mu')^2 / ((m + b - 1)(m + b))
               + (b v' + (m - 1) v) / (m + b - 1)
 
-    Forgetting (App. C.1): the history counts as `m = min(count, n_f b)`. After
-    `n_f` equal batches, each further batch has the weight `1/(n_f + 1)`.
+    Forgetting (App. C.1): the history counts as `m = min(count, n_f b)` values.
+    After `n_f` equal batches, each further batch has the weight `1/(n_f + 1)`.
     Without forgetting, the changes become ever smaller. Mean and variance are
     then sums of two float32 numbers, so that small changes still count.
 

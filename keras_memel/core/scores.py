@@ -11,7 +11,7 @@ from keras import ops
 from keras_memel import kernels
 from keras_memel.utils.types import Tensor
 
-# The smallest normal float32. A smaller variance has no meaning, and its
+# The smallest normal float32. A smaller variance is meaningless, and its
 # reciprocal overflows.
 TINY = 1.1754944e-38
 
@@ -31,7 +31,7 @@ def monosemantic_scale(
                    / (variance_i + epsilon * mean_k(variance_k))
 
     A high scale means that a value is far from the history of its neuron. A
-    neuron that responds to one thing only has such values. For a Gaussian
+    neuron that responds to one thing only produces such values. For a Gaussian
     neuron, phi follows a chi-squared distribution with one degree of freedom:
     2 % of the values exceed 5.41.
 
@@ -70,7 +70,7 @@ def monosemantic_scale(
 def inverse_variance(
     variance: Tensor, epsilon: float = 0.0, where: Tensor = None
 ) -> Tensor:
-    """Compute the factor of the squared deviation per neuron.
+    """Compute the factor of the squared deviations in `phi`, per neuron.
 
     The arguments are those of `monosemantic_scale`.
 
@@ -89,7 +89,7 @@ def inverse_variance(
     denominator = kernels.where(denominator > TINY, denominator, math.inf)
     if where is not None:
         denominator = kernels.where(where, denominator, math.nan)
-    # Divide last, so that XLA repeats no part of this for every value.
+    # Divide last, so that XLA does not repeat any part of this per value.
     return 1.0 / denominator
 
 

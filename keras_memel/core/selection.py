@@ -20,16 +20,18 @@ class Selection:
 
     Attributes:
         skips_negative: True if a score below 0 is never selected. The layer
-            then saves the pass over the values that ensures this.
+            then omits the pass over the values that would ensure this.
         by_sample: True if the selection in a sample depends on the scores of
-            this sample only. The layer may then pass some samples at a time,
-            which is faster on PyTorch.
+            this sample only. The layer may then call the selection on a few
+            samples at a time, which is faster on PyTorch.
         random: True if `__call__` has an argument `seed`, a
             `keras.random.SeedGenerator` that the layer creates and saves. The
-            layer uses the attribute `seed` of the selection, if it has one.
+            layer initializes it with the attribute `seed` of the selection,
+            if it has one.
 
-    The first two are promises about `__call__`. A subclass that overrides
-    `__call__` does not inherit them, and sets them again if they still hold.
+    The first two attributes are promises about `__call__`. A subclass that
+    overrides `__call__` does not inherit them. It must set them again if its
+    own `__call__` fulfils them.
 
     Example:
 
@@ -77,8 +79,8 @@ class Selection:
         """Compute the state after a training step.
 
         Args:
-            share: Fraction of the selectable values that was selected, a
-                scalar in [0, 1]. On several replicas, the fraction over all.
+            share: Fraction of the selectable values that was selected, a scalar
+                in [0, 1]. On several replicas, the fraction over all of them.
             **state: The state before the step.
 
         Returns:
@@ -110,10 +112,10 @@ class Selection:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Selection":
-        """Make a selection from the result of `get_config`."""
+        """Create a selection from the result of `get_config`."""
         return cls(**config)
 
 
-# Every form in which a selection can be passed: a name, an object, a class
-# without required arguments, or a config as `serialize` returns it.
+# An argument can specify a selection by its name, as an object, as a class
+# without required arguments, or as the config that `serialize` returns.
 SelectionLike: TypeAlias = str | Selection | type[Selection] | dict[str, Any]

@@ -1,17 +1,16 @@
-"""Selections: rules for which values are inhibited, score -> boolean mask.
+"""Selections: rules that select the values to inhibit, score -> boolean mask.
 
     selection   a value is selected if                           source
     TopK(k)     its score is among the k highest of its sample   MEmeL, k = 1
     Rate(r)     its score reaches a threshold that is adjusted   L2E, r = 2 %
-                each step until a fraction r of all values does
+                each step until a fraction r of all values reaches it
     Threshold   its score reaches a constant
     Random(r)   a draw with probability r selects it: the placebo of Rate
-    RandomK(k)  it is among k drawn from its sample: the placebo of TopK
+    RandomK(k)  it is among k values drawn from its sample: the placebo of TopK
 
 A selection is a pure rule. If it has a state, such as the moving threshold of
 `Rate`, it declares the state in `initial_state`. The layer stores the state in
-weights and passes it to the selection, so that one object may serve many
-layers.
+weights and passes it to the selection, so several layers can share one object.
 
 References:
     [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
@@ -43,10 +42,10 @@ class TopK(Selection):
     code, unless their score is 0: such a value does not deviate.
 
     Args:
-        k: Number of values per sample.
+        k: Number of values to select per sample.
 
     Raises:
-        ValueError: If `k` is below 1 or above the number of values of a sample
+        ValueError: If `k` is below 1 or above the number of values per sample
             (raised in `build`, or in the first call if the length is unknown).
 
     Example:
@@ -94,8 +93,8 @@ class Threshold(Selection):
     """Select every score that reaches a constant.
 
     Args:
-        threshold: Threshold in variances. Of the values of a Gaussian neuron,
-            5.41 selects 2 %, 6.63 selects 1 %, and 9 (three standard
+        threshold: Threshold in variances. For a Gaussian neuron, 5.41 selects
+            2 % of the values, 6.63 selects 1 %, and 9 (three standard
             deviations) selects 0.27 %.
 
     Raises:
@@ -124,16 +123,16 @@ class Threshold(Selection):
 
 @keras.saving.register_keras_serializable("keras_memel")
 class Rate(Selection):
-    """Select a fraction of all values by a moving threshold.
+    """Select a fraction of all values with a moving threshold.
 
-    The rule follows [Wang et al. 2025]. It needs no sort: each score is
+    The rule follows [Wang et al. 2025]. It requires no sorting: each score is
     compared with the threshold of the previous step. The threshold is then
     adjusted by the deviation of the selected fraction `s` from the target `r`:
 
         threshold <- threshold * exp(min(gain * (s / r - 1), 2))
 
     With few values per step, `s` jumps between 0 and several times `r`. The
-    adjustment is proportional to `s`, so that this adds noise to the threshold
+    adjustment is proportional to `s`, so these jumps add noise to the threshold
     but no bias. The initial threshold is the quantile of the chi-squared
     distribution with one degree of freedom, which is correct for Gaussian
     neurons: 5.41 for 2 %.
@@ -158,7 +157,7 @@ class Rate(Selection):
     skips_negative = True
     by_sample = True
     # The threshold decreases while a layer is dead. This bound keeps it a
-    # normal float32, from which it recovers in a few steps.
+    # normal float32, so that it can recover within a few steps.
     lowest = 1e-6
 
     def __init__(self, rate: float = 0.02, gain: float = 0.1):
@@ -230,15 +229,16 @@ class Random(Selection):
 class RandomK(TopK):
     """Select k values of each sample at random: the placebo of `TopK(k)`.
 
-    Each set of k values with a score above 0, which `TopK` could select, is
-    equally likely. If a sample has fewer such values, all are selected.
+    All sets of k values with a score above 0, the values that `TopK` could
+    select, are equally likely. If a sample has fewer such values, all of them
+    are selected.
 
     Args:
-        k: Number of values per sample.
+        k: Number of values to select per sample.
         seed: As in `Random`.
 
     Raises:
-        ValueError: If `k` is below 1 or above the number of values of a
+        ValueError: If `k` is below 1 or above the number of values per
             sample, as in `TopK`, or `seed` is not an integer.
 
     Example:
@@ -261,8 +261,8 @@ class RandomK(TopK):
         shape = ops.shape(score)
         drawn = keras.random.uniform(shape, dtype="float32", seed=seed)
         drawn = ops.where(score > 0, drawn, -1.0)
-        # Select by position: some of thousands of draws are equal, and a cutoff
-        # would select both.
+        # Select by position. Some of thousands of draws are equal, and a cutoff
+        # would select all of these.
         size = math.prod(shape[1:])
         places = ops.top_k(ops.reshape(drawn, (shape[0], size)), self.k)[1]
         first = size * ops.expand_dims(ops.arange(shape[0]), 1)
@@ -299,12 +299,15 @@ _NAMES: dict[str, Callable[[], Selection]] = {
 
 
 def get(identifier: SelectionLike) -> Selection:
-    """Return a selection, given its name, its config, its class or itself.
+    """Return the selection that a name, config, class or object specifies.
 
     Args:
         identifier: `"top_k"`, `"rate"`, `"threshold"`, `"random"`,
             `"random_k"`; a `Selection`, a subclass of it, or the dictionary
             that `serialize` returns.
+
+    Returns:
+        A `Selection`.
 
     Raises:
         ValueError: If `identifier` is none of these.
@@ -318,5 +321,5 @@ def get(identifier: SelectionLike) -> Selection:
 
 
 def serialize(selection: Selection) -> dict[str, Any]:
-    """Return the config of a selection, from which `get` makes it again."""
+    """Return the config of a selection, from which `get` recreates it."""
     return serialization.serialize(selection)

@@ -8,11 +8,11 @@ replicas,
     variance = sum_r n_r (variance_r + mean_r^2) / n - mean^2,
 
 which gives the moments of all values together. An average of the variances of
-the replicas would omit the variance between replicas. One all-reduce sums the
+the replicas would omit the variance between replicas. One all-reduce sums these
 three and the number of selected values as one vector of `8 (3 neurons + 1)`
 bytes. Its dtype is float64, in which the square of a float32 is exact: the
 variance loses no digits that float32 could hold, and the replicas need no
-common shift. All replicas receive the same sums and stay equal bit by bit.
+common shift. All replicas receive the same sums and stay bitwise equal.
 
     engine                               how the replicas are found
     JAX, `keras.distribution` or a jit   not needed: XLA compiles one program
@@ -24,14 +24,15 @@ common shift. All replicas receive the same sums and stay equal bit by bit.
                                          all processes
 
 With one replica, no data are packed or sent. The tests run all of these
-engines. The workers of a MultiWorkerMirroredStrategy are then two processes on
-one machine.
+engines, with two processes on one machine as the workers of a
+MultiWorkerMirroredStrategy.
 
-An engine must ensure two things. Every replica runs every training step, with
-an empty batch if it has no samples (`DistributedDataParallel.join` does not
-wait for the sums of layers). On PyTorch, all processes of the group train one
-model together, on different values. With tensor or pipeline parallelism, use
-the data-parallel group, such as `DeviceMesh.get_group("data")`.
+An engine must meet two conditions. First, every replica runs every training
+step, with an empty batch if it has no samples (`DistributedDataParallel.join`
+does not wait for the sums of layers). Second, on PyTorch, all processes of the
+group train one model together, on different values. With tensor or pipeline
+parallelism, use the data-parallel group, such as
+`DeviceMesh.get_group("data")`.
 """
 
 import math
@@ -118,8 +119,9 @@ def merge(
 
     Returns:
         The moments, followed by the sums, all equal on all replicas. If the
-        moments of a neuron are not finite on one replica, they are not finite
-        on any: each replica skips the update and counts it as skipped.
+        moments of a neuron are not finite on one replica, the result is
+        non-finite on all. Each replica then skips the update and counts it as
+        skipped.
 
     Example:
 
@@ -138,7 +140,7 @@ def merge(
     divisor = ops.maximum(count, 1.0)
     mean = first / divisor
     variance = second / divisor - mean * mean
-    # `maximum` would not keep a NaN on every backend.
+    # On some backends, `maximum` would discard a NaN.
     variance = ops.where(variance < 0, 0.0, variance)
     merged = Moments(*(ops.cast(x, "float32") for x in (count, mean, variance)))
     return merged, *(ops.cast(s, "float32") for s in sums)
@@ -147,7 +149,7 @@ def merge(
 def weighted(
     mean: Tensor, number: Tensor, total: Tensor, group: Any = None
 ) -> Tensor:
-    """Weight a local mean so that its average is the mean of all values.
+    """Weight a local mean so that its average over replicas is the total mean.
 
     `DistributedDataParallel` and Keras under `tf.distribute` average the losses
     of the replicas. The weight accounts for the different number of values per
@@ -158,6 +160,9 @@ def weighted(
         number: Number of local values.
         total: Number of values on all replicas.
         group: As in `replicas`.
+
+    Returns:
+        The weighted mean, of the shape of `mean`, with its gradient.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Run the arms of a study on paired seeds: does it help *your* model?
+"""Run the arms of a study on paired seeds and store the runs.
 
 train + arms + seeds --executor--> runs --store--> Comparison
 """
@@ -38,7 +38,7 @@ from keras_memel.evaluation.run_store import RunStore
 from keras_memel.utils import arguments
 from keras_memel.utils.optional_imports import need
 
-# Upper estimate of a line in the store. The environment is most of it.
+# Upper estimate of the size of a run in the store, mostly its environment.
 BYTES_PER_RUN = 1024
 
 
@@ -65,14 +65,14 @@ def compare(
 
     A run that raises or calls `sys.exit` is stored with its traceback, and
     the study continues. If a worker of a process pool dies, a new pool with
-    the same settings replaces the pool. The runs that were in it are repeated
-    one by one, and a run that dies again, alone, is stored with an error.
+    the same settings replaces the pool. The runs in progress are repeated one
+    by one, and a run whose worker dies again is stored with an error.
     If this process dies, call `compare` again: the store counts the deaths of
     the runs that were in progress in this process, or in a pool with a known
-    number of workers. After three deaths in a row a run is stored with an
-    error. Windows does not count them. Each run is stored with the versions,
-    backend and device of its process and, if the folder of `train` has one,
-    the git revision.
+    number of workers. After three deaths in a row, a run is stored with an
+    error. On Windows, deaths are not counted. Each run is stored with the
+    versions, backend and device of its process and, if the folder of `train`
+    has one, the git revision.
 
     Args:
         train: `train(arm, seed)` trains and tests one network. It returns a
@@ -104,18 +104,18 @@ def compare(
         progress: Whether to show a progress bar.
         looks: Numbers of seeds at which you inspect the verdicts. With
             `(10, 20)`, call with 10 seeds, then with 20 to continue. Each
-            look uses a part of the 5 % of wrong verdicts: p < 0.01 at the
+            look spends a part of the 5 % of wrong verdicts: p < 0.01 at the
             first of these two, p < 0.045 at the second. The first call
             declares the looks and stores them; later calls may omit them. By
             default one look is planned, at `seeds`.
 
     Returns:
         A `Comparison` of the runs of these arms and seeds. Its `notes`
-        report seeds beyond the declared ones, and stored seeds beyond these.
+        report seeds beyond the declared looks, and stored seeds not compared.
 
     Raises:
         ValueError: If an argument is invalid, or the store holds runs of an
-            arm that `train` received another object for, or runs that were
+            arm for which `train` received another object, or runs that were
             started with other looks.
         TypeError: If `train` returns neither a number nor a dictionary of
             numbers by different names. The study stops, because every run
@@ -149,7 +149,7 @@ def compare(
         Comparison,
         arms=list(given),
         baseline=baseline,
-        # The pairs are read twice, and an iterator only once.
+        # The pairs are read twice, which an iterator does not allow.
         contrasts=contrasts if isinstance(contrasts, str) else list(contrasts),
         higher_is_better=higher_is_better,
     )
@@ -241,8 +241,8 @@ def _results(
     if executor is None:
         finished = _in_this_process(alive, started)
     else:
-        # A run that was in progress with the cause of a death must not be
-        # given up, so runs before their last death start alone.
+        # Another run may have caused the deaths, so a run that would be given
+        # up after one more death starts alone.
         last = MAX_CALLER_DEATHS - 1
         suspects = {n for n, t in enumerate(alive) if deaths[t[1:3]] == last}
         finished = results(executor, _run, alive, suspects, started)
@@ -277,13 +277,13 @@ def _run(
         returned = train(argument, seed)
     except (KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException:  # `sys.exit` raises one too.
+    except BaseException:  # `sys.exit` raises `SystemExit`.
         run["error"] = traceback.format_exc()
     else:
         try:
             run.update(_scores(returned))
         except TypeError as error:
-            # Raised by the caller: an executor would count it as a death.
+            # The caller raises it: an executor would count it as a death.
             return {"refused": str(error)}
     run["seconds"] = round(time.perf_counter() - start, 3)
     run["environment"] = environment_of(folder)
@@ -333,8 +333,8 @@ def _first_of_each(
 ) -> dict[tuple[str, int], Run]:
     """Return the stored run of each arm and seed.
 
-    If two processes made the same run, the first that did not fail counts:
-    a result that was seen once does not change.
+    If two processes execute the same run, the first one that does not fail
+    counts, so that a result does not change after it was seen.
     """
     runs: dict[tuple[str, int], Run] = {}
     keys = set(wanted)

@@ -26,20 +26,22 @@ from keras_memel.utils.types import Axes
 
 
 class Comparison:
-    """Comparison of the arms of a study, seed by seed.
+    """Compare the arms of a study, seed by seed.
 
-    For each metric and pair of arms, `d` denotes the deltas of the n seeds:
+    For each metric and pair of arms, the deltas are the differences between the
+    two scores, one per seed. With n seeds:
 
     - The sign flip: p is the share of all `2^n` choices of signs for which
       the mean is at least as far from 0 (Fisher 1935). It is exact up to
-      n = 16; beyond, it uses 65,535 random choices (fixed seed).
-    - The studentized bootstrap: `t = mean / se`, and `t*` is the same for
-      the deltas minus their mean in a resample. p is twice the smaller share
-      of `t*` on either side of `t` (Efron and Tibshirani 1993, section 12.5).
-      Up to n = 10 it uses all `n^n` resamples (Fisher and Hall 1991); beyond,
-      99,999 drawn ones (fixed seed).
+      n = 16. Beyond that, it uses 65,535 random choices (fixed seed).
+    - The studentized bootstrap: `t = mean / se`, with the standard error
+      `se`, and `t*` is the same statistic of a resample of the deltas minus
+      their mean. p is twice the smaller share of `t*` on either side of `t`
+      (Efron and Tibshirani 1993, section 12.5). Up to n = 10 it uses all
+      `n^n` resamples (Fisher and Hall 1991), beyond that 99,999 random ones
+      (fixed seed).
     - `p` is the larger of the two. The interval of the mean contains the
-      means that the tests do not both reject at 0.05: the hull of the
+      means that are not rejected by both tests at 0.05: the hull of the
       bootstrap-t interval and of the interval from means of subsets that
       inverts the sign flip (Hartigan 1969). Hence p < 0.05 exactly if the
       interval excludes 0.
@@ -52,19 +54,19 @@ class Comparison:
     Sums that differ only by rounding to float32 count as equal.
 
     A verdict needs at least 10 seeds. A missing run, a failed run or a NaN
-    score also prevents it, because the seeds that an arm survives do not
-    represent the others. So do equal deltas for all seeds, which occur when
-    `train` ignores its seed.
+    score also prevents it, because the seeds on which an arm succeeds do not
+    represent the others. Equal deltas for all seeds prevent it, too. They occur
+    when `train` ignores its seed.
 
     If the arm has no effect at all, it can be exchanged with the baseline on
     each seed, and the sign flip is exact for any noise and any n. If the arm
     changes the noise but not the mean, wrong verdicts are about as rare for
     symmetric deltas, and too frequent for skewed deltas. No test of a mean is
     valid with 10 seeds if one seed in ten is an extreme outlier.
-    docs/studies/validity.md simulates how often verdicts are wrong, effects
-    are found and intervals are right.
+    The simulations in docs/studies/validity.md estimate how often verdicts are
+    wrong, effects are found and intervals are right.
 
-    The looks are those that `compare` stored in the first of `runs`.
+    The looks are read from the first of `runs` in which `compare` stored them.
 
     Args:
         runs: Dictionaries with `arm`, `seed` and `scores` or `error`, as
@@ -213,16 +215,16 @@ class Comparison:
         }
 
     def notes(self, metric: str | None = None) -> list[str]:
-        """Return remarks that a reader of the numbers must know.
+        """Return the remarks that you need to interpret the numbers.
 
         Args:
-            metric: Metric to report on; remarks on other metrics alone are
-                omitted. `None` reports on all metrics.
+            metric: Metric to report on. Remarks that concern only other metrics
+                are omitted. `None` reports on all metrics.
         """
         return notes_of(self, metric)
 
     def scores(self, metric: str | None = None) -> Any:
-        """Return the scores as a table with rows for seeds, columns for arms.
+        """Return a table of the scores, one row per seed, one column per arm.
 
         Args:
             metric: Name of the metric. Defaults to the first.
@@ -260,7 +262,8 @@ class Comparison:
 
         Args:
             metric: Name of the metric. Defaults to the first.
-            scale: Factor of the numbers: 100 turns shares into points.
+            scale: Factor of the numbers. 100 converts shares to percentage
+                points.
             labels: Names to show for arms, by their name in the runs.
 
         Raises:
@@ -328,7 +331,7 @@ class Comparison:
     ) -> Axes:
         """Draw one dot per seed, and the mean with its interval, per contrast.
 
-        Blue is better, orange is worse, grey is not shown. Fonts and sizes
+        Blue means "better", orange "worse", grey "not shown". Fonts and sizes
         follow `matplotlib.rcParams`. For a paper, set for example
         `{"pdf.fonttype": 42, "font.family": "serif"}`.
 
@@ -352,8 +355,8 @@ class Comparison:
     def mcnemar(self) -> Any:
         """Apply McNemar's exact test to each pair of networks.
 
-        The test needs runs that hold `correct`; other runs are omitted. It
-        tests whether *these two networks* differ on the population of the
+        The test needs runs that hold `correct`, and omits others. It tests
+        whether *these two networks* differ on the population of the
         test examples. Whether their recipes differ depends on seeds, not on
         examples (Dietterich 1998). The table therefore has one row per seed,
         no pooling and no verdict.

@@ -18,8 +18,8 @@ from keras_memel.evaluation.paired_tests import paired_test
 from keras_memel.evaluation.paired_tests import rounding
 from keras_memel.utils.optional_imports import need
 
-# With fewer seeds, chance is mistaken for an effect, and a bootstrap interval
-# is too narrow.
+# With fewer seeds, chance is often mistaken for an effect, and a bootstrap
+# interval is too narrow.
 ENOUGH_SEEDS = 10
 # Power at which the minimum detectable effect is defined.
 POWER = 0.8
@@ -33,13 +33,13 @@ class Contrast:
         metric: Name of the score.
         arm: First arm. The score of `other` is subtracted from its score.
         other: Second arm.
-        seeds: Seeds that both arms finished with a finite score.
+        seeds: Seeds for which both arms have a finite score.
         deltas: Score of `arm` minus score of `other`, one per seed in `seeds`.
         mean: Mean of the deltas, NaN without deltas.
         low: Lower end of the interval of the mean, NaN below 10 deltas or if
             all are equal.
         high: Upper end of the interval.
-        level: The p below which there is a verdict. The interval covers
+        level: Corrected p below which there is a verdict. The interval covers
             `1 - level`: 95 %, unless looks were planned.
         p_sign_flip: Two-sided p of the sign flip, NaN below 2 deltas.
         p_bootstrap: Two-sided p of the studentized bootstrap, NaN below 2
@@ -48,11 +48,11 @@ class Contrast:
             excludes 0.
         p_holm: `p` with Holm's correction over the contrasts of the metric.
         detectable: Minimum detectable effect: the mean delta that this number
-            of seeds shows in about three cases of four, given the deviation
-            of these deltas. Infinite where the seeds cannot show any effect,
-            however large.
+            of seeds shows in about three cases of four, given the standard
+            deviation of these deltas. Infinite if the seeds cannot show any
+            effect, however large.
         verdict: `"better"`, `"worse"` or `"not shown"`.
-        why: Reason why there can be no verdict, `""` if there can.
+        why: Reason why a verdict is impossible, `""` if it is possible.
 
     Example:
 
@@ -93,7 +93,7 @@ def check_pairs(contrasts: Any) -> tuple[tuple[str, str], ...]:
     Raises:
         ValueError: If an element is not a pair.
     """
-    # Without this check a string of two letters would pass as two names.
+    # Without this check, a string of two letters would pass as a pair.
     found: list[Any] = (
         [contrasts] if isinstance(contrasts, str) else list(contrasts)
     )
@@ -120,7 +120,7 @@ def contrast_all(
         metric: Name of the metric.
         pairs: Pairs `(arm, other)` to compare.
         scores: Finite scores, by arm and seed.
-        seeds: All seeds of the study, which both arms should have.
+        seeds: All seeds of the study. Both arms should have a score for each.
         higher_is_better: Whether a higher score is better.
         level: Corrected p below which there is a verdict.
 
@@ -195,7 +195,7 @@ def _contrast(
     wanted: Sequence[int],
     level: float,
 ) -> Contrast:
-    """Compare one pair, without what depends on the number of pairs."""
+    """Compare one pair, except for fields that depend on the other pairs."""
     seeds = tuple(seed for seed in wanted if seed in ours and seed in theirs)
     paired = [np.array([arm[seed] for seed in seeds]) for arm in (ours, theirs)]
     deltas, noise = paired[0] - paired[1], rounding(*paired)
@@ -243,11 +243,11 @@ def _detectable(deltas: np.ndarray, pairs: int, level: float) -> float:
 def detectable_effect(seeds: int, pairs: int, level: float = ALPHA) -> float:
     """Return the mean delta that the seeds show with probability `POWER`.
 
-    The value is the one of the paired t-test. Its level is the highest that
-    the sign-flip test, whose p changes in steps of `2 / 2^n`, can reach below
-    the level of the first step of Holm's procedure. A verdict also needs the
-    bootstrap to agree, which lowers the probability by a few points
-    (docs/studies/validity.md).
+    The mean delta is computed for the paired t-test. The level of this test is
+    the highest p that the sign-flip test, whose p changes in steps of
+    `2 / 2^n`, can reach below the level of the first step of Holm's procedure.
+    A verdict also requires that the bootstrap agrees, which lowers the
+    probability by a few points (docs/studies/validity.md).
 
     Args:
         seeds: Number of seeds.
@@ -255,8 +255,8 @@ def detectable_effect(seeds: int, pairs: int, level: float = ALPHA) -> float:
         level: Corrected p below which there is a verdict.
 
     Returns:
-        Mean delta in deviations of the deltas; infinite if no delta, however
-        large, is sufficient.
+        Mean delta in standard deviations of the deltas. Infinite if no delta,
+        however large, is sufficient.
     """
     power = need("statsmodels.stats.power", "evidence", "`Comparison`")
     level /= pairs

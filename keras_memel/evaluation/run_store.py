@@ -25,14 +25,14 @@ Run = dict[str, Any]
 
 
 class RunStore:
-    """File of runs, to which several processes may append at once.
+    """Store runs in a file that several processes can append to at once.
 
     Each line is a JSON object with at least `arm` and `seed`, and either
     `scores` (numbers by metric) or `error`. A score that is not finite is
     written as a string such as `"nan"`, because JSON cannot represent it.
     `compare` adds `looks`, the numbers of seeds that were declared before the
-    first run. A line with `death` is not a run: the process that called
-    `compare` died while this run was in progress.
+    first run. A line with `death` is not a run. It records that the process
+    that called `compare` died while this run was in progress.
 
     Args:
         path: Path of the file. The first write creates the file and its
@@ -55,11 +55,11 @@ class RunStore:
     def read(self) -> list[Run]:
         """Return all runs in the order in which they finished.
 
-        Without a file the list is empty.
+        If the file does not exist, the list is empty.
 
         Warns:
-            UserWarning: If lines hold no run. The warning lists them. They
-                are skipped and stay in the file.
+            UserWarning: If lines do not contain a valid run. The warning
+                lists these lines. They are skipped and remain in the file.
         """
         lines, damaged = self._lines()
         if damaged:
@@ -74,8 +74,8 @@ class RunStore:
     def deaths(self) -> collections.Counter[tuple[str, int]]:
         """Count deaths of the calling process, by arm and seed of the run.
 
-        Deaths before the last result of a run, scores or an error, do not
-        count.
+        Deaths before the last result of a run (scores or an error) are not
+        counted.
         """
         deaths: collections.Counter[tuple[str, int]] = collections.Counter()
         for line in self._lines()[0]:
@@ -87,7 +87,7 @@ class RunStore:
         return deaths
 
     def _lines(self) -> tuple[list[Run], list[int]]:
-        """Return the valid lines, and the numbers of the damaged lines."""
+        """Return the valid lines and the numbers of the damaged ones."""
         try:
             with self._locked(os.O_RDONLY) as file:
                 data = _read_all(file)
@@ -114,15 +114,15 @@ class RunStore:
     def check_writable(self, room: int) -> None:
         """Raise if `room` bytes cannot be written to the file.
 
-        The method writes blanks and removes them: the free space that a file
-        system reports includes neither quotas nor permissions.
+        The method writes blanks and removes them, because the free space that
+        a file system reports considers neither quotas nor permissions.
 
         Args:
             room: Number of bytes.
 
         Raises:
             OSError: `PermissionError`, `IsADirectoryError` or another
-                subclass, with the path and the cure.
+                subclass, with the path and a remedy.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Insert MEmeL into existing models: find, insert, inserted, strip.
 
-`attach.py` attaches a MEmeL to a layer, and `saving.py` saves both.
+`attach.py` attaches a MEmeL to a layer, and `saving.py` saves models with
+insertions.
 """
 
 import re
@@ -51,7 +52,7 @@ def find(model: Any, where: Where = "**") -> list[str]:
 
     Returns:
         Paths in the order of the model. A path joins the names of the layers
-        from the model down with "/". A full path selects exactly its layer,
+        from the model down with "/". A full path selects exactly one layer,
         even if a name in it contains `*`, `?`, `[...]` or `middle:N`.
         `"**/dense"` selects all layers named `dense` at any depth.
 
@@ -133,13 +134,13 @@ def insert(
             module, as described on the page "Models that are not Keras
             models".
         where: Layers to select, as in `find`.
-        layer: The MEmeL to copy; it is not used itself. Each copy is made from
+        layer: The MEmeL to copy. It is not used itself. Each copy is made from
             the config of `layer`, is built at once and keeps the dtype of the
             values. Its name is `memel_<host>`, where the host is the layer
             that it follows, or `<name>_<host>` if you named `layer`. The
             copies share `inhibition` and `selection`. If the selection has a
             `seed`, as `Random` may have, each site after the first gets its
-            own seed, derived from this one and the number of the site.
+            own seed, derived from this one and the index of the site.
         output: Index or key of the output, if a layer has several.
         example: Only for PyTorch and Flax NNX modules: a batch of inputs (a
             mapping of arguments, a tuple or a tensor) that determines the
@@ -215,7 +216,7 @@ def strip(model: Model) -> Model:
     """Remove all inserted MEmeLs from a model, in place.
 
     The weights stay, and the outputs at inference equal those before `insert`
-    bit by bit. Layers that the model itself contains, such as those of
+    bit by bit. MEmeLs that the model itself contains, such as those of
     `model.add(MEmeL())`, stay. The statistics are lost: keep the result of
     `inserted(model)` if you need them.
 
@@ -325,7 +326,7 @@ def _copy(
     shape = [None, *spec.shape[1:]]
     axes = made.axis if isinstance(made.axis, tuple) else (made.axis,)
     if len(shape) == 3 and shape[1] is None and {None, 1, -2} & set(axes):
-        # A text model accepts any length. Its preprocessor may fix one.
+        # A text model accepts any length, but its preprocessor may fix it.
         preprocessor = getattr(model, "preprocessor", None)
         shape[1] = getattr(preprocessor, "sequence_length", None)
     try:

@@ -28,8 +28,8 @@ from keras_memel.utils import keras_internals
 def save(model: Any, filepath: Any, **kwargs: Any) -> None:
     """Save a model with all MEmeLs that were inserted into it.
 
-    For a Keras model this equals `model.save`, also if the model contains the
-    one that was passed to `insert`.
+    For a Keras model this equals `model.save`. It also works for a model that
+    contains the model you passed to `insert`.
 
     Args:
         model: A Keras model, or a PyTorch module.
@@ -71,7 +71,7 @@ def restore(model: Any, source: Any) -> Any:
     """Restore saved insertions and their statistics in a PyTorch module.
 
     Keras models do not need this function: `keras.saving.load_model` restores
-    them.
+    their insertions.
 
     Args:
         model: A PyTorch module of the class that was saved, without
@@ -122,7 +122,7 @@ keras_internals.wrap_model_serialization(_stand_in)
 
 @keras.saving.register_keras_serializable("keras_memel")
 class ModelWithInsertions(keras_internals.KerasSaveable):
-    """Form of a model with insertions in a file; it loads as the model."""
+    """Represent a model with insertions in a file, which loads as the model."""
 
     def __init__(self, model: keras.Layer):
         self._model = model
@@ -134,7 +134,7 @@ class ModelWithInsertions(keras_internals.KerasSaveable):
     def get_compile_config(self) -> Any:
         """Return the compile config of the model.
 
-        If the loaded model is to be compiled, Keras compiles the result of
+        If Keras compiles the loaded model, it compiles the result of
         `from_config`.
         """
         if isinstance(self._model, keras.Model):
@@ -174,4 +174,4 @@ class ModelWithInsertions(keras_internals.KerasSaveable):
 
 @keras.saving.register_keras_serializable("keras_memel", name="Inserted")
 class _Inserted(ModelWithInsertions):
-    """Name of the class in files of development versions before 0.1.0."""
+    """Load files of development versions before 0.1.0, which use this name."""

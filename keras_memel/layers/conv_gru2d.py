@@ -47,7 +47,7 @@ def _of_cell(name: str) -> Any:
 
 @keras.saving.register_keras_serializable("keras_memel")
 class ConvGRU2D(keras.layers.RNN):
-    """Convolutional gated recurrent unit over frames.
+    """Apply a convolutional gated recurrent unit (GRU) to a series of frames.
 
     It corresponds to `keras.layers.GRU` as `keras.layers.ConvLSTM2D` does to
     `keras.layers.LSTM`. Its arguments, weights and masks follow these layers.
@@ -66,7 +66,7 @@ class ConvGRU2D(keras.layers.RNN):
     Args:
         filters: Number of channels of the state and of the outputs.
         kernel_size: Size of the kernel of the inputs, an integer or a pair.
-        recurrent_kernel_size: The same for the state. `None` is `kernel_size`.
+        recurrent_kernel_size: Kernel size for the state, by default the same.
         strides: Strides over the inputs, an integer or a pair.
         padding: Padding of the inputs, `"valid"` (default) or `"same"`.
         data_format: `"channels_last"` or `"channels_first"`. `None` uses
@@ -87,14 +87,14 @@ class ConvGRU2D(keras.layers.RNN):
         recurrent_constraint: Constraint on `recurrent_kernel`.
         bias_constraint: Constraint on `bias`.
         dropout: Fraction of the inputs to drop in training, in [0, 1). Each
-            gate drops other values, which are the same in all time steps.
-        recurrent_dropout: Fraction of the state to drop in the same way.
+            gate drops different values, the same ones in all time steps.
+        recurrent_dropout: Fraction of the state to drop, in the same way.
         reset_after: Whether the reset gate is applied after the convolution
             of the state (default, as in `keras.layers.GRU`) or before it.
         seed: Integer seed of the dropout. `None` draws a seed.
         return_sequences: Whether to return all states instead of the last one.
         return_state: Whether to return the last state in addition.
-        go_backwards: Whether to start with the last frame, and return it first.
+        go_backwards: Whether to process and return the frames in reverse order.
         stateful: Whether each sample starts with the last state of the same
             sample of the previous batch. The batch size must be fixed.
         unroll: Whether to unroll the loop over a known number of time steps.
@@ -134,17 +134,17 @@ class ConvGRU2D(keras.layers.RNN):
       `(batch, new rows, new columns, filters)`, and its `axis` indexes these
       axes. With `None`, each channel at each position is a neuron, the same
       at all time steps. With -1 (channels first: 1), each channel is a neuron.
-    - A call is one training step: `steps`, `late_start` and `forget_steps`
+    - Each call is one training step: `steps`, `late_start` and `forget_steps`
       count calls. (The authors' code counts time steps.)
     - All time steps of a call are scored with the statistics before the call.
       The `b = batch * time` values of a neuron (for a channel, times its
       positions) are pooled once, after the scan. `inhibited_rate` and
       `threshold` refer to all these values.
     - `TopK(k)` selects k values per sequence and time step. `Random` draws
-      again at each time step. A penalty is the mean over the values selected
-      in all time steps or, with `loss_is_mean = False`, the sum of its losses.
+      again at each time step. A penalty is the mean over all selected values
+      or, with `loss_is_mean = False`, the sum of the losses of the time steps.
     - Masked time steps are neither scored nor counted.
-    - `score_with="current"` is refused: the candidates of a time step depend
+    - `score_with="current"` raises: the candidates of a time step depend
       on the inhibition in the time steps before it.
     - `keras.RematScope` does not rematerialize the layer.
 
@@ -153,7 +153,7 @@ class ConvGRU2D(keras.layers.RNN):
 
     Raises:
         ValueError: If an argument is invalid; in `build`, if a size of the
-            frames is unknown or the convolution leaves no rows or columns; in
+            frames is unknown, or the convolution leaves no rows or columns; in
             `call`, if the initial state or the mask does not match.
 
     Example:
@@ -253,7 +253,7 @@ class ConvGRU2D(keras.layers.RNN):
         training: bool | None = False,
     ) -> Any:
         arguments.dense("sequences", sequences)
-        if mask is None:  # Keras omits it with an initial state
+        if mask is None:  # Keras omits the mask with an initial state
             mask = get_keras_mask(sequences)
         state = self._first_state(sequences, initial_state)
         valid = time_mask(mask, sequences)
@@ -392,7 +392,7 @@ class ConvGRU2D(keras.layers.RNN):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ConvGRU2D":
-        """Make a layer from the result of `get_config`."""
+        """Create a layer from the result of `get_config`."""
         return cls(**config)
 
 

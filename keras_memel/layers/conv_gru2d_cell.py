@@ -48,17 +48,17 @@ class Weights(NamedTuple):
 
 @keras.saving.register_keras_serializable("keras_memel")
 class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
-    """Cell of `ConvGRU2D`, which computes one time step.
+    """Compute one time step of a `ConvGRU2D`.
 
-    Use the cell in a custom loop, such as that of a forecaster that receives
-    its own outputs. In a model, use `ConvGRU2D`: `keras.layers.RNN` does not
+    Use the cell in a custom loop, such as a forecaster that receives its own
+    outputs as inputs. In a model, use `ConvGRU2D`: `keras.layers.RNN` does not
     support the cell, because it assumes states with one axis. `ConvGRU2D`
-    describes the arguments in detail.
+    describes the equations and the arguments in detail.
 
     Args:
         filters: Number of channels of the state.
         kernel_size: Rows and columns of the convolution of the inputs.
-        recurrent_kernel_size: The same for the state. `None` is `kernel_size`.
+        recurrent_kernel_size: Kernel size for the state, by default the same.
         strides: Strides of the convolution of the inputs.
         padding: Padding of the inputs, `"valid"` or `"same"`.
         data_format: `"channels_last"`, `"channels_first"`, or `None`.
@@ -91,7 +91,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
 
     Returns:
         The new state as output, and the new state again, in a list if `states`
-        is one.
+        is a list.
 
     Raises:
         ValueError: If an argument is invalid, as in `ConvGRU2D`.
@@ -208,7 +208,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
-                # Inputs and state have one each, as in `keras.layers.GRU`.
+                # Inputs and state have one bias each, as in `keras.layers.GRU`.
                 shape=(2, width) if self.reset_after else (width,),
                 initializer=self.bias_initializer,
                 regularizer=self.bias_regularizer,
@@ -319,7 +319,7 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         padding: str = "same",
         dilation_rate: tuple[int, int] = (1, 1),
     ) -> Tensor:
-        # Use one convolution for all gates, unless dropout splits the inputs.
+        # Use one convolution for all gates, unless their dropout masks differ.
         parts = [kernel]
         if len(inputs) > 1:
             parts = ops.split(kernel, len(inputs), axis=-1)

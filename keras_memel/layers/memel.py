@@ -62,7 +62,7 @@ class MEmeL(MEmeLState):
             `"observe"` only updates the statistics. Any `Inhibition`, its
             class or its config also works.
         axis: Axis or axes that index the neurons. Statistics are pooled over
-            all others. `None` (default) uses all axes but the batch axis:
+            all others. `None` (default) uses all axes except the batch axis:
             each channel at each position is a neuron, as in the authors'
             code. `-1` uses one neuron per channel and allows inputs of
             varying length; use `1` for channels-first inputs.
@@ -107,8 +107,8 @@ class MEmeL(MEmeLState):
         skipped_updates: Number of updates skipped because of non-finite
             values, summed over the neurons, scalar.
         threshold: Moving threshold in variances, scalar. `Rate` only.
-        count_low, skipped_updates_low: Rounding errors of these weights. The
-            exact count is `count + count_low` in float64.
+        count_low, skipped_updates_low: Rounding errors of `count` and
+            `skipped_updates`. In float64, `count + count_low` is exact.
         moving_mean_low, moving_variance_low: Rounding errors of mean and
             variance, with `forget_steps=None` only. With them, a history that
             never forgets follows arbitrarily small changes.
@@ -119,17 +119,18 @@ class MEmeL(MEmeLState):
         - With `trainable=False` the layer always behaves as at inference.
         - Every call in training counts as one step, and its values are
           pooled. `TimeDistributed(MEmeL())` would call the layer once per
-          time step: apply it to `(batch, time, ...)` directly. The same holds
-          in the cell of a `keras.layers.RNN`, which also fails on JAX: use
-          `ConvGRU2D(memel=...)`.
+          time step: apply it to `(batch, time, ...)` directly. The same applies
+          to a MEmeL in the cell of a `keras.layers.RNN`, which also fails on
+          JAX: use `ConvGRU2D(memel=...)`.
         - On several devices the statistics cover the whole batch and agree
           on all devices, as do `threshold` and `inhibited_rate`; see
           `keras_memel.sync`. `TopK` selects per sample. `Random` draws on
           each replica separately, as `keras.layers.Dropout` does.
         - `keras.RematScope` does not rematerialize the layer itself. The call
           raises inside another rematerialized layer, where it would run
-          twice per step. At inference this applies to random selections
-          with `at_inference=True`, which would draw other values.
+          twice per step. At inference it raises only for random
+          selections with `at_inference=True`, which would draw other values
+          in the second run.
 
     Raises:
         ValueError: If an argument is invalid; in `build`, if the size of a
@@ -197,7 +198,7 @@ class MEmeL(MEmeLState):
 
     @property
     def process_group(self) -> Any:
-        """Group of the processes that share a batch, on PyTorch. Settable."""
+        """Group of the processes that share a batch, on PyTorch; can be set."""
         return self._process_group
 
     @process_group.setter
@@ -277,9 +278,9 @@ class MEmeL(MEmeLState):
     ) -> Any:
         """Return the call itself, under any `keras.RematScope`.
 
-        Rematerialization runs a layer twice, which would count every step
-        twice or leak its state. It would also save little memory: this layer
-        keeps only one byte per value for the backward pass.
+        Rematerialization would run the layer twice and count every step twice
+        or leak its state. It would also save little memory: the layer keeps
+        only one byte per value for the backward pass.
         """
         del args, kwargs
         return layer_call
@@ -312,6 +313,6 @@ class MEmeL(MEmeLState):
 
 
 def _default_name() -> str:
-    # memel, memel_1, ...: numbered as Keras numbers its layers.
+    # Number the names as Keras does: memel, memel_1, ...
     number = keras.backend.get_uid("memel") - 1
     return f"memel_{number}" if number else "memel"

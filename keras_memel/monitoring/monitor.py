@@ -1,4 +1,4 @@
-"""MonosemanticityMonitor: readings of MEmeL layers in the logs of `fit`."""
+"""Log readings of MEmeL layers in `fit`: `MonosemanticityMonitor`."""
 
 import contextlib
 import math
@@ -35,28 +35,29 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
     """Log the state of each MEmeL layer in `fit`, and warn of faults.
 
     CSVLogger, TensorBoard, W&B, MLflow and the progress bar read the same
-    logs if they follow the monitor in the list of callbacks. The names start
-    with the path of the layer in the model:
+    logs if they follow the monitor in the list of callbacks. Each name
+    starts with the path of the layer in the model:
 
         <layer>/inhibited_rate  share of the values inhibited in the last step
         <layer>/target_rate     target share of its selection, if it has a
-                                target: `rate`, or `k` over the values per
-                                sample
+                                target: `rate`, or `k` divided by the number
+                                of values per sample
         <layer>/threshold       moving threshold of `Rate`, in variances
         <layer>/ms_50, ms_99    quantiles of the monosemantic scale on `x`,
                                 with the layer's own statistics, in variances
 
-    The monitor warns once per layer and kind of fault, and names a cure:
+    The monitor warns once per layer and kind of fault, and suggests a remedy:
 
-    - statistics that never moved
+    - statistics that never change
     - values that are not finite
-    - padding whose mask never reached the layer
+    - padding whose mask does not reach the layer
     - an inhibited rate far from its target
-    - a variance that collapsed
+    - a variance that collapses
     - statistics that jump
     - replicas that differ
     - layers that take more than `max_overhead` of a step
-    - a monitor that takes more than 1 % of the time after its first reading
+    - a monitor that takes more than 1 % of the training time, measured
+      after its first reading
     - a logger that is called before the monitor
 
     An undefined number is NaN: `inhibited_rate` of a layer that has not
@@ -65,12 +66,12 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
     Args:
         every: "epoch", or a number of steps between two readings. On JAX each
             reading copies all weights of the model from the compiled loop:
-            prefer a large number.
-        x: Inputs on which the quantiles are measured: a batch or a few
-            hundred samples, as in `analyze`, in a form that can be read
-            several times. Each reading runs them through the model, which is
-            compiled again for this. `None` measures no quantiles, at almost
-            no cost.
+            use a large number.
+        x: Inputs on which the quantiles are measured, as in `analyze`: a batch
+            or a few hundred samples, in a form that can be read several times.
+            Each reading runs them through the model, which is compiled again
+            for this. With `None`, no quantiles are measured, and the monitor
+            costs almost no time.
         quantiles: Quantiles to log, in (0, 1).
         histograms: TensorBoard directory for histograms of means, variances
             and, with `x`, the scale. They need TensorFlow, as Keras' own
@@ -86,7 +87,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is invalid, or `measure_overhead` is `True`
-            without `x`; when training starts, if the model is without a
+            without `x`; when training starts, if the model contains no
             MEmeL.
 
     Example:
@@ -126,7 +127,7 @@ class MonosemanticityMonitor(keras.callbacks.Callback):
                 f"Received: x={x!r} ({type(x).__name__})"
             )
         if x is not None:
-            Source(x, _BATCH)  # It raises without inputs.
+            Source(x, _BATCH)  # This raises if there are no inputs.
         self.x = x
         if isinstance(quantiles, numbers.Real):
             quantiles = (quantiles,)

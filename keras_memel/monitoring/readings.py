@@ -18,8 +18,8 @@ from keras_memel.monitoring.diagnostics import WeightSnapshot
 def readings(model: Any) -> dict[str, float]:
     """Read the state of each MEmeL of a model.
 
-    Use it in your own training loop: it is the core of
-    `MonosemanticityMonitor`. On JAX, write the weights back into the model
+    Use it in your own training loop. `MonosemanticityMonitor` logs the same
+    numbers in `fit`. On JAX, write the weights back into the model
     before you call it.
 
     Args:

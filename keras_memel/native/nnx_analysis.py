@@ -47,7 +47,7 @@ def chosen(
 
 
 def axis_of(site: Site) -> Any:
-    """Return the neuron axis: the one of a MEmeL, or else of the channels."""
+    """Return the neuron axis of an inserted MEmeL, or else of the channels."""
     if nnx_paths.is_host(site.layer):
         return site.layer.memel.axis
     return -1

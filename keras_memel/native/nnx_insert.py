@@ -62,7 +62,7 @@ def insert(
 
 
 def memels(model: nnx.Module) -> dict[str, Any]:
-    """Return all MEmeLs by path; for an inserted one, the path of its host."""
+    """Return all MEmeLs by path. An inserted one has the path of its host."""
     found = inserted(model)
     held = set(map(id, found.values()))
     for path, module in nnx.iter_modules(model):
@@ -129,7 +129,7 @@ def _rebuilt(make: Any, arguments: Any) -> Any:
 
 
 class Recorder:
-    """Substitute for a MEmeL that records its inputs.
+    """Record the values that a MEmeL at the same place would receive.
 
     Args:
         output: Index or key of the output of the host.

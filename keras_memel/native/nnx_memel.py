@@ -28,19 +28,19 @@ class Statistic(nnx.Variable):
 
 
 class NnxMEmeL(nnx.Module):
-    """Inhibit monosemantic neurons while a module of Flax trains.
+    """Inhibit monosemantic neurons while a Flax NNX module trains.
 
-    The module computes the step of `keras_memel.MEmeL` and stores its state
-    in variables of type `Statistic`. As in `nnx.Dropout`, `model.train()` and
-    `model.eval()` set `deterministic`. If it is true, the module is the
-    identity.
+    The module computes the training step of `keras_memel.MEmeL` and stores its
+    state in variables of type `Statistic`. As in `nnx.Dropout`, `model.train()`
+    and `model.eval()` set `deterministic`. If it is `True`, the module is the
+    identity, unless the layer has `at_inference=True`.
 
     Args:
-        layer: A `MEmeL` with the settings. It is not changed.
-        shape: Shape of the inputs; `None` where a size does not matter.
+        layer: A `MEmeL` that holds the settings. It is not changed.
+        shape: Shape of the inputs, `None` for sizes that do not matter.
         output: Index or key of the output of the host that the module
             follows.
-        selection: Selection that replaces the one of the layer.
+        selection: Selection to use instead of the layer's.
 
     Call arguments:
         inputs: Floating-point array `(batch, ...)`.
@@ -95,7 +95,7 @@ class NnxMEmeL(nnx.Module):
 
     @property
     def inhibition(self) -> Inhibition:
-        """Rule that replaces the selected values."""
+        """Treatment of selected values."""
         return self.settings.inhibition
 
     @property
@@ -105,7 +105,7 @@ class NnxMEmeL(nnx.Module):
 
     @property
     def process_group(self) -> None:
-        """`None`, because arrays of JAX are global."""
+        """Always `None`, because arrays of JAX are global."""
         return
 
     def __call__(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ PLAIN = "_keras_memel_plain"
 
 
 def walk(model: nnx.Module) -> list[Site]:
-    """Return the modules of a model in order, without itself and MEmeLs."""
+    """Return the modules within a model in order, without MEmeLs."""
     found: list[Site] = []
     seen = {id(model)}
 
@@ -25,7 +25,7 @@ def walk(model: nnx.Module) -> list[Site]:
             for name, part in nnx.iter_children(chain[-1])
             if isinstance(part, nnx.Module)
         }
-        # Flax sorts the modules; this restores the order of assignment.
+        # Flax sorts the modules. Restore the order of assignment.
         parts = dict(
             sorted(
                 parts.items(),

@@ -41,12 +41,12 @@ _SETTINGS = (
 class TorchMEmeL(StateInBuffers):
     """Inhibit monosemantic neurons while a PyTorch module trains.
 
-    The module computes the same as `keras_memel.MEmeL`, with the same
+    The module performs the computation of `keras_memel.MEmeL`, with the same
     arguments and the same names of the statistics. Use it in
     `torch.nn.Sequential` and in your own modules. `module.train()` and
-    `module.eval()` select the mode: in evaluation it is the identity. For an
-    existing model, pass a `keras_memel.MEmeL` to `keras_memel.insert`, which
-    adds the module.
+    `module.eval()` select the mode. In evaluation the module is the identity.
+    For an existing model, pass a `keras_memel.MEmeL` to `keras_memel.insert`,
+    which adds such modules.
 
     The statistics are buffers, not parameters. They are part of `state_dict`,
     no optimizer updates them, and they stay float32 when the model is cast.
@@ -58,21 +58,21 @@ class TorchMEmeL(StateInBuffers):
         inhibition: As in `MEmeL`. The loss of `"penalty"` is not added to the
             loss of a model. Its gradient is added in the backward pass, and
             `penalty_value` holds its last value.
-        axis: As in `MEmeL`. `-1` uses one neuron per channel; `1` does the
-            same for images, `(batch, channels, height, width)`.
+        axis: As in `MEmeL`. `-1` uses one neuron per channel, and `1` does so
+            for images `(batch, channels, height, width)`.
         forget_steps: As in `MEmeL`.
         late_start: As in `MEmeL`. Each call in training mode is a step, so
             each micro-batch counts if you accumulate gradients.
         epsilon: As in `MEmeL`.
         score_with: As in `MEmeL`.
         at_inference: As in `MEmeL`.
-        trainable: If false, the module behaves in training as in evaluation.
+        trainable: If `False`, the module behaves in training as in evaluation.
         shape: Shape of the inputs, such as `(None, None, 768)`. The sizes of
             axes that do not index neurons are optional. `None` uses the shape
             of the first inputs. Pass it if the statistics must exist before
             the first call, as for `torch.compile(fullgraph=True)`.
-        process_group: Processes that share the statistics, if the default
-            group is not the data-parallel one.
+        process_group: Group of the processes that share the statistics, if it
+            is not the default group.
         loss_scale: Factor of the gradient of the penalty, or a function that
             returns it. Use `scaler.get_scale` for a `torch.amp.GradScaler`,
             and `1 / n` if you divide the loss by `n` accumulated steps.
@@ -92,8 +92,9 @@ class TorchMEmeL(StateInBuffers):
 
     Raises:
         ValueError: As in `MEmeL`.
-        RuntimeError: If a checkpointed call is run again after its statistics
-            were freed.
+        RuntimeError: In training, under `torch.func`, `torch.vmap` or
+            `torch.nn.DataParallel`; or if a checkpointed call is run again
+            after its statistics were freed.
 
     Example:
 
@@ -226,7 +227,7 @@ class TorchMEmeL(StateInBuffers):
         selection: Any = self.selection
         if selection.random:
             if compiling and type(selection) in (Random, RandomK):
-                # A graph may contain PyTorch's own generator.
+                # A compiled graph uses PyTorch's own generator.
                 selection = _InGraph(selection)
             else:
                 arguments["seed"] = int(call.seed.sum())
@@ -248,7 +249,7 @@ class TorchMEmeL(StateInBuffers):
         return outputs
 
     def _replicate_for_data_parallel(self) -> Any:
-        # `nn.DataParallel` runs copies and discards them.
+        # `nn.DataParallel` runs copies of the module and discards them.
         if self.training and self.trainable:
             raise RuntimeError(
                 "MEmeL cannot train in `nn.DataParallel`, which loses the "
@@ -358,7 +359,7 @@ class TorchMEmeL(StateInBuffers):
 
 
 class _AddLoss(torch.autograd.Function):
-    """Identity that adds the gradient of a loss in the backward pass."""
+    """Pass values on, and add the gradient of a loss in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, outputs: Tensor, loss: Tensor, scale: float) -> Any:
@@ -377,7 +378,7 @@ class _AddLoss(torch.autograd.Function):
 
 
 class _InGraph:
-    """Selection of `Random` or `RandomK` with the generator of PyTorch."""
+    """Select as `Random` or `RandomK` do, with the generator of PyTorch."""
 
     random = True
     by_sample = False

@@ -18,7 +18,7 @@ _SCALARS = ("inhibited_rate", "skipped_updates", "skipped_updates_low")
 
 
 class StateInBuffers(nn.Module):
-    """Module that keeps the statistics of neurons in buffers.
+    """Keep the statistics of neurons in the buffers of a module.
 
     The buffers stay float32 when the module is cast. Their sizes come from
     the first inputs or from the file that is loaded. A module that leaves the
@@ -98,8 +98,8 @@ class StateInBuffers(nn.Module):
         """Create the statistics for inputs of a given shape.
 
         Args:
-            shape: Shape of the inputs; `None` where a size does not matter.
-            device: Device of the statistics. `None` keeps the present device.
+            shape: Shape of the inputs, `None` for sizes that do not matter.
+            device: Device of the statistics. `None` keeps the current device.
 
         Raises:
             ValueError: If the size of a neuron axis is unknown, or the

@@ -40,7 +40,7 @@ RARE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """Neurons of one layer, as arrays whose first axis is the neuron.
+    """Results for the neurons of one layer, as arrays with one row per neuron.
 
     `phi` is the monosemantic scale of a value, computed with the mean and
     variance of its neuron over all the data: `(z - mean)^2 / (variance +
@@ -48,7 +48,7 @@ class LayerReport:
 
     One half of the inputs chooses the label of each neuron and the rules for
     F1; the other half scores them (`Report.held_out`). Attributes that are
-    marked "scored" below come from the second half alone.
+    marked "scored" below come from the second half only.
 
     `layer[77]` is the row of a neuron in the table of the layer, a
     `pandas.Series`. The name of a neuron is an integer if the neurons are
@@ -57,7 +57,7 @@ class LayerReport:
     Attributes:
         path: Path of the layer, as in `find`.
         shape: Shape of the neurons; `(neurons,)` if they are channels. The
-            first axis of all arrays counts them in this order.
+            first axis of all arrays indexes them in this order.
         directions: Whether the "neurons" are directions that were passed to
             `analyze`; `shape` is then `(directions,)`.
         epsilon: Fraction of the mean variance in `phi`.
@@ -75,7 +75,7 @@ class LayerReport:
             based on: `count`, or the size of a uniform sample if the values
             exceeded the disk limit or reports were merged. Histograms use the
             same values, and those of a merged report use all values of the
-            histograms that were merged.
+            merged histograms.
         ms_curve: `phi` at some ranks (`ranking.ranks`), highest first.
         histogram: Number of values per label and bin, `(neurons, shown,
             bins)`; one row without labels. `histogram_edges` returns the edges
@@ -85,7 +85,7 @@ class LayerReport:
             which 32 bins suffice, and 0 for a dead neuron, whose values are
             all in the first bin. `None` in files of older versions, whose bins
             have equal width from minimum to maximum.
-        top_input: Numbers of the inputs with the highest `phi`, highest
+        top_input: Indices of the inputs with the highest `phi`, highest
             first, `(neurons, top)`, each input once; -1 where there are fewer,
             and for a dead neuron.
         top_position: Position in that input, as a flat index into the axes
@@ -148,17 +148,16 @@ class LayerReport:
             neurons in the report.
         label_fms: Feature monosemanticity score of each label [Härle et al.
             2025], with `fms=p`, else `None`. It is stored at the neuron that
-            detects the label best, `(neurons, labels)`, with NaN for all
-            other neurons. The score is `A (2 (A - B) + 1 - G) / 2`. `A` is the
-            balanced accuracy of the best rule with one threshold on one
-            neuron. `B` is that of the best rule after the best neuron was
-            removed `p` times. `G` is the average gain over `A` from 1 to 5
-            more levels of a decision tree. The rules are fitted on the half
-            that chooses and scored on the other. The score is 0.25 for a
-            noise label, 0.5 for a label that many neurons detect equally well
-            without error, and 1 for a label that a single neuron detects so.
-            The mean over labels, `np.nanmean(label_fms)`, is the score of the
-            layer.
+            detects the label best, `(neurons, labels)`, with NaN for all other
+            neurons. The score is `A (2 (A - B) + 1 - G) / 2`. `A` is the
+            balanced accuracy of the best rule with one threshold on one neuron.
+            `B` is that of the best rule after the best neuron was removed `p`
+            times. `G` is the average gain over `A` from 1 to 5 more levels of a
+            decision tree. The rules are fitted on the half that chooses and
+            scored on the other. The score is 0.25 for a noise label, 0.5 for a
+            label that many neurons detect without error, and 1 for a label that
+            only one neuron detects, without error. The mean over labels,
+            `np.nanmean(label_fms)`, is the score of the layer.
         scored: Number of values that the scores are based on.
         label_zeros: Number of ranked values of each label of the histogram
             that are exactly 0, `(neurons, shown)`.
@@ -312,7 +311,7 @@ class LayerReport:
             reference: "mean", or "median" for a layer with a few huge neurons.
 
         Raises:
-            ValueError: If `tau` or `reference` has another value.
+            ValueError: If `tau` or `reference` is invalid.
         """
         tau = arguments.number("tau", tau, "at least 0", 0.0)
         if reference not in ("mean", "median"):
@@ -329,8 +328,8 @@ class LayerReport:
     def rare(self) -> Array:
         """Whether a neuron rarely leaves its resting value, the median.
 
-        Under 1 % of its values are farther from the median than a tenth of the
-        largest distance. The scores of such a neuron depend on few values.
+        Less than 1 % of its values are farther from the median than a tenth of
+        the largest distance. The scores of such a neuron depend on few values.
         """
         if self.activity is None:
             return np.zeros(len(self), bool)
@@ -350,7 +349,7 @@ class LayerReport:
 
     @property
     def fms(self) -> Array | None:
-        """Highest `label_fms` of each neuron; NaN if it is best at no label."""
+        """Highest `label_fms` per neuron; NaN if it detects no label best."""
         if self.label_fms is None:
             return None
         highest = np.nan_to_num(self.label_fms, nan=-np.inf).max(1)
@@ -369,7 +368,7 @@ class LayerReport:
         """Compute a quantile of `phi` of each neuron, `(neurons,)`.
 
         It is the value at rank `ceil((1 - q) n)` from the top, which a share
-        `1 - q` reaches or exceeds, interpolated as in `ranking.quantile`.
+        `1 - q` of all values reaches, interpolated as in `ranking.quantile`.
         """
         q = arguments.number("q", q, "between 0 and 1", 0.0, 1.0 + 1e-12)
         rank = np.ceil(np.round((1 - q) * self.ranked, 6))

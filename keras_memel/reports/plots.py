@@ -29,7 +29,7 @@ _TITLE, _LISTED = 36, 5
 
 
 def _dead(layer: layer_report.LayerReport) -> str:
-    """List the dead neurons of a layer as text; empty without any."""
+    """Return the dead neurons of a layer as text, empty if there are none."""
     (rows,) = np.nonzero(layer.dead)
     if not len(rows):
         return ""
@@ -61,7 +61,7 @@ def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
 
     Each layer has a box plot of the 99 % quantiles of the monosemantic scale
     of its neurons. The box shows the middle half and the median, the whiskers
-    reach to the 5 % and 95 % quantiles, and points show neurons beyond. The
+    reach to the 5 % and 95 % quantiles, and points show the neurons beyond. The
     line marks the value of a Gaussian neuron, 6.63. Dead neurons are omitted,
     and the name of a layer shows their number.
 
@@ -144,6 +144,10 @@ def activation_by_label(
     Returns:
         The Axes.
 
+    Raises:
+        ValueError: If the report does not contain the layer or the neuron, or
+            `most` is below 1.
+
     Example:
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
@@ -170,7 +174,7 @@ def activation_by_label(
         ms = np.nan_to_num(found.label_ms[row, shown], nan=-1.0)
         ms[shown == own_label] = np.inf
         order = np.argsort(-ms, kind="stable")[:most]
-    # Without values the rows are empty, so any limits will do.
+    # Without values the rows are empty, so the limits do not matter.
     edges = np.nan_to_num(found.histogram_edges[row])
     inside = edges[:-1] <= np.nan_to_num(found.maximum[row])
     counts, edges = counts[:, inside], edges[: inside.sum() + 1]
@@ -225,7 +229,8 @@ def label_map(
         The Axes.
 
     Raises:
-        ValueError: If the report is without labels.
+        ValueError: If the report has no labels or does not contain the layer,
+            or `most` is below 1.
 
     Example:
 
@@ -288,7 +293,7 @@ def label_map(
 def false_killing_rate(
     report: "Report", ax: Axes | None = None, rates: Array = None
 ) -> Axes:
-    """Draw the False Killing Rate over the rate, [Wang et al. 2025] Eq. 4.
+    """Draw the False Killing Rate against the rate, [Wang et al. 2025] Eq. 4.
 
     Each line is the median over the neurons of a layer. The band contains the
     middle half of the neurons of the first layer. The dashed line is the rate
@@ -297,10 +302,15 @@ def false_killing_rate(
     Args:
         report: Report to draw, with labels.
         ax: Axes to draw into. Defaults to new axes.
-        rates: Rates, ascending. Defaults to 0.1 % to 50 %.
+        rates: Shares of values to inhibit, ascending. Defaults to 0.1 % to
+            50 %.
 
     Returns:
         The Axes.
+
+    Raises:
+        ValueError: If the report has no labels, or `rates` are not ascending
+            numbers above 0 and at most 1.
 
     Example:
 

@@ -16,7 +16,7 @@ class PromptReport:
 
     Attributes:
         tokens: Tokens as the tokenizer writes them, such as "##ing" or
-            "Ġthe"; without a tokenizer, numbers of tokens or positions.
+            "Ġthe"; without a tokenizer, token ids or positions.
         activations: Values by path of the layer, float32 `(tokens, neurons)`.
         generated_from: Index of the first token that the model generated;
             `None` without generated tokens.
@@ -40,7 +40,7 @@ class PromptReport:
     reference: dict[str, tuple[Array, Array]] | None = None
 
     def deviations(self, layer: str) -> Array:
-        """Compute the deviations of the values of a layer.
+        """Compute the deviations of the values of a layer from their means.
 
         Args:
             layer: Path of the layer.
@@ -49,8 +49,8 @@ class PromptReport:
             `(value - mean) / deviation`, signed, `(tokens, neurons)`; its
             square is the monosemantic scale `phi`. Mean and standard deviation
             come from the report that was passed to `prompt` or, without one,
-            from the tokens of this prompt. NaN for a neuron that does not vary
-            there, and without a report if the prompt has one token only.
+            from the tokens of this prompt. The result is NaN for a neuron that
+            does not vary there, and for a single token without a report.
 
         Raises:
             ValueError: If `layer` is not in `activations`.
@@ -74,7 +74,7 @@ class PromptReport:
         return np.where(deviation > 0, found, np.nan)
 
     def to_dataframe(self, top: int | None = None) -> Table:
-        """Return one row per neuron, the most deviating first.
+        """Return a table with one row per neuron, largest deviation first.
 
         Args:
             top: Number of rows to return; `None` for all neurons.

@@ -37,19 +37,19 @@ class Report:
     """Results of `analyze`.
 
     Attributes:
-        layers: `LayerReport` of each path, in the order of the model.
-            `report[path]` is one of them, and `report[path][77]` the row of
-            one neuron.
+        layers: `LayerReport` of each layer by its path, in the order of the
+            model. `report[path]` is one of them, and `report[path][77]` the
+            row of one neuron.
         inputs: Number of analyzed inputs.
         threshold: Threshold of `over_threshold`, in variances.
         labels: Names of the labels; empty without labels.
         split: Whether labels were chosen and scored on different inputs. It
-            is `False` for a report saved before version 3 of the file, whose
+            is `False` for a report from a file older than version 3, whose
             scores are too high by chance.
         kept: With `analyze(keep="inputs")`: every input that is an example of
-            some neuron (`Examples`), by number, as the model received it.
-        parts: Numbers of inputs of the reports that were merged into this
-            one; empty for a report that was not merged.
+            some neuron (`Examples`), by index, as the model received it.
+        parts: Number of inputs of each report that was merged into this one.
+            Empty for a report that was not merged.
 
     Example:
 
@@ -84,7 +84,7 @@ class Report:
     def held_out(self) -> Array:
         """Return which inputs scored the labels; the others chose them.
 
-        From `x[report.held_out()]` you can compute each score again.
+        You can recompute each score from `x[report.held_out()]`.
 
         Returns:
             Booleans, `(inputs,)`; all true if the inputs were not split.
@@ -102,7 +102,7 @@ class Report:
             rate: Rate of the False Killing Rate.
 
         Returns:
-            Table with the columns of `LayerReport`'s attributes. `neuron` is
+            Table whose columns are attributes of `LayerReport`. `neuron` is
             an integer for a channel and a tuple for a position, as in all
             methods and plots. `ms_50`, `ms_90` and `ms_99` are quantiles of
             `phi`. With labels the table adds `label`, `direction`, the scores
@@ -110,7 +110,7 @@ class Report:
             its `f1_label` and `f1_baseline`, and `class_selectivity`. NaN
             means undefined, as for a dead neuron, which never gets a label.
             `table[table["p_corrected"] < 0.05]` selects the neurons whose
-            label is unlikely to be chance.
+            label is unlikely to be due to chance.
         """
         pd = need("pandas", "report", "`to_dataframe`")
         tables = [layer.to_dataframe(rate) for layer in self.layers.values()]
@@ -138,8 +138,8 @@ class Report:
             reaches `tau`.
 
         Raises:
-            ValueError: Without labels, or if not exactly one of the two
-                arguments is given.
+            ValueError: If the report has no labels, or if not exactly one of
+                the two arguments is given.
 
         Example:
 
@@ -161,7 +161,7 @@ class Report:
         It is the distance between `phi` on the label of the neuron and `phi`
         on all inputs, over the inputs that score:
         `scipy.stats.ks_2samp(...).statistic`. [Wang et al. 2025] follow its
-        trend over scale.
+        trend over the scale of models.
 
         Returns:
             `pandas.Series` by layer and neuron.
@@ -278,9 +278,9 @@ class Report:
         values and on a sample. The page needs neither network nor server.
 
         Texts are shown completely, with each token shaded by the value of the
-        neuron. All images have the same black and white: 0 and 255 for uint8;
-        otherwise 0 and 1, -1 and 1, or the lowest and highest value shown. A
-        box marks the receptive field where it is known.
+        neuron. All images share one range from black to white: 0 to 255 for
+        uint8; otherwise 0 to 1, -1 to 1, or the lowest to the highest value
+        shown. A box marks the receptive field where it is known.
 
         Args:
             path: File to write.
@@ -325,8 +325,8 @@ class Report:
     def merge(self, other: "Report") -> "Report":
         """Merge with a report of other inputs of the same model.
 
-        Use it to analyze parts of a data set separately, on several processes,
-        or after an interruption. Both need a sample, `analyze(pool=10_000)`.
+        Use it to analyze parts of a data set separately, in several processes,
+        or after an interruption. Both need a sample: `analyze(pool=10_000)`.
 
         These parts are exact up to rounding: counts, moments, extremes,
         histograms, the most extreme values, means by label and half, the label
@@ -336,8 +336,8 @@ class Report:
         decision trees do not add up: `label_fms` is `None`.
 
         Args:
-            other: Other report. Its inputs are numbered after the present
-                ones. Labels are matched by name.
+            other: Report to merge. Its inputs are numbered after those of this
+                report. Labels are matched by name.
 
         Returns:
             A new report, which can be merged again.
@@ -367,7 +367,7 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the report to one file, `.npz`.
 
-        A file is written in full or not at all; an old one stays until then.
+        The file is written completely or not at all, and replaces an old one.
 
         Args:
             path: Path that ends in ".npz".

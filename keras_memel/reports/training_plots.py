@@ -1,4 +1,4 @@
-"""Draw the effect of training on the scale: from logs, and of one step."""
+"""Draw the effect of training on the scale: over epochs, and of one step."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def ms_over_training(
 
     Args:
         logs: Result of a `fit` with `MonosemanticityMonitor`, its `history`,
-            or a table that CSVLogger wrote.
+            or a table that `CSVLogger` wrote.
         quantile: Name of the logs to draw: `"ms_50"`, `"ms_99"`,
             `"inhibited_rate"`, `"threshold"`.
         ax: Axes to draw into. Defaults to new axes.
@@ -89,6 +89,9 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
 
     Returns:
         The Axes.
+
+    Raises:
+        ValueError: If `found` is not a table of `decrease_ratio`.
 
     Example:
 
