@@ -77,8 +77,8 @@ def test_a_killed_analysis_goes_on_to_the_same_report(
     shutil.copy(killed / "model.keras", whole)
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Here)
     for folder, said in (
-        (killed, "2 parts analyzed, 2 were there"),
-        (whole, "4 parts analyzed, 0 were there"),
+        (killed, "2 parts analyzed, 2 found"),
+        (whole, "4 parts analyzed, 0 found"),
     ):
         monkeypatch.setattr(sys, "argv", ["analyze", "--out", str(folder)])
         analyze_parts.main()

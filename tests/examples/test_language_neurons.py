@@ -79,7 +79,7 @@ def test_data_that_leave_nothing_to_train_on_are_refused(
     path = tmp_path / "data.tsv"
     sentences(path)
     monkeypatch.setattr(sys, "argv", ["example", "--data", str(path)])
-    with pytest.raises(SystemExit, match=r"120 sentences.*--look 2000"):
+    with pytest.raises(SystemExit, match=r"sentences, 120, .*--look 2000"):
         language_neurons.main()
     path.write_text("too short\tab\n", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"data\.tsv has no line with a"):
