@@ -164,7 +164,7 @@ def level_of(looks: Sequence[int], seeds: int) -> float:
 
 
 def look_notes(looks: Sequence[int], seeds: int) -> list[str]:
-    """Return remarks on the looks that a reader must know.
+    """Return the remarks that a reader of the verdicts needs.
 
     Args:
         looks: Planned looks.

@@ -1,8 +1,8 @@
 """Detect a Keras layer that a PyTorch module uses wrongly.
 
 Keras layers follow neither `module.training` nor the activation checkpointing
-of PyTorch. `TorchMEmeL` follows both. The Keras layer checks its calls and
-names this cure.
+of PyTorch. `TorchMEmeL` follows both. The Keras layer therefore checks its
+calls and recommends `TorchMEmeL`.
 """
 
 import sys

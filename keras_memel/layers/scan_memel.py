@@ -64,7 +64,7 @@ def build_new(memel: MEmeL, input_shape: Shape) -> None:
 
 
 def config_of(memel: MEmeL | None) -> dict[str, Any] | None:
-    """Return the config of a MEmeL, from which `checked` makes it again."""
+    """Return the config of a MEmeL, from which `checked` rebuilds it."""
     if memel is None:
         return None
     config: dict[str, Any] = keras.saving.serialize_keras_object(memel)

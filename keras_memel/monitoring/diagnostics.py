@@ -1,4 +1,4 @@
-"""Detect the signs of a MEmeL that does not work, and name their cure.
+"""Detect the signs of a MEmeL that does not work, and advise what to do.
 
 The functions are pure and compare two readings of the weights of a layer. Only
 `watch_masks` changes a layer, and only during training.
@@ -57,7 +57,7 @@ class WeightSnapshot(NamedTuple):
 
 
 def read(layer: MEmeL) -> WeightSnapshot:
-    """Read the present weights of a layer."""
+    """Read the current weights of a layer."""
     threshold = getattr(layer, "threshold", None)
     return WeightSnapshot(
         float(to_numpy(layer.steps)),

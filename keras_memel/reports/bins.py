@@ -82,5 +82,5 @@ def places(
         found = edges(start, width)[:, :-1] - new_start[:, None]
         found = np.floor(found / new_width[:, None])
     found = np.where(new_width[:, None] > 0, found, 0.0)
-    # Bins beyond the used ones are empty, so any number is right for them.
+    # Bins beyond the used ones are empty, so their number has no effect.
     return np.clip(found, 0, BINS - 1).astype("int64")

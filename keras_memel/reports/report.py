@@ -197,7 +197,7 @@ class Report:
         """
         found = self.layer(layer)
         if found.curve is None:
-            raise unlabelled("Precision and recall")
+            raise unlabelled("A precision-recall curve")
         row = found.row(neuron)
         hits = found.curve.hits[row]
         with np.errstate(invalid="ignore"):

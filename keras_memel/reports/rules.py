@@ -154,8 +154,8 @@ def best_rules(ordered: Array, places: Array, groups: Groups) -> Rules:
     if not len(places):
         return found
     begin, end = (side.astype("float32") for side in ties(ordered, places))
-    # Within a tie only the last count of hits is right, and the others are too
-    # low. The highest F1 of a tie is therefore the right one.
+    # Within a tie, only the last count of hits is complete; the others are too
+    # low. The highest F1 of a tie is therefore that of the rule.
     end += groups.size
     below = np.divide(groups.up_to, end, out=end)
     np.subtract(np.float32(len(ordered)), begin, out=begin)
