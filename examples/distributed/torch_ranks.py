@@ -65,7 +65,7 @@ for epoch in range(5):
     for x, y in DataLoader(data, batch_size=32, sampler=sampler):
         logits = parallel(x.to(device), training=True)
         loss = torch.nn.functional.cross_entropy(logits, y.to(device))
-        # What layers add to the loss: `LogPenalty` does.
+        # Layers such as a MEmeL with `LogPenalty` add terms to the loss.
         loss = loss + sum(model.losses)
         optimizer.zero_grad()
         loss.backward()

@@ -54,7 +54,7 @@ def boolean(argument: str, value: Any) -> bool:
 
 
 def text(argument: str, value: Any) -> str:
-    """`value`, if it is a string."""
+    """Return `value` if it is a string."""
     if not isinstance(value, str):
         raise ValueError(
             f"Argument `{argument}` must be a string. "
@@ -64,7 +64,7 @@ def text(argument: str, value: Any) -> str:
 
 
 def function(argument: str, value: Any) -> Any:
-    """`value`, if it can be called or is `None`."""
+    """Return `value` if it is callable or `None`."""
     if value is not None and not callable(value):
         raise ValueError(
             f"Argument `{argument}` must be a function, or None. "

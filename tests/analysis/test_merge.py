@@ -218,7 +218,7 @@ def test_histograms_hold_all_values_of_labels_that_are_not_shown(tmp_path):
     found = merged(several)["z"]
     assert found.histogram.shape[1] == 64
     same_histograms(found, whole["z"])
-    # What is not shown is not lost either: nothing, in all, is.
+    # The cells keep the counts of the labels that the histogram omits.
     assert len(found.state.cell)
     total = found.state.cell_count[found.state.cell % 33 < 32].sum()
     assert total + found.histogram.sum() == 3 * (words >= 0).sum()

@@ -1,6 +1,6 @@
 """docs/*.md: the code runs, prints what is printed there, and lacks nothing.
 
-What the site is built from is tested by building it: `nox -s docs`.
+`nox -s docs` tests the site by building it.
 """
 
 import math

@@ -22,7 +22,7 @@ ROWS = {
 }
 # These depend on the backend, or on what is installed beside it.
 OF_THE_BACKEND = {"export.md", "hugging_face_trainer.md", "tensorboard.md"}
-# What a page uses and does not import itself.
+# Packages that a page needs without importing them itself.
 CONVERTERS = {
     "jax": "jax2onnx",
     "tensorflow": "tf2onnx",

@@ -1,6 +1,6 @@
 """compare: each run is made once, kept, and survives what may happen.
 
-What a store is, `test_runs.py` tests.
+`test_run_store.py` tests the store itself.
 """
 
 import concurrent.futures
@@ -157,7 +157,7 @@ def test_a_broken_executor_stops_the_study_and_keeps_what_is_done(tmp_path):
 
     with pytest.raises(concurrent.futures.BrokenExecutor, match="died"):
         quiet(score, ["a", "b"], 3, store=store, executor=Breaks())
-    # What a worker did not live to tell is no result of its run.
+    # The death of a worker is not stored as the result of its run.
     assert all("error" not in run for run in RunStore(store).read())
 
 

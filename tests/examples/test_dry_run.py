@@ -22,7 +22,7 @@ SCRIPTS = [
     if "__main__" in path.read_text(encoding="utf-8")
     or path.parent.name == "distributed"
 ]
-# What some cannot do without.
+# Arguments that some scripts require.
 WORDS = {
     "paper/glue/train.py": ["--task", "RTE"],
     "paper/nowcasting/train.py": ["--small"],

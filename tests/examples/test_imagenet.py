@@ -100,7 +100,7 @@ def test_arms_of_a_seed_share_weights_and_images(imagenet, data):
         for one, two in zip(batches[split][1], same[split][1]):
             np.testing.assert_array_equal(one, two)
     assert not np.array_equal(batches["train"][1][0], other["train"][1][0])
-    # What is set aside is not trained on; the test images are others.
+    # Validation images are not trained on, and differ from the test images.
     kept = {x.tobytes() for x in batches["validation"].x}
     assert len(kept) == 20
     assert kept.isdisjoint(x.tobytes() for x in batches["train"].x)
@@ -195,7 +195,7 @@ def test_the_plan_trains_nothing_to_keep(imagenet, data, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-# What is done to the images.
+# Augmentation and normalization of the images.
 
 
 def augmented(found, **policy):

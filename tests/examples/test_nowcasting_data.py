@@ -25,7 +25,7 @@ def test_no_hour_of_stage_iv_is_in_two_parts():
     ]
     assert sum(map(len, times)) == len(set.union(*times)) == 23
     assert max(times[0]) < min(times[1]) <= max(times[1]) < min(times[2])
-    # What the file holds at 12 UTC on the 14th, the 18th of its hours.
+    # Rates at 12 UTC on the 14th, the 18th hour in the file.
     with np.load(data.STAGE_IV) as file:
         rates = file["precipitation"][17, 56:112, :40]
     seen, _ = found["test"].read([2])

@@ -71,7 +71,7 @@ def test_balanced_errors_equal_values_worked_by_hand(channel):
 
 def test_a_sample_weight_of_zero_is_a_mask():
     counts = np.array([[[[0, 1], [1, 1]], [[1, 1], [1, 0]]]], "float32")
-    # What is left: 2 + 30 and 1.
+    # The remaining weights are 2 + 30 and 1.
     metric = metrics.BMSE("mm/h")
     metric.update_state(TRUTH, TOLD, counts)
     loss = metrics.BalancedMSE("mm/h")(TRUTH, TOLD, counts)

@@ -7,7 +7,7 @@ from scripts import example
 pytestmark = pytest.mark.once
 
 PROGRAMS = ("glue.train", "imagenet.train", "nowcasting.train")
-# What each of the three takes, and what it says.
+# Bad arguments of all three programs, and the message for each.
 EVERY = {
     "--epochs=0": "--epochs must be at least 1. Received: 0",
     "--batch=-1": "--batch must be at least 1. Received: -1",

@@ -1,6 +1,7 @@
 """The studies and single examples refuse bad arguments in one line.
 
-Those of examples/paper: test_paper_refusals.py; the quickstart: its own tests.
+test_paper_refusals.py tests the scripts of examples/paper, and
+test_quickstart.py the quickstart.
 """
 
 import subprocess

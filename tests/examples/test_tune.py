@@ -226,7 +226,7 @@ def test_a_real_training_without_a_look_at_the_test_set(
     (file,) = tmp_path.rglob("result.json")
     scores = json.loads(file.read_text("utf-8"))["scores"]
     assert scores == {"validation": best["validation"]}
-    # What is printed is a command of glue.py.
+    # The last printed line is a command of glue.py.
     *_, line = capsys.readouterr().out.strip().splitlines()
     program, *rest = line.split()[1:]
     assert program == "examples/paper/glue/train.py"

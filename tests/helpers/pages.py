@@ -25,7 +25,7 @@ def read(folder):
 
 PAGES = read(DOCS)
 RECIPES = read(DOCS / "recipes")
-# What a page imports and an environment may lack.
+# Packages that a page imports and an environment may lack.
 _OPTIONAL = ("equinox", "flax", "keras_hub", "onnxruntime", "optax", "optuna")
 _OPTIONAL += ("transformers",)
 _IMPORTED = re.compile(r"^(?:import|from) (\w+)", re.M)

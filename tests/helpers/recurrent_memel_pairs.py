@@ -69,7 +69,7 @@ class Pair:
         settings.pop("at_inference", None)
         self.oracle = Oracle(*theirs, **settings)
         self.hand = Candidates(network_of(self.layer, **known), self.oracle)
-        # What the layer draws, as if it asked its generator at every step.
+        # This generator repeats the draws of the layer, one per time step.
         self.generator = keras.random.SeedGenerator(5)
         self.run = fast_step(self.layer)
 

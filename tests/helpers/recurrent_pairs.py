@@ -14,7 +14,7 @@ from keras_memel import ConvGRU2D
 BATCH, TIME, ROWS, COLUMNS, CHANNELS, FILTERS = 3, 4, 5, 6, 2, 3
 SHAPE = (BATCH, TIME, ROWS, COLUMNS, CHANNELS)
 MASK = np.array([[1, 1, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]], bool)
-# What the oracle knows by the same names.
+# Arguments that the oracle has under the same names.
 SHARED = (
     "strides",
     "padding",

@@ -270,7 +270,7 @@ def test_the_file_names_the_stand_in_and_the_model(tmp_path):
     assert '"Functional"' in config
 
 
-# What the child process below runs; it is killed in its third epoch.
+# The child process below runs this code and is killed in its third epoch.
 TRAINING = """
     import os, signal, sys
     import keras, numpy as np

@@ -182,7 +182,7 @@ def kept_bytes(layer, x):
         return sum(t.nbytes for t in jax.tree.leaves(backward))
     import tensorflow as tf
 
-    # What the gradient function of the compiled graph captures from it.
+    # The gradient function of the compiled graph captures tensors from it.
     @tf.function
     def forward(x):
         return layer(x, training=True)

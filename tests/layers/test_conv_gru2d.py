@@ -1,6 +1,6 @@
 """ConvGRU2D against NumPy, step by step: outputs, states and gradients.
 
-What it does with a MEmeL is tested in `test_recurrent_memel.py`.
+Other tests cover ConvGRU2D with a MEmeL.
 """
 
 import keras

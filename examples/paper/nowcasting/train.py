@@ -50,7 +50,7 @@ from keras_memel import MEmeL
 from keras_memel import decrease_ratio
 from keras_memel import paper
 
-# What is not given on the command line.
+# Defaults of the arguments that the command line omits.
 FULL = {
     "network": "paper",
     "epochs": 20,
