@@ -53,7 +53,7 @@ class IncompleteError(Exception):
 class Stored(tables.Study):
     """A condition of tables.py whose runs are read, and never made."""
 
-    def compare(self, chosen, seeds, store):
+    def compare(self, chosen, seeds, store, settings=()):
         """Return the stored comparison. Raise if a run is missing, has other
         settings, or was made by code that is in no commit."""
         name = store.name
@@ -340,7 +340,7 @@ def diagnosis(found, metrics, scale=100.0, up=None, pairs=()):
 
 def diagnoses(found):
     """Sections on Decrease Ratio, monosemantic values and their ablation."""
-    ratios = {arm: ("original", f"decrease_ratio {arm}") for arm in plan.RATIOS}
+    ratios = {arm: ("original", f"decrease_ratio {arm}") for arm in arms.STEPS}
     after = {
         f"after: {arm}": (arm, "share_after")
         for arm in arms.NAMES
@@ -588,13 +588,14 @@ def repeat(found, options, number, seed=None):
 
 def again(condition, run, options):
     """Return how far a fresh run is from a stored one."""
-    settings, _ = Stored(condition, options).arms()
+    study = Stored(condition, options)
+    settings, chosen = study.arms()
     arm, seed = run["arm"], run["seed"]
     with tempfile.TemporaryDirectory() as folder:
         train = functools.partial(
             tables.train,
             module=family_of(condition).module,
-            further=tables.extra(condition.family, options),
+            further=study.further(chosen),
             out=pathlib.Path(folder) / condition.name,
         )
         fresh = dict(train(settings[arm], seed))

@@ -81,6 +81,9 @@ def test_the_page_is_made_from_the_runs(made):
     assert rain[0] == "-0.01"
     assert "ConvGRU, MEmeL: 0.01 published" in text
     assert row(text, "step lower", "RD")[0] == "2 better"
+    assert row(text, "step lower", "L2E")[0] == "3 better"
+    assert row(text, "step lower", "MEmeL-Tune")[0] == "100 better"
+    assert row(text, "step lower", "dropout")[0].endswith("not shown")
     assert row(text, "values are mono", "before training")[1] == "1 worse"
     assert row(text, "network need", "top 1 vs. random 1")[1].endswith("worse")
     assert "and not here: Swin; Swin, 20 % wrong." in text
