@@ -69,6 +69,11 @@ def decrease_ratio(
     and optimizer state and uses the same batches. The weights are restored
     between batches, so that each result is one step from the same model.
 
+    The values are measured at inference, so dropout acts in the step only.
+    Positions that a Keras mask or a `padding_mask` excludes are neither counted
+    nor selected. Nor is a neuron without a value in the `warm_up` batches.
+    Inputs after the last whole batch are not used.
+
     Args:
         model: A built and compiled model without inserted MEmeLs, or a
             PyTorch module. Its weights and its optimizer are restored at the

@@ -47,6 +47,9 @@ LEVELS = 5
 MEMORY = 1 << 26
 # Minimum number of inputs of each class in each half.
 _FEWEST = 2
+# Exponent of the largest value of a neuron in the trees. scikit-learn treats
+# values that differ by less than 1e-7 as equal.
+_EXPONENT = 100
 
 
 class Score(NamedTuple):
@@ -156,15 +159,21 @@ def of_labels(spool: Spool, sets: LabelSets, removed: int) -> Array:
 
     Returns:
         FMS, `(neurons, labels)`, float32, NaN for all other neurons. A label
-        has only NaN unless each half has at least two values with it and two
-        without it.
+        has only NaN unless each half has at least two rows with it and two
+        without it. A row counts if it is labelled and has a finite value of
+        each neuron, apart from the neurons that never have one.
     """
     found = np.full((spool.neurons, len(sets.names)), np.nan, "float32")
     values, tags = spool.sample(max(2, MEMORY // (4 * spool.neurons)))
     if tags is None:
         return found
+    # A neuron without values becomes a constant, which cannot split.
+    values[:, ~np.isfinite(values).any(0)] = 0
     usable = (tags[:, 0] >= 0) & np.isfinite(values).all(1)
     values, (codes, inputs) = values[usable], tags[usable].T
+    # Multiplying by a power of two changes no rule.
+    _, exponent = np.frexp(np.abs(values).max(0, initial=0))
+    values = np.ldexp(values, _EXPONENT - exponent)
     second = held_out(inputs)
     groups = Groups(*sets.pairs(codes), len(codes), len(sets.names))
     # Both are contiguous copies; `concept` changes the first temporarily.

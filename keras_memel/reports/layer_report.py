@@ -157,7 +157,9 @@ class LayerReport:
             scored on the other. The score is 0.25 for a noise label, 0.5 for a
             label that many neurons detect without error, and 1 for a label that
             only one neuron detects, without error. The mean over labels,
-            `np.nanmean(label_fms)`, is the score of the layer.
+            `np.nanmean(label_fms)`, is the score of the layer. The rules use
+            the rows in which each neuron has a value, apart from the neurons
+            that never have one: a mask or NaN at one neuron excludes the row.
         scored: Number of values that the scores are based on.
         label_zeros: Number of ranked values of each label of the histogram
             that are exactly 0, `(neurons, shown)`.

@@ -1,7 +1,7 @@
 """Each column of the table for each kind of label, against full activations.
 
 The figures come from NumPy, SciPy, scikit-learn and statsmodels, on all values
-in float64.
+in float64, and those of FMS from every rule that decision trees may use.
 """
 
 import keras
@@ -14,11 +14,15 @@ from statsmodels.stats import multitest
 
 from keras_memel import align_labels
 from keras_memel import analyze
+from keras_memel.reports.halves import held_out
 
 pytestmark = pytest.mark.quick
 
 RNG = np.random.default_rng(5)
-N, T, NEURONS = 44, 4, 5
+N, T, NEURONS = 44, 4, 8
+# Neurons that never differ, have no value, and lack some values.
+DEAD, EMPTY, PARTLY = 5, 6, 7
+ALIVE = [*range(DEAD), PARTLY]
 NAMES = np.array(["ash", "birch", "cedar"])
 PER_INPUT = RNG.integers(0, 3, N)
 PER_TOKEN = RNG.integers(0, 3, (N, T))
@@ -36,10 +40,35 @@ def values():
     z[..., 3] = np.where(z[..., 3] > 1.2, z[..., 3], 0)  # Mostly exactly 0
     z[..., 4] *= 1e-3  # Dormant but for one value
     z[7, 2, 4] = 1
+    z[..., DEAD] = 0.7
+    z[..., EMPTY] = np.nan
+    z[3::9, 1, PARTLY] = np.nan
+    z[5, 3, PARTLY] = np.inf
     return z.astype("float32")
 
 
 Z = values()
+# Columns that the oracle gives under the same name, and under another.
+SAME = (
+    "variance",
+    "kurtosis",
+    "ms_max",
+    "over_threshold",
+    "direction",
+    "ms_on_label",
+    "roc_auc",
+    "roc_auc_null",
+    "average_precision",
+    "ks_statistic",
+    "f1",
+    "f1_baseline",
+    "class_selectivity",
+)
+OTHER = {
+    "label_mean": "mean_on_label",
+    "false_killing_rate": "fkr",
+    "p": "roc_auc_p",
+}
 
 
 def spread(labels):
@@ -94,7 +123,9 @@ def model():
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels", "own", "names"), list(kinds()), ids=lambda x: str(x)[:20]
+    ("kind", "labels", "own", "names"),
+    list(kinds()),
+    ids=[kind for kind, *_ in kinds()],
 )
 def test_every_column_is_that_of_full_activations(
     model, kind, labels, own, names
@@ -104,10 +135,10 @@ def test_every_column_is_that_of_full_activations(
         *(model, Z, labels, "z"),
         multi_label=several,
         embeddings=VECTORS,
+        fms=1,
         verbose=0,
     )
     assert report.labels == tuple(names)
-    table = report.to_dataframe()
     z = Z.reshape(-1, NEURONS).astype("float64")
     inputs = np.repeat(np.arange(N), T)
     own = own.reshape(len(z), -1)
@@ -115,56 +146,20 @@ def test_every_column_is_that_of_full_activations(
     if not several:
         own = own == np.arange(len(names))
     own = (own > 0) & labelled[:, None]
-    expected = oracle(z, own, inputs, labelled)
-    phi = (z - z.mean(0)) ** 2 / z.var(0, ddof=1)
-    falling = np.sort(phi, axis=0)[::-1]
-    away = np.abs(z - np.sort(z, axis=0)[(len(z) - 1) // 2])
-    size = np.abs(z).mean(0)
-    expected = {
-        "count": np.full(NEURONS, len(z)),
-        "nonfinite": np.zeros(NEURONS),
-        **{
-            name: expected[name]
-            for name in (
-                "mean",
-                "variance",
-                "minimum",
-                "maximum",
-                "kurtosis",
-                "dead",
-                "ms_max",
-                "over_threshold",
-                "direction",
-                "ms_on_label",
-                "roc_auc",
-                "roc_auc_null",
-                "average_precision",
-                "ks_statistic",
-                "f1",
-                "f1_baseline",
-                "class_selectivity",
-            )
-        },
-        "dormant": size <= 0.025 * size.mean(),
-        "rare": (away > 0.1 * away.max(0)).mean(0) < 0.01,
-        **{
-            f"ms_{q}": falling[-(-(100 - q) * len(z) // 100) - 1]
-            for q in (50, 90, 99)
-        },
-        "label_mean": expected["mean_on_label"],
-        "false_killing_rate": expected["fkr"],
-        "p_corrected": multitest.multipletests(
-            expected["roc_auc_p"], method="holm"
-        )[1],
-        "monoscore": measures_oracle.monoscore(z, VECTORS[inputs], inputs),
-        "label": np.array(names_of(names))[expected["label"]],
-        "f1_label": np.array(names_of(names))[expected["f1_label"]],
-        "layer": np.full(NEURONS, "z"),
-        "neuron": np.arange(NEURONS),
-    }
+    check_fms(report["z"].label_fms, z, own, inputs, labelled)
+    names = np.array([str(name) for name in names])
+    table = report.to_dataframe()
+    expected = columns(z, own, inputs, labelled, names)
+    best = np.nan_to_num(report["z"].label_fms, nan=-1).max(1)
+    its = np.nan_to_num(report["z"].label_fms, nan=-1).argmax(1)
+    expected["fms"] = np.where(best < 0, np.nan, best)
+    expected["fms_label"] = [
+        names[label] if score >= 0 else np.nan
+        for label, score in zip(its, best)
+    ]
     assert set(expected) == set(table)
     for name in ("rare", "dormant"):
-        assert table[name].tolist() == [False] * 4 + [True]
+        assert table[name].tolist() == [i == 4 for i in range(NEURONS)]
     for name, values in expected.items():
         found = table[name].to_numpy()
         if found.dtype.kind in "biuf":
@@ -176,8 +171,78 @@ def test_every_column_is_that_of_full_activations(
                 err_msg=name,
             )
         else:
-            assert found.tolist() == list(values), name
+            # NaN differs from itself, "nan" does not.
+            assert list(map(str, found)) == list(map(str, values)), name
 
 
-def names_of(names):
-    return [str(name) for name in names]
+def columns(z, own, inputs, labelled, names):
+    """What the columns must be, neuron by neuron."""
+    rows = [column(one, own, inputs, labelled, names) for one in z.T]
+    found = {name: [row.get(name, np.nan) for row in rows] for name in rows[0]}
+    size = np.array(found.pop("size"))
+    p = np.full(NEURONS, np.nan)
+    p[ALIVE] = multitest.multipletests(
+        np.array(found.pop("p"))[ALIVE], method="holm"
+    )[1]
+    return found | {
+        "dormant": size <= 0.025 * np.nanmean(size),
+        "p_corrected": p,
+        "layer": ["z"] * NEURONS,
+        "neuron": np.arange(NEURONS),
+    }
+
+
+def column(z, own, inputs, labelled, names):
+    """One row of the table, without the columns that are NaN."""
+    kept = np.isfinite(z)
+    z, own, inputs, labelled = (one[kept] for one in (z, own, inputs, labelled))
+    row = {
+        "count": len(z),
+        "nonfinite": (~kept).sum(),
+        "dead": False,
+        "rare": False,
+    }
+    if not len(z):
+        return row
+    row |= {"mean": z.mean(), "minimum": z.min(), "maximum": z.max()}
+    row["size"] = np.abs(z).mean()
+    if z.min() == z.max():
+        zero = ("variance", "ms_50", "ms_90", "ms_99", "ms_max")
+        row |= dict.fromkeys((*zero, "over_threshold"), 0)
+        return row | {"dead": True}
+    values = z[:, None]
+    expected = oracle(values, own, inputs, labelled)
+    phi = (z - z.mean()) ** 2 / z.var(ddof=1)
+    falling = np.sort(phi)[::-1]
+    away = np.abs(z - np.sort(z)[(len(z) - 1) // 2])
+    row["rare"] = (away > 0.1 * away.max()).mean() < 0.01
+    for q in (50, 90, 99):
+        row[f"ms_{q}"] = falling[-(-(100 - q) * len(z) // 100) - 1]
+    vectors = VECTORS[inputs]
+    row["monoscore"] = measures_oracle.monoscore(values, vectors, inputs)[0]
+    for name in SAME:
+        row[name] = expected[name][0]
+    for name, its in OTHER.items():
+        row[name] = expected[its][0]
+    for name in ("label", "f1_label"):
+        row[name] = names[expected[name][0]]
+    return row
+
+
+def check_fms(found, z, own, inputs, labelled):
+    """Only one neuron has the score of a label, that of every rule tried."""
+    second = held_out(inputs)
+    z = np.delete(z, EMPTY, 1)  # It takes no value from the others.
+    usable = labelled & np.isfinite(z).all(1)
+    halves = [usable & ~second, usable & second]
+    for label, column in enumerate(found.T):
+        (at,) = np.nonzero(~np.isnan(column))
+        assert len(at) == 1
+        candidates = measures_oracle.fms(
+            *((z[half], own[half, label]) for half in halves), removed=1
+        )
+        neuron = at[0] - (at[0] > EMPTY)
+        assert any(
+            neuron == its and low - 1e-5 <= column[at[0]] <= high + 1e-5
+            for its, low, high in candidates
+        )

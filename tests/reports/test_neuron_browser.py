@@ -242,13 +242,20 @@ class Page:
         self._wait = WebDriverWait(browser, 30)
         # A window has a least width, and the page shall not need it.
         browser.set_window_size(1400, 800)
-        screen = {"width": width, "height": 800, "deviceScaleFactor": 1}
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {**screen, "mobile": False}
-        )
+        self.resize(width)
         browser.get("about:blank")
         browser.get(path.as_uri() + fragment)
         self.wait("document.body.dataset.ready")
+
+    def resize(self, width):
+        screen = {"width": width, "height": 800, "deviceScaleFactor": 1}
+        self.browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {**screen, "mobile": False}
+        )
+        # The page is drawn anew before its second frame.
+        self.browser.execute_async_script(
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+        )
 
     def ask(self, expression):
         return self.browser.execute_script(f"return {expression}")
@@ -289,6 +296,16 @@ class Page:
 
 # Whether anything reaches beyond the window, which cannot then be seen.
 WIDE = "document.documentElement.scrollWidth > innerWidth"
+# Whether a part of a neuron reaches beyond its pane, or over another chart.
+COVERED = """(() => {
+  const pane = document.querySelector("#pane");
+  const boxes = [...pane.querySelectorAll("svg")]
+    .map((svg) => svg.getBoundingClientRect()).filter((box) => box.width);
+  const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
+    && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  return pane.scrollWidth > pane.clientWidth || boxes.some((box, place) =>
+    boxes.slice(place + 1).some((other) => meet(box, other)));
+})()"""
 FIRST = "#rows tr:first-child td:nth-child(2)"
 
 
@@ -314,6 +331,26 @@ def test_the_page_works_in_chromium(report, tmp_path, chromium):
     page.click(".help", 3)
     assert "0.5 is chance" in page.text("#help")
     assert page.sound()
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "series", "compare"])
+def test_nothing_is_covered_at_any_width(report, tmp_path, chromium, kind):
+    path = tmp_path / "neurons.html"
+    shown = {
+        "text": [list("wxyz")] * 90,
+        "image": np.random.default_rng(0).random((90, 12, 12)),
+        "series": np.random.default_rng(0).random((90, 4, 2)),
+        "compare": [list("wxyz")] * 90,
+    }
+    more = {"other": report} if kind == "compare" else {}
+    report.to_html(path, inputs=shown[kind], **more)
+    start = "#compare=hidden/2" if more else "#hidden/2"
+    page = Page(chromium, path, fragment=start)
+    assert page.number("#pane svg") >= 2
+    for width in (320, 420, 760, 761, 1180, 1181, 1280, 1366, 1400, 1440, 1920):
+        page.resize(width)
+        assert not page.ask(WIDE), width
+        assert not page.ask(COVERED), width
 
 
 def test_search_filters_and_csv(report, tmp_path, chromium):

@@ -185,7 +185,7 @@ function draw() {
     linkButton()))];
   out.push(says(o), el("p", {cls: "quiet small", text: facts(o)}), ...notes(o));
   if (!S.dead(o) && at(o, "count") > 0) {
-    const half = width > 600 ? (width - 22) / 2 : width;
+    const half = width >= 560 ? Math.floor((width - 22) / 2) : width;
     const choice = el("select", {"aria-label": "rate",
       onchange: ({target}) => setRate(Number(target.value))},
     ...RATES.map((v, k) => el("option", {value: k, text: pct(v),
