@@ -147,7 +147,7 @@ def sections(condition, comparison, chosen):
     parts += add(
         "Table 4: Decrease Ratio of the trained original in %"
         + (" (published: Swin-B)" if swin else ""),
-        {arm: ("original", f"decrease_ratio {arm}") for arm in plan.RATIOS},
+        {arm: ("original", f"decrease_ratio {arm}") for arm in arms.STEPS},
         ratios if swin else {},
         scale=100.0,
         up=True,

@@ -133,13 +133,22 @@ class Study:
     def store(self, stage=""):
         return self.out / f"{self.condition.name}{stage}.jsonl"
 
-    def compare(self, chosen, seeds, store):
+    def further(self, chosen):
+        """Return arguments of a run that are no part of its settings.
+
+        chosen: the setting of each tuned arm.
+        """
+        words = extra(self.condition.family, self.options)
+        tuned = [f"{arm}={chosen[arm]}" for arm in arms.TUNED if arm in chosen]
+        return [*words, "--steps-of", *tuned]
+
+    def compare(self, chosen, seeds, store, settings=()):
         """Make the missing runs, together with other processes."""
         family = self.condition.family
         run = functools.partial(
             train,
             module=plan.FAMILIES[family].module,
-            further=extra(family, self.options),
+            further=self.further(dict(settings)),
             out=self.out / self.condition.name,
         )
         call = functools.partial(
@@ -202,7 +211,8 @@ class Study:
     def run(self):
         """Return the comparison and the chosen settings."""
         found, chosen = self.arms()
-        runs = self.compare(found, list(seeds_of(self.options)), self.store())
+        seeds = list(seeds_of(self.options))
+        runs = self.compare(found, seeds, self.store(), chosen)
         return runs, chosen
 
     def stored(self):

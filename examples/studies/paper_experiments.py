@@ -1,12 +1,14 @@
 """The paper's three experiments, from the runs of examples/paper/tables.py.
 
     python examples/studies/paper_experiments.py [--families nowcasting]
+        [--wrong 0]
     python examples/studies/paper_experiments.py --repeat 2 --cifar10 FILE \
         --minilm FOLDER
 
 Reads examples/paper/results, the files *.jsonl that tables.py left in its
---out, and writes docs/studies/paper_experiments.md. Runs nothing. The page
-names families without runs, and is not written while a family lacks some.
+--out, and writes docs/studies/paper_experiments.md. Runs nothing. A condition
+is a family with a share of wrong labels. The page names conditions without
+runs, and is not written while a condition lacks some.
 
 --repeat N trains again N pairs of arm and seed of each family, drawn at
 random, and says whether all their scores are equal. That takes minutes.
@@ -51,7 +53,7 @@ class IncompleteError(Exception):
 class Stored(tables.Study):
     """A condition of tables.py whose runs are read, and never made."""
 
-    def compare(self, chosen, seeds, store):
+    def compare(self, chosen, seeds, store, settings=()):
         """Return the stored comparison. Raise if a run is missing, has other
         settings, or was made by code that is in no commit."""
         name = store.name
@@ -87,22 +89,32 @@ def _never(argument, seed):
 
 
 def present(runs=RUNS):
-    """Return the families that have runs of the comparison in a folder."""
+    """Return the conditions that have runs of the comparison in a folder."""
     return [
-        name for name in plan.FAMILIES if (runs / f"{name}.jsonl").is_file()
+        condition
+        for condition in plan.conditions(plan.FAMILIES, plan.WRONG)
+        if (runs / f"{condition.name}.jsonl").is_file()
     ]
 
 
-def options_of(runs=RUNS, families=None, data=()):
-    """Return options of tables.py for stored runs; by default, of all families
-    that have some."""
-    families = families or present(runs)
-    if not families:
+def options_of(runs=RUNS, families=None, wrong=None, data=()):
+    """Return options of tables.py for stored runs, with their `conditions`.
+
+    families, wrong: of the conditions. By default, of all that have runs.
+    """
+    found = present(runs)
+    if families or wrong:
+        families = families or plan.FAMILIES
+        found = plan.conditions(families, wrong or plan.WRONG)
+    if not found:
         raise SystemExit(
             "No runs. Pass --runs FOLDER, the --out of examples/paper/tables.py"
             f", or copy its *.jsonl to {RUNS}. Received: --runs {runs}"
         )
-    return tables.parse([f"--out={runs}", "--families", *families, *data])
+    families = dict.fromkeys(condition.family for condition in found)
+    options = tables.parse([f"--out={runs}", "--families", *families, *data])
+    options.conditions = found
+    return options
 
 
 def stored(options=None):
@@ -113,7 +125,7 @@ def stored(options=None):
     """
     options = options or options_of()
     found, missing = {}, []
-    for condition in plan.conditions(options.families, options.wrong):
+    for condition in options.conditions:
         try:
             found[condition] = Stored(condition, options).run()
         except IncompleteError as error:
@@ -328,7 +340,7 @@ def diagnosis(found, metrics, scale=100.0, up=None, pairs=()):
 
 def diagnoses(found):
     """Sections on Decrease Ratio, monosemantic values and their ablation."""
-    ratios = {arm: ("original", f"decrease_ratio {arm}") for arm in plan.RATIOS}
+    ratios = {arm: ("original", f"decrease_ratio {arm}") for arm in arms.STEPS}
     after = {
         f"after: {arm}": (arm, "share_after")
         for arm in arms.NAMES
@@ -382,7 +394,7 @@ def diagnoses(found):
     ]
 
 
-def method(found, options):
+def method(found):
     """What was run, from the plan."""
     first = next(iter(found.values()))[0]
     budgets = ", ".join(
@@ -418,9 +430,13 @@ def method(found, options):
             [title(condition), f"`{name}/train.py {' '.join(words)}`", settings]
         )
     lines += pages.table(rows)
-    absent = [NAMES[f] for f in plan.FAMILIES if f not in options.families]
+    absent = [
+        title(condition)
+        for condition in plan.conditions(plan.FAMILIES, plan.WRONG)
+        if condition not in found
+    ]
     if absent:
-        lines += ["", f"Not run to the end, and not here: {', '.join(absent)}."]
+        lines += ["", f"Not run to the end, and not here: {'; '.join(absent)}."]
     return lines
 
 
@@ -484,7 +500,7 @@ def page(found, options=None):
         "## Do the networks learn?",
         "",
         *learned(found),
-        *method(found, options),
+        *method(found),
         *diagnoses(found),
         "",
         "## All tables",
@@ -572,13 +588,14 @@ def repeat(found, options, number, seed=None):
 
 def again(condition, run, options):
     """Return how far a fresh run is from a stored one."""
-    settings, _ = Stored(condition, options).arms()
+    study = Stored(condition, options)
+    settings, chosen = study.arms()
     arm, seed = run["arm"], run["seed"]
     with tempfile.TemporaryDirectory() as folder:
         train = functools.partial(
             tables.train,
             module=family_of(condition).module,
-            further=tables.extra(condition.family, options),
+            further=study.further(chosen),
             out=pathlib.Path(folder) / condition.name,
         )
         fresh = dict(train(settings[arm], seed))
@@ -617,6 +634,7 @@ def main(arguments=None):
     add = parser.add_argument
     add("--runs", type=pathlib.Path, default=RUNS)
     add("--families", nargs="+", choices=plan.FAMILIES)
+    add("--wrong", type=float, nargs="+", choices=plan.WRONG, help="of labels")
     add("--repeat", type=at_least(1), metavar="N")
     add("--cifar10", type=pathlib.Path, help="as for tables.py")
     add("--minilm", type=pathlib.Path, help="as for tables.py")
@@ -624,7 +642,7 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     if given.dry_run:
         dry_run.lines(
-            families=", ".join(given.families or present(given.runs)) or "none",
+            conditions="; ".join(map(title, present(given.runs))) or "none",
             reads=given.runs,
             repeats=f"{given.repeat or 0} runs per family",
             writes="docs/studies/paper_experiments.md",
@@ -635,7 +653,7 @@ def main(arguments=None):
         for name in ("cifar10", "minilm")
         if (value := getattr(given, name)) is not None
     ]
-    options = options_of(given.runs, given.families, data)
+    options = options_of(given.runs, given.families, given.wrong, data)
     if given.repeat is None:
         write(options)
     elif not repeat(stored(options), options, given.repeat):

@@ -6,6 +6,7 @@ Reference: [Wang et al. 2024] Learning from Emergence (arXiv 2312.11560).
 import contextlib
 import itertools
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -26,8 +27,8 @@ from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Table
 
-_ARMS = {
-    "original": "observe",
+_TABLE_4 = {
+    "original": None,
     "naive (a)": "naive_a",
     "naive (b)": "naive_b",
     "RD": "reverse",
@@ -42,6 +43,7 @@ def decrease_ratio(
     *,
     step: Callable[[Any, Any], Any] | None = None,
     optimizer: Any = None,
+    arms: Mapping[str, Mapping[str, Any] | None] | None = None,
     axis: int | tuple[int, ...] | None = None,
     k: int = 1,
     batch_size: int = 32,
@@ -54,8 +56,9 @@ def decrease_ratio(
     of every neuron are computed over `warm_up` batches without training. For
     each of the next batches, the `k` values per sample with the highest
     monosemantic scale `phi` (Eq. 7) are selected. The model's optimizer then
-    takes one step with these values inhibited, and the model runs again on the
-    same inputs. With the same statistics before and after the step,
+    takes one step with these values inhibited, or with those that an arm
+    selects, and the model runs again on the same inputs. With the same
+    statistics before and after the step,
 
         Decrease Ratio     = 1 - mean phi(z after) / mean phi(z before)
         Total Update Ratio = mean |z after - z before| / mean |z before - mean|
@@ -65,6 +68,11 @@ def decrease_ratio(
     far they moved in either direction. Each arm starts from the same weights
     and optimizer state and uses the same batches. The weights are restored
     between batches, so that each result is one step from the same model.
+
+    The values are measured at inference, so dropout acts in the step only.
+    Positions that a Keras mask or a `padding_mask` excludes are neither counted
+    nor selected. Nor is a neuron without a value in the `warm_up` batches.
+    Inputs after the last whole batch are not used.
 
     Args:
         model: A built and compiled model without inserted MEmeLs, or a
@@ -76,6 +84,12 @@ def decrease_ratio(
         step: For a PyTorch module only: function that runs one training
             step, in training mode, on a batch `(x, y)` of tensors.
         optimizer: Optimizer that `step` uses. Its state is restored too.
+        arms: Arguments of `MEmeL` by name of the arm, such as
+            `keras_memel.paper.arms`; `None` for a step without inhibition. By
+            default the four arms of Table 4. An arm may select and inhibit
+            other values than those that are measured, which are the same for
+            all arms. Statistics of its own include all `warm_up` batches:
+            `forget_steps` and `late_start` have no effect here.
         axis: Axis or axes that index the neurons, as in `MEmeL`; `None` as in
             the paper.
         k: Number of values to select per sample.
@@ -84,7 +98,7 @@ def decrease_ratio(
         seed: Seed of all random operations of the model, such as dropout.
 
     Returns:
-        `pandas.DataFrame` with one row for each of "original" (no
+        `pandas.DataFrame` with one row per arm, by default "original" (no
         inhibition), "naive (a)", "naive (b)" and "RD" (Reverse Deactivation),
         and columns `decrease_ratio`, `total_update_ratio` and `values`, the
         number of selected values.
@@ -93,7 +107,8 @@ def decrease_ratio(
         ValueError: If the model is not compiled, or is a PyTorch module
             without `step`; if its optimizer accumulates gradients over steps,
             if it already contains inserted MEmeLs, or if there are too few
-            inputs.
+            inputs. If `arms` is empty, or holds something else than arguments
+            of `MEmeL`.
 
     Example:
 
@@ -108,11 +123,23 @@ def decrease_ratio(
     ['original', 'naive (a)', 'naive (b)', 'RD']
     >>> table["values"].tolist()
     [32, 32, 32, 32]
+    >>> arms = {"plain": None, "10 %": {"selection": Random(0.1), "axis": -1}}
+    >>> table = decrease_ratio(model, x, x[:, :1], "h", warm_up=2, arms=arms)
+    >>> list(table.index)
+    ['plain', '10 %']
     """
     pd = need("pandas", "report", "`decrease_ratio`")
 
     batch_size = arguments.integer("batch_size", batch_size, "at least 1", 1)
     warm_up = arguments.integer("warm_up", warm_up, "at least 1", 1)
+    observer: dict[str, Any] = {
+        "selection": TopK(k),
+        "inhibition": "observe",
+        "axis": axis,
+        "forget_steps": None,
+        "late_start": 0,
+    }
+    made = _memels(arms, observer)
     subject = _subject(model, step, optimizer)
     if inserted(model):
         raise ValueError(
@@ -133,27 +160,56 @@ def decrease_ratio(
         )
         for i in range(number)
     ]
-    rows = {}
-    try:
-        for arm, inhibition in _ARMS.items():
-            memel = MEmeL(
-                TopK(k),
-                inhibition,
-                axis=axis,
-                forget_steps=None,
-                late_start=0,
+
+    def measure(memel: MEmeL, statistics: Any = None) -> Any:
+        insert(model, where, memel)
+        try:
+            return _arm(
+                subject, batches, warm_up, memel.epsilon, k, seed, statistics
             )
-            insert(model, where, memel)
-            try:
-                rows[arm] = _arm(
-                    subject, batches, warm_up, memel.epsilon, k, seed
-                )
-            finally:
-                strip(model)
-                subject.restore()
+        finally:
+            strip(model)
+            subject.restore()
+
+    try:
+        plain, statistics = measure(MEmeL(**observer))
+        rows = {
+            arm: plain if memel is None else measure(memel, statistics)[0]
+            for arm, memel in made.items()
+        }
     finally:
         subject.restore()
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _memels(arms: Any, observer: dict[str, Any]) -> dict[str, MEmeL | None]:
+    """Create the MEmeL of each arm; `None` for a step without inhibition.
+
+    Raises:
+        ValueError: If `arms` are not arguments of `MEmeL` by name.
+    """
+    if arms is None:
+        return {
+            name: MEmeL(**{**observer, "inhibition": inhibition})
+            if inhibition
+            else None
+            for name, inhibition in _TABLE_4.items()
+        }
+    right = isinstance(arms, Mapping) and all(
+        settings is None or isinstance(settings, Mapping)
+        for settings in arms.values()
+    )
+    if not right or not arms:
+        raise ValueError(
+            "Argument `arms` must be a dictionary of arguments of `MEmeL`, or "
+            "`None`, by name of the arm, such as `keras_memel.paper.arms`. "
+            f"Received: arms={arms!r}"
+        )
+    always = {name: observer[name] for name in ("forget_steps", "late_start")}
+    return {
+        name: None if settings is None else MEmeL(**{**settings, **always})
+        for name, settings in arms.items()
+    }
 
 
 def _subject(model: Any, step: Any, optimizer: Any) -> Any:
@@ -254,7 +310,12 @@ def _arm(
     epsilon: float,
     k: int,
     seed: int,
-) -> dict[str, float]:
+    statistics: Any,
+) -> tuple[dict[str, float], Any]:
+    """Return the row of an arm, and the statistics that measured it.
+
+    statistics: `None` for those of the inserted layers themselves.
+    """
     keras.utils.set_random_seed(seed)
     model, run = subject.model, subject.capture
     memels = list(inserted(model).values())
@@ -282,7 +343,8 @@ def _arm(
             for (old, mask), memel in zip(values(x), memels):
                 subject.learn(memel, old, mask)
         state = subject.state(memels)
-        statistics = [subject.statistics(memel) for memel in memels]
+        if statistics is None:
+            statistics = [subject.statistics(memel) for memel in memels]
         for x, y in batches[warm_up:]:
             subject.restore()
             subject.put_back(state)
@@ -292,11 +354,12 @@ def _arm(
             for found, (old, mask), (new, _) in zip(statistics, before, after):
                 sums += _moved(found, old, new, mask, epsilon, k)
     total, left, moved, distance, number = sums
-    return {
+    row = {
         "decrease_ratio": 1 - left / total,
         "total_update_ratio": moved / distance,
         "values": int(number),
     }
+    return row, statistics
 
 
 def _mask(calls: list[dict[str, Array]]) -> Array | None:

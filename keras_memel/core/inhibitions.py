@@ -73,9 +73,12 @@ class Inhibition:
         return values
 
     def loss(self, values: Tensor, mask: Tensor, mean: Tensor) -> Tensor | None:
-        """Compute a scalar to add to the loss of the model. Defaults to `None`.
+        """Compute a term to add to the loss of the model in a training step.
 
         The arguments are those of `__call__`.
+
+        Returns:
+            A scalar with its gradient; `None`, the default, adds no term.
         """
         del values, mask, mean
         return None

@@ -66,6 +66,9 @@ class Selection:
 
         Returns:
             Booleans of the shape of `score`, or broadcastable to it.
+
+        Raises:
+            NotImplementedError: If the class does not override this method.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must override `__call__(score)`."

@@ -94,7 +94,11 @@ def total(*numbers: Tensor, group: Any = None) -> tuple[Tensor, ...]:
 
     Returns:
         One float32 tensor per number, of the same shape, with the same values
-        on all replicas and without gradient.
+        on all replicas and without gradient. With one replica, the numbers
+        are returned unchanged.
+
+    Raises:
+        ValueError: As in `replicas`.
 
     Example:
 
@@ -121,7 +125,10 @@ def merge(
         The moments, followed by the sums, all equal on all replicas. If the
         moments of a neuron are not finite on one replica, the result is
         non-finite on all. Each replica then skips the update and counts it as
-        skipped.
+        skipped. With one replica, the arguments are returned unchanged.
+
+    Raises:
+        ValueError: As in `replicas`.
 
     Example:
 
@@ -162,7 +169,11 @@ def weighted(
         group: As in `replicas`.
 
     Returns:
-        The weighted mean, of the shape of `mean`, with its gradient.
+        The weighted mean, of the shape of `mean`, with its gradient. With
+        one replica, `mean` is returned unchanged.
+
+    Raises:
+        ValueError: As in `replicas`.
 
     Example:
 

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
+from keras_memel.evaluation import design
 from keras_memel.evaluation import tables
 from keras_memel.evaluation.contrasts import Contrast
-from keras_memel.evaluation.contrasts import check_pairs
 from keras_memel.evaluation.contrasts import contrast_all
-from keras_memel.evaluation.contrasts import mcnemar
 from keras_memel.evaluation.looks import level_of
+from keras_memel.evaluation.mcnemar import mcnemar_table
 from keras_memel.evaluation.notes import notes_of
 from keras_memel.evaluation.run_store import Run
 from keras_memel.utils.optional_imports import need
@@ -131,32 +129,9 @@ class Comparison:
         wanted = stored if seeds is None else set(seeds)
         self.runs = tuple(run for run in found if run["seed"] in wanted)
         self.seeds_left_out = tuple(sorted(stored - wanted))
-        keys = [(run["arm"], run["seed"]) for run in self.runs]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(
-                "Argument `runs` must hold one run per arm and seed. "
-                f"Received: several runs of {twice}"
-            )
-        if len(self.arms) < 2:
-            raise ValueError(
-                "Argument `arms` must hold at least two arms. Received: "
-                f"arms={self.arms}"
-            )
-        self.baseline = self.arms[0] if baseline is None else baseline
-        self._check("baseline", self.baseline)
-        self.pairs = tuple(
-            (arm, self.baseline) for arm in self.arms if arm != self.baseline
-        ) + check_pairs(contrasts)
-        for pair in self.pairs:
-            for name in pair:
-                self._check("contrasts", name)
-            if pair[0] == pair[1] or self.pairs.count(pair) > 1:
-                raise ValueError(
-                    "Argument `contrasts` must hold pairs of different arms, "
-                    "each once, without the pairs with the baseline, which "
-                    f"are always compared. Received: {pair!r}"
-                )
+        design.check_runs(self.runs)
+        self.baseline = design.baseline_of(self.arms, baseline)
+        self.pairs = design.pairs_of(self.arms, self.baseline, contrasts)
         self.higher_is_better = higher_is_better
         self.seeds = tuple(dict.fromkeys(run["seed"] for run in self.runs))
         self.looks: tuple[int, ...] = next(
@@ -166,26 +141,14 @@ class Comparison:
         self.metrics: tuple[str, ...] = tuple(
             dict.fromkeys(m for run in self.runs for m in run.get("scores", ()))
         )
-        # Without any scores the names of metrics are unknown, and no verdict
-        # can be wrong.
-        if isinstance(higher_is_better, Mapping) and self.metrics:
-            unknown = [m for m in higher_is_better if m not in self.metrics]
-            if unknown:
-                raise ValueError(
-                    "Argument `higher_is_better` must name metrics of "
-                    f"{self.metrics}. Received: {unknown}"
-                )
-
-    def _check(self, argument: str, name: str) -> None:
-        if name not in self.arms:
-            raise ValueError(
-                f"Argument `{argument}` must name arms of {self.arms}. "
-                f"Received: {name!r}"
-            )
+        design.check_directions(higher_is_better, self.metrics)
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
-        """Contrasts of all pairs on all metrics, grouped by metric."""
+        """Contrasts of all pairs on all metrics, grouped by metric.
+
+        They are empty if no run has scores.
+        """
         return tuple(
             contrast
             for metric in self.metrics
@@ -220,6 +183,16 @@ class Comparison:
         Args:
             metric: Metric to report on. Remarks that concern only other metrics
                 are omitted. `None` reports on all metrics.
+
+        Returns:
+            Sentences on failed runs, missing verdicts, looks, seeds that are
+            left out, several metrics, and different environments.
+
+        Example:
+
+        >>> runs = [{"arm": a, "seed": 0, "scores": {"f1": 1}} for a in "ab"]
+        >>> print(Comparison(runs).notes()[0])
+        No verdict, because a verdict needs 10 seeds: any pair
         """
         return notes_of(self, metric)
 
@@ -231,6 +204,19 @@ class Comparison:
 
         Returns:
             `pandas.DataFrame`, NaN where a run has no finite score.
+
+        Raises:
+            ValueError: If `metric` is not a metric of the runs.
+            ImportError: If pandas is missing.
+
+        Example:
+
+        >>> runs = [
+        ...     {"arm": arm, "seed": seed, "scores": {"f1": seed + ord(arm)}}
+        ...     for arm in "ab" for seed in range(3)
+        ... ]
+        >>> Comparison(runs).scores()["b"].tolist()
+        [98.0, 99.0, 100.0]
         """
         pandas = need("pandas", "evidence", "`Comparison.scores`")
         metric = self._metric(metric)
@@ -244,6 +230,19 @@ class Comparison:
         Returns:
             `pandas.DataFrame`. Each row holds `deltas` as one array and
             `seeds` as one tuple.
+
+        Raises:
+            ImportError: If pandas is missing.
+
+        Example:
+
+        >>> runs = [
+        ...     {"arm": arm, "seed": seed, "scores": {"f1": seed + ord(arm)}}
+        ...     for arm in "ab" for seed in range(3)
+        ... ]
+        >>> table = Comparison(runs).to_dataframe()
+        >>> table[["arm", "other", "mean"]].values.tolist()
+        [['b', 'a', 1.0]]
         """
         pandas = need("pandas", "evidence", "`Comparison.to_dataframe`")
         names = [field.name for field in dataclasses.fields(Contrast)]
@@ -266,6 +265,10 @@ class Comparison:
                 points.
             labels: Names to show for arms, by their name in the runs.
 
+        Returns:
+            Lines of Markdown, one row per pair. A cell is empty if its number
+            is undefined, as p is with fewer than 10 seeds.
+
         Raises:
             ValueError: If `metric` is not a metric of the runs, or `labels`
                 contains an arm that is not compared.
@@ -274,8 +277,7 @@ class Comparison:
 
         >>> runs = [
         ...     {"arm": arm, "seed": seed, "scores": {"f1": seed + ord(arm)}}
-        ...     for arm in "ab"
-        ...     for seed in range(3)
+        ...     for arm in "ab" for seed in range(3)
         ... ]
         >>> table = Comparison(runs).to_markdown(labels={"b": "a|b", "a": "a"})
         >>> print(table.splitlines()[-1].split(" | ")[0])
@@ -292,6 +294,22 @@ class Comparison:
         Args:
             scale: Factor of the numbers.
             labels: Names to show for arms, by their name in the runs.
+
+        Returns:
+            Lines of text; only the notes if no run has scores. `print` of a
+            `Comparison` shows the summary with `scale=1`.
+
+        Raises:
+            ValueError: If `labels` contains an arm that is not compared.
+
+        Example:
+
+        >>> runs = [
+        ...     {"arm": arm, "seed": seed, "scores": {"f1": seed + ord(arm)}}
+        ...     for arm in "ab" for seed in range(3)
+        ... ]
+        >>> print(Comparison(runs).summary().splitlines()[3])
+        3 paired seeds; higher is better.
         """
         tables.check_labels(labels, self.arms)
         parts = []
@@ -307,20 +325,7 @@ class Comparison:
         return self.summary()
 
     def _metric(self, metric: str | None) -> str:
-        if not self.metrics:
-            raise ValueError(
-                "A comparison has metrics when at least one run has scores. "
-                f"Received: {len(self.runs)} runs, {len(self.failed)} of them "
-                "failed; `notes()` lists their errors"
-            )
-        if metric is None:
-            return self.metrics[0]
-        if metric not in self.metrics:
-            raise ValueError(
-                f"Argument `metric` must be one of {self.metrics}. "
-                f"Received: metric={metric!r}"
-            )
-        return metric
+        return design.metric_of(metric, self.metrics, self.runs)
 
     def plot(
         self,
@@ -347,6 +352,17 @@ class Comparison:
         Raises:
             ValueError: If `metric` is not a metric of the runs, or `labels`
                 contains an arm that is not compared.
+            ImportError: If matplotlib is missing.
+
+        Example:
+
+        >>> runs = [
+        ...     {"arm": arm, "seed": seed, "scores": {"f1": seed + ord(arm)}}
+        ...     for arm in "ab" for seed in range(3)
+        ... ]
+        >>> axes = Comparison(runs).plot(scale=100)
+        >>> axes.get_xlabel()
+        'difference in f1'
         """
         need("matplotlib.pyplot", "plot", "`Comparison.plot`")
         tables.check_labels(labels, self.arms)
@@ -369,25 +385,16 @@ class Comparison:
         Raises:
             ValueError: If two runs of a seed were tested on different numbers
                 of examples.
+            ImportError: If pandas or statsmodels is missing.
+
+        Example:
+
+        >>> runs = [
+        ...     {"arm": arm, "seed": 0, "scores": {"f1": 1}, "correct": correct}
+        ...     for arm, correct in (("a", "0011"), ("b", "1111"))
+        ... ]
+        >>> table = Comparison(runs).mcnemar()
+        >>> table[["only_arm", "only_other", "p"]].values.tolist()
+        [[2.0, 0.0, 0.5]]
         """
-        pandas = need("pandas", "evidence", "`Comparison.mcnemar`")
-        answers = {
-            (run["arm"], run["seed"]): np.array(list(run["correct"])) == "1"
-            for run in self.runs
-            if "correct" in run
-        }
-        rows = []
-        for arm, other in self.pairs:
-            for seed in self.seeds:
-                if not {(arm, seed), (other, seed)} <= answers.keys():
-                    continue
-                ours, theirs = answers[arm, seed], answers[other, seed]
-                if len(ours) != len(theirs):
-                    raise ValueError(
-                        "McNemar's test needs the same test examples for both "
-                        f"arms. Received: {len(ours)} of {arm} and "
-                        f"{len(theirs)} of {other} with seed {seed}"
-                    )
-                rows.append([arm, other, seed, *mcnemar(ours, theirs)])
-        names = ["arm", "other", "seed", "only_arm", "only_other", "p"]
-        return pandas.DataFrame(rows, columns=names)
+        return mcnemar_table(self.runs, self.pairs, self.seeds)

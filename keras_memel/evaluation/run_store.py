@@ -55,7 +55,12 @@ class RunStore:
     def read(self) -> list[Run]:
         """Return all runs in the order in which they finished.
 
-        If the file does not exist, the list is empty.
+        Returns:
+            One dictionary per run, with the keys described in the class. The
+            list is empty if the file does not exist.
+
+        Raises:
+            OSError: If the file exists but cannot be read.
 
         Warns:
             UserWarning: If lines do not contain a valid run. The warning
@@ -76,6 +81,22 @@ class RunStore:
 
         Deaths before the last result of a run (scores or an error) are not
         counted.
+
+        Returns:
+            Counter from `(arm, seed)` to the number of deaths.
+
+        Raises:
+            OSError: If the file exists but cannot be read.
+
+        Example:
+
+        >>> import pathlib, tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> store = RunStore(pathlib.Path(folder.name) / "runs.jsonl")
+        >>> store.append({"arm": "plain", "seed": 0, "death": {}})
+        >>> store.deaths()["plain", 0], store.read()
+        (1, [])
+        >>> folder.cleanup()
         """
         deaths: collections.Counter[tuple[str, int]] = collections.Counter()
         for line in self._lines()[0]:
@@ -105,9 +126,14 @@ class RunStore:
     def append(self, run: Run) -> None:
         """Add a run and flush it to the disk.
 
+        Args:
+            run: A dictionary with the keys described in the class.
+
         Raises:
             OSError: If the run cannot be written completely. The file is
                 then unchanged.
+            TypeError: If JSON cannot represent a value of the run.
+            ValueError: If a number outside of `scores` is not finite.
         """
         self._write(_encode(run))
 

@@ -57,8 +57,9 @@ def find(model: Any, where: Where = "**") -> list[str]:
         `"**/dense"` selects all layers named `dense` at any depth.
 
     Raises:
-        ValueError: If `where` selects no layer. The message lists the nearest
-            paths.
+        ValueError: If `where` selects no layer (the message lists the nearest
+            paths); or if `model` is a PyTorch or Flax NNX module and Keras
+            does not run on PyTorch or JAX, respectively.
 
     Example:
 
@@ -155,7 +156,9 @@ def insert(
             one that already holds an inserted MEmeL (call `strip` first); if
             the model is not built or never calls a selected layer; or if the
             output is ambiguous, not floating-point or does not suit the
-            MEmeL. The model is then unchanged.
+            MEmeL; if `example` is missing for a Flax NNX module, or passed
+            for a Keras model; or if `model` is a module of another backend
+            than that of Keras. The model is then unchanged.
 
     Example:
 
@@ -224,12 +227,15 @@ def strip(model: Model) -> Model:
     models then lose the MEmeLs too, as described in `insert`.
 
     Args:
-        model: A model or layer, with or without inserted layers.
+        model: A model or layer, with or without inserted layers; or a PyTorch
+            or Flax NNX module.
 
     Returns:
-        The model.
+        The model. A model without inserted layers is returned unchanged.
 
     Raises:
+        ValueError: If `model` is a module of another backend than that of
+            Keras.
         RuntimeError: If other code has wrapped the calls of its layers since
             `insert`.
 
@@ -255,12 +261,17 @@ def inserted(model: Any) -> dict[str, Any]:
     The host of a MEmeL is the layer that it follows.
 
     Args:
-        model: A model or layer.
+        model: A model or layer; or a PyTorch or Flax NNX module.
 
     Returns:
         Dictionary from the path of the host (as in `find`) to the MEmeL, in
-        the order of the model. In a callback on JAX, read the weights with
-        `inserted(self.model)`.
+        the order of the model: a `MEmeL`, `TorchMEmeL` or `NnxMEmeL`. It is
+        empty if the model has no insertions. In a callback on JAX, read the
+        weights with `inserted(self.model)`.
+
+    Raises:
+        ValueError: If `model` is a module of another backend than that of
+            Keras.
 
     Example:
 

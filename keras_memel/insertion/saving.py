@@ -38,8 +38,9 @@ def save(model: Any, filepath: Any, **kwargs: Any) -> None:
         **kwargs: As in `keras.Model.save`.
 
     Raises:
-        ValueError: If the path ends in ".h5" or ".hdf5", or if the model is a
-            Flax NNX module.
+        ValueError: If the path ends in ".h5" or ".hdf5"; if the model is a
+            Flax NNX module, or a PyTorch module while Keras runs on another
+            backend.
 
     Example:
 
@@ -84,8 +85,10 @@ def restore(model: Any, source: Any) -> Any:
         The model.
 
     Raises:
-        ValueError: If the model is not a PyTorch module, or if the source is
-            neither of these or lacks the statistics.
+        ValueError: If the model is not a PyTorch module, lacks a module that
+            a MEmeL follows in the source, or cannot be used because Keras
+            runs on another backend; or if the source is neither of these or
+            lacks the statistics.
 
     Example:
 

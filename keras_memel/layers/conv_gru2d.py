@@ -49,8 +49,8 @@ def _of_cell(name: str) -> Any:
 class ConvGRU2D(keras.layers.RNN):
     """Apply a convolutional gated recurrent unit (GRU) to a series of frames.
 
-    It corresponds to `keras.layers.GRU` as `keras.layers.ConvLSTM2D` does to
-    `keras.layers.LSTM`. Its arguments, weights and masks follow these layers.
+    It is to `keras.layers.GRU` what `keras.layers.ConvLSTM2D` is to
+    `keras.layers.LSTM`. Arguments, weights and masks follow these layers.
 
     A time step, with inputs `x`, state `h` and convolutions `*` [Shi et al.
     2017, Eq. 1, extended by the bias `d` of the state]:
@@ -123,8 +123,7 @@ class ConvGRU2D(keras.layers.RNN):
         bias: `(2, 3 filters)`, of inputs and of state; `(3 filters,)` with
             `reset_after=False`.
 
-    A stateful layer keeps its states from call to call on all backends. They
-    are not saved. `reset_state()` sets them to 0.
+    The states of a stateful layer are not saved. `reset_state` sets them to 0.
 
     With `memel`, the candidate `c` of every time step is scored and inhibited
     before the update gate is applied, as in the nowcasting network of
@@ -134,8 +133,8 @@ class ConvGRU2D(keras.layers.RNN):
       `(batch, new rows, new columns, filters)`, and its `axis` indexes these
       axes. With `None`, each channel at each position is a neuron, the same
       at all time steps. With -1 (channels first: 1), each channel is a neuron.
-    - Each call is one training step: `steps`, `late_start` and `forget_steps`
-      count calls. (The authors' code counts time steps.)
+    - `steps`, `late_start` and `forget_steps` count calls (in the authors'
+      code, time steps).
     - All time steps of a call are scored with the statistics before the call.
       The `b = batch * time` values of a neuron (for a channel, times its
       positions) are pooled once, after the scan. `inhibited_rate` and
@@ -144,12 +143,13 @@ class ConvGRU2D(keras.layers.RNN):
       again at each time step. A penalty is the mean over all selected values
       or, with `loss_is_mean = False`, the sum of the losses of the time steps.
     - Masked time steps are neither scored nor counted.
-    - `score_with="current"` raises: the candidates of a time step depend
-      on the inhibition in the time steps before it.
+    - The first call inhibits no value: no neuron has a history yet.
+    - At inference, only `at_inference=True` inhibits; statistics are frozen.
+    - `score_with="current"` raises: candidates depend on the inhibition in
+      the time steps before them.
     - `keras.RematScope` does not rematerialize the layer.
-
-    Memory, in addition to that of any recurrent layer: the scan carries three
-    float32 numbers per neuron, and training keeps one byte per candidate.
+    - The scan carries three float32 numbers per neuron, and training keeps
+      one byte per candidate.
 
     Raises:
         ValueError: If an argument is invalid; in `build`, if a size of the

@@ -94,7 +94,8 @@ class ConvGRU2DCell(keras.layers.Layer, DropoutRNNCell):
         is a list.
 
     Raises:
-        ValueError: If an argument is invalid, as in `ConvGRU2D`.
+        ValueError: If an argument is invalid; in `build`, if a size of the
+            frames is unknown, or the convolution leaves no rows or columns.
 
     Example:
 

@@ -19,8 +19,15 @@ def trainer_callback(every: int | None = None) -> Any:
 
     Raises:
         ImportError: If transformers is not installed.
-        ValueError: If the model is without a MEmeL; raised when training
-            starts.
+        ValueError: If `every` is not a positive integer; when training starts,
+            if the model contains no MEmeL.
+
+    Example:
+
+    >>> import torch
+    >>> callback = trainer_callback(every=50)  # Trainer(callbacks=[callback])
+    >>> callback.__class__.__mro__[1].__name__
+    'TrainerCallback'
     """
     from transformers import TrainerCallback
 
@@ -62,6 +69,15 @@ def lightning_callback() -> Any:
 
     Raises:
         ImportError: If lightning is not installed.
+        ValueError: If the model contains no MEmeL; raised after the first
+            batch.
+
+    Example:
+
+    >>> import torch
+    >>> callback = lightning_callback()  # Trainer(callbacks=[callback])
+    >>> callback.__class__.__mro__[1].__name__
+    'Callback'
     """
     from lightning.pytorch import Callback
 

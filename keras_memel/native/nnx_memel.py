@@ -33,25 +33,46 @@ class NnxMEmeL(nnx.Module):
     The module computes the training step of `keras_memel.MEmeL` and stores its
     state in variables of type `Statistic`. As in `nnx.Dropout`, `model.train()`
     and `model.eval()` set `deterministic`. If it is `True`, the module is the
-    identity, unless the layer has `at_inference=True`.
+    identity, unless the layer has `at_inference=True`. `insert` creates these
+    modules.
+
+    A neuron without history is never selected, so the first training step
+    inhibits no value, even with `late_start=0`.
 
     Args:
         layer: A `MEmeL` that holds the settings. It is not changed.
-        shape: Shape of the inputs, `None` for sizes that do not matter.
+        shape: Shape of the inputs. The sizes of axes that do not index neurons
+            may be `None`.
         output: Index or key of the output of the host that the module
             follows.
         selection: Selection to use instead of the layer's.
 
     Call arguments:
         inputs: Floating-point array `(batch, ...)`.
-        mask: Booleans over the leading dimensions of the inputs: true where a
-            position counts.
+        mask: Booleans over the leading dimensions of the inputs. Positions
+            that are `False` are neither counted nor selected.
+
+    Output shape: Shape of the inputs, in the same dtype.
 
     Attributes: They have the names and meanings of the weights of `MEmeL`. A
         random selection adds `seed_state`.
 
     Raises:
-        ValueError: As in `MEmeL`.
+        ValueError: If the size of a neuron axis is unknown, an argument of the
+            layer does not suit the shape, or, in training, the inputs are not
+            floating-point, have other neurons than `shape`, or do not match
+            the mask.
+
+    Example:
+
+    >>> module = NnxMEmeL(MEmeL("rate", axis=-1), shape=(None, 4))
+    >>> outputs = module(jnp.ones((8, 4)))
+    >>> int(module.steps[...]), module.moving_mean[...].shape
+    (1, (4,))
+    >>> module.eval()
+    >>> outputs = module(jnp.ones((8, 4)))
+    >>> int(module.steps[...])
+    1
     """
 
     def __init__(

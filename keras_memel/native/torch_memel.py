@@ -51,7 +51,8 @@ class TorchMEmeL(StateInBuffers):
     The statistics are buffers, not parameters. They are part of `state_dict`,
     no optimizer updates them, and they stay float32 when the model is cast.
     Under activation checkpointing, the second run of a step uses the
-    statistics of the first and does not update them.
+    statistics of the first and does not update them. A neuron without history
+    is never selected, so the first training step inhibits no value.
 
     Args:
         selection: As in `MEmeL`.
@@ -91,7 +92,9 @@ class TorchMEmeL(StateInBuffers):
         number of draws.
 
     Raises:
-        ValueError: As in `MEmeL`.
+        ValueError: If an argument is invalid; in a call, if the inputs are not
+            dense and floating-point, have other neurons than before, or do
+            not match the mask.
         RuntimeError: In training, under `torch.func`, `torch.vmap` or
             `torch.nn.DataParallel`; or if a checkpointed call is run again
             after its statistics were freed.
@@ -162,12 +165,30 @@ class TorchMEmeL(StateInBuffers):
         Args:
             layer: A `MEmeL` or a `TorchMEmeL`. Its statistics are not copied.
             **changed: Arguments that differ.
+
+        Returns:
+            A module without statistics, unless `shape` is among `changed`.
+
+        Raises:
+            ValueError: As in `MEmeL`.
+
+        Example:
+
+        >>> module = TorchMEmeL.from_layer(MEmeL("rate", axis=-1), axis=1)
+        >>> module.selection, module.axis
+        (Rate(rate=0.02, gain=0.1), 1)
         """
         settings = {name: getattr(layer, name) for name in _SETTINGS}
         return cls(**{**settings, **changed})
 
     def to_layer(self) -> MEmeL:
-        """Create an unbuilt Keras layer with the settings of this module."""
+        """Create an unbuilt Keras layer with the settings of this module.
+
+        The statistics are not copied.
+
+        >>> TorchMEmeL("rate", axis=1).to_layer().axis
+        1
+        """
         return MEmeL(**{name: getattr(self, name) for name in _SETTINGS})
 
     def extra_repr(self) -> str:
@@ -228,7 +249,7 @@ class TorchMEmeL(StateInBuffers):
         if selection.random:
             if compiling and type(selection) in (Random, RandomK):
                 # A compiled graph uses PyTorch's own generator.
-                selection = _InGraph(selection)
+                selection = torch_step.InGraph(selection)
             else:
                 arguments["seed"] = int(call.seed.sum())
         selected = torch_step.select(
@@ -375,24 +396,3 @@ class _AddLoss(torch.autograd.Function):
             torch.full((), ctx.scale, dtype=dtype, device=device),
             None,
         )
-
-
-class _InGraph:
-    """Select as `Random` or `RandomK` do, with the generator of PyTorch."""
-
-    random = True
-    by_sample = False
-
-    def __init__(self, selection: Random | RandomK):
-        self._own = selection
-        self.skips_negative = selection.skips_negative
-
-    def __call__(self, score: Tensor) -> Tensor:
-        drawn = torch.rand_like(score)
-        if isinstance(self._own, Random):
-            return drawn < self._own.rate
-        flat = torch.where(score > 0, drawn, -1.0).flatten(1)
-        places = flat.topk(self._own.k).indices
-        chosen = torch.zeros_like(flat, dtype=torch.bool)
-        chosen = chosen.scatter(1, places, True).reshape(score.shape)
-        return chosen & (score > 0)

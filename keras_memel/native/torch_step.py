@@ -18,6 +18,8 @@ from keras_memel.core.moments import Moments
 from keras_memel.core.moments import add_compensated
 from keras_memel.core.scores import TINY
 from keras_memel.core.selection import Selection
+from keras_memel.core.selections import Random
+from keras_memel.core.selections import RandomK
 from keras_memel.core.selections import Rate
 from keras_memel.kernels import torch as kernels
 from keras_memel.utils.types import Tensor
@@ -215,3 +217,24 @@ def merge(
     return Moments(count.float(), mean.float(), variance.float()), [
         part.float() for part in sums
     ]
+
+
+class InGraph:
+    """Select as `Random` or `RandomK` do, with the generator of PyTorch."""
+
+    random = True
+    by_sample = False
+
+    def __init__(self, selection: Random | RandomK):
+        self._own = selection
+        self.skips_negative = selection.skips_negative
+
+    def __call__(self, score: Tensor) -> Tensor:
+        drawn = torch.rand_like(score)
+        if isinstance(self._own, Random):
+            return drawn < self._own.rate
+        flat = torch.where(score > 0, drawn, -1.0).flatten(1)
+        places = flat.topk(self._own.k).indices
+        chosen = torch.zeros_like(flat, dtype=torch.bool)
+        chosen = chosen.scatter(1, places, True).reshape(score.shape)
+        return chosen & (score > 0)

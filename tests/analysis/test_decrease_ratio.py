@@ -6,8 +6,11 @@ import pytest
 from keras import ops
 
 from keras_memel import MEmeL
+from keras_memel import RandomK
+from keras_memel import TopK
 from keras_memel import decrease_ratio
 from keras_memel import insert
+from keras_memel import paper
 
 RNG = np.random.default_rng(0)
 W, B = RNG.normal(size=(3, 4)), RNG.normal(size=4)
@@ -31,8 +34,11 @@ def model():
     return made
 
 
-def by_hand(delta):
-    """One step from these weights on each of two batches: on paper."""
+def by_hand(delta, k=1):
+    """One step from these weights on each of two batches: on paper.
+
+    The `k` values of highest phi are inhibited, and the highest is measured.
+    """
     history = X[:30] @ W + B
     mean, variance = history.mean(0), history.var(0, ddof=1)
     scale = variance + 0.01 * variance.mean()
@@ -42,11 +48,12 @@ def by_hand(delta):
         z = x @ W + B
         phi = (z - mean) ** 2 / scale
         chosen = phi == phi.max(1, keepdims=True)
-        inhibited = z if delta is None else np.where(chosen, mean, z)
+        changed = phi >= np.sort(phi, 1)[:, -k, None]
+        inhibited = z if delta is None else np.where(changed, mean, z)
         error = 2 * (inhibited @ V + C - y) / len(x)
         gradient = error @ V.T
         if delta is not None:
-            gradient = np.where(chosen, -delta * gradient, gradient)
+            gradient = np.where(changed, -delta * gradient, gradient)
         new = x @ (W - RATE * x.T @ gradient) + B - RATE * gradient.sum(0)
         later = (new - mean) ** 2 / scale
         for i, one in enumerate([phi, later, abs(new - z), abs(z - mean)]):
@@ -81,8 +88,67 @@ def test_every_arm_is_the_step_that_paper_and_pencil_give():
         )
 
 
+def test_arms_of_your_own_are_measured_on_the_same_values():
+    arms = {
+        "RD, 2 values": {"selection": TopK(2), "inhibition": "reverse"},
+        # 2 of the 4 values of a sample, with other statistics of its own.
+        "naive (a), 2": {"selection": TopK(2), "inhibition": "naive_a"},
+        "plain": None,
+        "L2E": {**paper.l2e},
+        "random": {"selection": RandomK(4), "inhibition": "naive_a"},
+    }
+    for settings in arms.values():
+        if settings is not None:
+            settings["axis"] = -1
+    arms["RD, 2 values"]["forget_steps"] = 2
+    arms["RD, 2 values"]["late_start"] = 1000
+    table = decrease_ratio(
+        model(), X, Y, "hidden", arms=arms, batch_size=10, warm_up=3, axis=-1
+    )
+    assert list(table.index) == list(arms)
+    steps = {"RD, 2 values": (1, 2), "naive (a), 2": (0, 2), "plain": (None,)}
+    # All 4 values of a sample: chosen at random, but all of them.
+    steps["random"] = (0, 4)
+    for arm, what in steps.items():
+        ratio, update = by_hand(*what)
+        found = table.loc[arm]
+        np.testing.assert_allclose(found["decrease_ratio"], ratio, atol=5e-6)
+        np.testing.assert_allclose(found["total_update_ratio"], update, 1e-3)
+    assert table["values"].tolist() == 5 * [20]
+    # The penalty moves the values towards their mean.
+    assert table.loc["L2E", "decrease_ratio"] > table.loc["plain"].iloc[0]
+
+
+def test_other_neurons_of_an_arm_leave_the_measure():
+    """The positions of an arm with axis=-1 share statistics; those measured
+    do not."""
+    made = keras.Sequential(
+        [
+            keras.Input((6, 3)),
+            keras.layers.Dense(4, name="hidden"),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    made.compile(keras.optimizers.SGD(RATE), "mse")
+    x = RNG.normal(size=(48, 6, 3)).astype("float32") + np.arange(6)[:, None]
+    arms = {
+        "by position": {"inhibition": "observe", "axis": None},
+        "by channel": {"inhibition": "observe", "axis": -1},
+    }
+    table = decrease_ratio(
+        made, x, x[:, 0, :1], "hidden", arms=arms, batch_size=8, warm_up=3
+    )
+    first, second = table.to_numpy()
+    np.testing.assert_array_equal(first, second)  # the same step
+    assert abs(first[0]) > 1e-4
+
+
 def test_bad_arguments():
     made = model()
+    for arms in ({}, [None], {"RD": "reverse"}, {"RD": MEmeL()}):
+        with pytest.raises(ValueError, match="`arms` must be a dictionary"):
+            decrease_ratio(made, X, Y, "hidden", arms=arms, batch_size=10)
     with pytest.raises(ValueError, match="1 batches of 32"):
         decrease_ratio(made, X, Y, "hidden")
     with pytest.raises(ValueError, match="'hidden'"):

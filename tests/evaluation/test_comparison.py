@@ -402,13 +402,13 @@ def test_no_runs_make_no_contrasts():
     ]
     lost = Comparison(failed)
     for nothing, received in [
-        (found, "Received: 0 runs, 0 of them"),
-        (lost, "Received: 2 runs, 2 of them failed"),
+        (found, "Received: 0 runs, of which 0 failed"),
+        (lost, "Received: 2 runs, of which 2 failed"),
     ]:
         for ask in (nothing.to_markdown, nothing.plot, nothing.scores):
             with pytest.raises(ValueError, match=received):
                 ask()
-            with pytest.raises(ValueError, match="at least one run has scores"):
+            with pytest.raises(ValueError, match="one run with scores"):
                 ask("loss")
     assert lost.notes() == [
         f"{arm}, seed 0, failed: ValueError: no" for arm in "ab"

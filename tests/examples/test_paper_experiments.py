@@ -81,9 +81,12 @@ def test_the_page_is_made_from_the_runs(made):
     assert rain[0] == "-0.01"
     assert "ConvGRU, MEmeL: 0.01 published" in text
     assert row(text, "step lower", "RD")[0] == "2 better"
+    assert row(text, "step lower", "L2E")[0] == "3 better"
+    assert row(text, "step lower", "MEmeL-Tune")[0] == "100 better"
+    assert row(text, "step lower", "dropout")[0].endswith("not shown")
     assert row(text, "values are mono", "before training")[1] == "1 worse"
     assert row(text, "network need", "top 1 vs. random 1")[1].endswith("worse")
-    assert "Not run to the end, and not here: Swin." in text
+    assert "and not here: Swin; Swin, 20 % wrong." in text
     assert "b_mae" in text
     assert "k 10, delta 10" in text
     assert "revision aaaaaaa." in text
@@ -119,6 +122,21 @@ def test_no_page_is_written_while_runs_are_missing(
         paper.main([f"--runs={copied / 'none'}"])
     assert not written
     assert not list(copied.glob("*.locks"))
+
+
+def test_a_share_of_wrong_labels_can_be_left_out(copied, monkeypatch):
+    written = {}
+    monkeypatch.setattr(
+        paper.pages,
+        "write",
+        lambda name, text, plot: written.update({name: text}),
+    )
+    paper.main([f"--runs={copied}", "--families", "glue", "--wrong", "0"])
+    (copied / "glue_wrong_20.jsonl").unlink()
+    text = written["paper_experiments"]
+    assert "ConvGRU; MiniLM, 20 % wrong; Swin; Swin, 20 % wrong." in text
+    found = paper.stored(paper.options_of(copied))
+    assert [condition.name for condition in found] == ["nowcasting", "glue"]
 
 
 def test_runs_of_other_settings_or_without_a_revision_are_refused(copied):

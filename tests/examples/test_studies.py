@@ -4,12 +4,20 @@ A study takes minutes to hours: here its stored runs are read, its page made
 from them and compared, and a small part of it run again.
 """
 
+import itertools
+import json
 import sys
 
 import keras
 import numpy as np
+import paired_oracle
 import printed
 import pytest
+import scipy.stats
+from hypothesis import example
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 from scripts import EXAMPLES
 from scripts import ROOT
 
@@ -310,9 +318,47 @@ def test_the_interval_covers_symmetric_noise_as_it_says(study, simulated):
     for noise in validity.SYMMETRIC:
         for seeds in validity.SEEDS:
             covered = validity.coverage(simulated[noise, seeds])
-            # Ties make rejections rarer.
+            # At a true mean of 0, equal sums make rejections rarer.
             most = 0.975 if noise.startswith("rounded") else 0.97
             assert 0.93 <= covered <= most, (noise, seeds)
+
+
+@settings(max_examples=20, deadline=None)
+@example([1] * 6, [0] * 6)
+@given(
+    st.lists(st.integers(-3, 3), min_size=6, max_size=6),
+    st.lists(st.integers(-3, 3), min_size=6, max_size=6),
+)
+def test_the_ways_to_order_equal_sums_are_exact(study, deltas, levels):
+    ways = study("validity")._ways
+    signs = np.array(list(itertools.product((1, -1), repeat=6)))
+    # Under the sharp null hypothesis all signs are as probable.
+    found = ways(signs * deltas, np.tile(np.array(levels, float), (64, 1)))
+    for way in ("all", "signs", "levels"):
+        for p in np.unique(found[way]):
+            assert np.mean(found[way] <= p) <= p, way
+        assert (found[way] <= found["all"]).all()
+    assert (found["deltas"] <= found["signs"]).all()
+    expected = [paired_oracle.sign_flip_p(list(row)) for row in signs * deltas]
+    np.testing.assert_array_equal(found["all"], expected)
+
+
+def test_equal_sums_that_count_half_are_not_exact(study):
+    # All signs of 11 equal deltas, by the number of positive ones.
+    deltas = np.where(np.arange(11) < np.arange(12)[:, None], 1.0, -1.0)
+    half = study("validity")._ways(deltas, np.zeros((1, 11)))["half"]
+    wrong = scipy.stats.binom.pmf(np.arange(12), 11, 0.5) @ (half < 0.05)
+    assert wrong == pytest.approx(0.065, abs=5e-4)
+
+
+def test_no_exact_way_to_treat_equal_sums_reaches_both_values(study):
+    shares = json.loads(study("validity").CHOICE_FILE.read_text())["shares"]
+    assert len(shares) == 7
+    *_, signs, deltas, levels, half = shares.values()
+    for row in (signs, deltas, levels, half):
+        reached = min(row["+1"], row["-1"]) >= 0.7 and row["covered"] <= 0.97
+        assert reached == (row is half)
+        assert 0.93 <= row["between"] <= 0.97
 
 
 def test_planned_looks_hold_the_level_and_unplanned_ones_do_not(study):

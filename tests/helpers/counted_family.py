@@ -6,6 +6,7 @@ It writes a line to `calls.txt` for each run, from any process.
 import argparse
 import pathlib
 
+from examples.paper.common import arms
 from keras_memel import MEmeL
 
 
@@ -27,14 +28,17 @@ def run(arm, seed, options):
     with path.open("a") as file:
         file.write(f"{seed} {described(arm)} {' '.join(options.words)}\n")
     score = 0.5 + gain(arm) + 0.01 * (seed % 1000)
-    names = "original", "naive (a)", "naive (b)", "RD"
     return {
         "validation": score / 2,
         "test": score,
         "share_before": 0.01,
         "share_after": 0.005,
         "correct": [True] * 6 + [arm is None] * 4,
-        **({} if arm else {f"decrease_ratio {name}": 0.1 for name in names}),
+        **(
+            {}
+            if arm
+            else {f"decrease_ratio {name}": 0.1 for name in arms.STEPS}
+        ),
         **({} if arm else {"ablated_0": 0.5, "ablated_top_1": 0.4}),
         **({} if arm is None else {"kept_on_test": score + 0.05}),
     }

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from examples.paper.common import arms
 from keras_memel import MEmeL
 from keras_memel.evaluation.identity import identify
 
@@ -14,6 +15,7 @@ def parse(words):
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=pathlib.Path)
     options, options.words = parser.parse_known_args(words)
+    options.steps = [x for x in options.words if x.split("=")[0] in arms.TUNED]
     options.rain = "--finetune-epochs=1" in options.words
     return options
 
@@ -43,12 +45,19 @@ def run(arm, seed, options):
         if arm is not None:
             scores["kept_on_test"] = score
     if arm is None:
+        tuned = "MEmeL-Tune=k 10, delta 10"  # the setting that it chooses
         scores["share_before"] = 0.01 + 1e-5 * rng.normal()
         for which, ratio in (
             ("original", 0.0),
             ("naive (a)", -0.01),
             ("naive (b)", -0.02),
             ("RD", 0.02),
+            ("placebo", 0.0),
+            ("L2E", 0.03),
+            *(
+                (text.split("=")[0], float(text == tuned))
+                for text in options.steps
+            ),
         ):
             scores[f"decrease_ratio {which}"] = ratio + 1e-6 * rng.normal()
         whole = scores["b_mse"] if options.rain else score

@@ -74,9 +74,30 @@ NAMES = (
     *("original", "naive (a)", "naive (b)", "MEmeL", "MEmeL-Tune", "placebo"),
     *("placebo-Tune", "dropout", "L2E"),
 )
+# Rows of Table 4, and of the other arms.
+STEPS = (
+    *("original", "naive (a)", "naive (b)", "RD", "placebo", "L2E"),
+    *TUNED,
+)
 # Besides each arm vs. the original.
 CONTRASTS = [
     ("MEmeL", "placebo"),
     ("MEmeL-Tune", "placebo-Tune"),
     ("MEmeL-Tune", "dropout"),
 ]
+
+
+def steps(tuned=()):
+    """Return arms for `decrease_ratio`, by name.
+
+    A step of MEmeL is called RD, as in Table 4. tuned: texts such as
+    "dropout=rate 0.1", a tuned arm and the setting that was chosen.
+    """
+    found = {
+        "RD" if name == "MEmeL" else name: settings
+        for name, settings in FIXED.items()
+    }
+    for text in tuned:
+        name, setting = text.split("=", 1)
+        found[name] = TUNED[name][setting]
+    return found

@@ -45,6 +45,7 @@ import time
 import keras
 import numpy as np
 
+from examples.paper.common.arms import TUNED
 from examples.paper.common.checkpoint import Checkpoint
 from examples.paper.common.checkpoint import read
 from examples.paper.common.checkpoint import variables
@@ -75,8 +76,8 @@ __all__ += [
 __all__ += ["read", "refusals", "start", "variables"]
 # Options that may differ between two starts of one run.
 NOT_OF_A_RUN = {"arms", "check", "data", "delta", "devices", "diagnose"}
-NOT_OF_A_RUN |= {"dry_run", "k"}
-NOT_OF_A_RUN |= {"out", "save_every", "seeds", "workers"}
+NOT_OF_A_RUN |= {"dry_run", "k", "out", "save_every", "seeds", "steps_of"}
+NOT_OF_A_RUN |= {"workers"}
 
 
 def add_arguments(parser):
@@ -91,6 +92,10 @@ def add_arguments(parser):
     add("--save-every", type=int, help="in steps; otherwise in each epoch")
     add("--dry-run", action="store_true", help="print the plan, and stop")
     add("--diagnose", action="store_true", help="see probe.py")
+    text = (
+        "tuned arms whose step --diagnose measures, such as 'dropout=rate 0.1'"
+    )
+    add("--steps-of", nargs="*", default=[], metavar="ARM=SETTING", help=text)
 
 
 def check(parser, options, **least):
@@ -106,6 +111,12 @@ def check(parser, options, **least):
             parser.error(
                 f"--{name.replace('_', '-')} must be at least {lowest}. "
                 f"Received: {value}"
+            )
+    known = [f"{a}={s}" for a, found in TUNED.items() for s in found]
+    for text in options.steps_of:
+        if text not in known:
+            parser.error(
+                f"--steps-of must be of {', '.join(known)}. Received: {text}"
             )
     folder = next(p for p in (options.out, *options.out.parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -8,6 +8,7 @@ the layers:
         ...
 
     share      share of the values that are three deviations from their mean
+    table_4    whether one step of each arm moves them to their mean
     ablation   the metric of the network without the values of highest phi
 """
 
@@ -16,10 +17,12 @@ import contextlib
 import keras
 import numpy as np
 
+from examples.paper.common import arms
 from keras_memel import MEmeL
 from keras_memel import RandomK
 from keras_memel import Threshold
 from keras_memel import TopK
+from keras_memel import decrease_ratio
 from keras_memel import insert
 from keras_memel import inserted
 from keras_memel import strip
@@ -92,8 +95,18 @@ def _number(weight):
     return float(keras.ops.convert_to_numpy(weight))
 
 
-def table_4(table):
-    """Return the numbers of `decrease_ratio` as scores of a run."""
+def table_4(model, x, y, where, tuned, seed):
+    """Return the Decrease Ratio of a step of each arm, as scores of a run.
+
+    x, y: 20 batches, of which 10 are for the statistics. tuned: as for
+    `arms.steps`.
+    """
+    table = decrease_ratio(
+        *(model, x, y, where),
+        arms=arms.steps(tuned),
+        batch_size=max(1, len(y) // 20),
+        seed=seed,
+    )
     return {
         f"decrease_ratio {arm}": float(value)
         for arm, value in table["decrease_ratio"].items()

@@ -51,7 +51,6 @@ from examples.paper.glue.tasks import SENTENCES
 from examples.paper.glue.tasks import TASKS
 from keras_memel import MEmeL
 from keras_memel import compare
-from keras_memel import decrease_ratio
 from keras_memel import inserted
 from keras_memel import paper
 from keras_memel import strip
@@ -85,7 +84,7 @@ MOVIES = pathlib.Path(__file__).parents[2] / "data" / "movie_sentences.tsv"
 NOT_OF_A_TRAINING = {
     *("arms", "data", "delta", "devices", "dry_run", "k", "learning_rates"),
     *("out", "save_every", "seed", "seeds", "skip_broken", "small", "submit"),
-    "test_it",
+    *("steps_of", "test_it"),
 }
 PROBED = 320  # rows of a diagnosis: 20 batches of 16 for `decrease_ratio`
 
@@ -326,10 +325,6 @@ def diagnose(model, arm, data, options, seed, steps):
     model.optimizer.build(model.trainable_variables)
     model.optimizer.iterations.assign(steps // 2)
     x, y = {name: column[:PROBED] for name, column in x.items()}, y[:PROBED]
-    size = max(1, len(y) // 20)
-    table = decrease_ratio(
-        model, x, y, options.where, batch_size=size, seed=seed
-    )
     some = {
         which: ({k: v[:PROBED] for k, v in x.items()}, y[:PROBED])
         for which, (x, y) in list(data.test.items())[:1]
@@ -341,7 +336,7 @@ def diagnose(model, arm, data, options, seed, steps):
         return evaluate(model, tested, options.batch)[0]["validation"]
 
     place = functools.partial(probe.placed, model, options.where)
-    scores |= probe.table_4(table)
+    scores |= probe.table_4(model, x, y, options.where, options.steps_of, seed)
     if some:
         scores |= probe.ablation(place, _batches(data, options), score)
     return scores

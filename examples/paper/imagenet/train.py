@@ -40,7 +40,6 @@ from examples.paper.common import probe
 from examples.paper.common.longrun import arms
 from examples.paper.imagenet import images
 from keras_memel import MEmeL
-from keras_memel import decrease_ratio
 from keras_memel import insert
 from keras_memel import inserted
 from keras_memel import paper
@@ -371,7 +370,7 @@ def run(arm, seed, options):
             rate = float(keras.ops.convert_to_numpy(memel.inhibited_rate))
             scores["inhibited"] = scores.get("inhibited", 0.0) + rate / 4
         if options.diagnose:
-            scores |= diagnose(model, data, arm, seed, steps)
+            scores |= diagnose(model, data, arm, seed, steps, options)
     return {**scores, "correct": correct}
 
 
@@ -405,7 +404,7 @@ def _inputs(data, number=4):
     return [part[i][0] for i in range(min(full, len(part)))]
 
 
-def diagnose(model, data, arm, seed, steps):
+def diagnose(model, data, arm, seed, length, options):
     """Measure the monosemantic values after training, see probe.py.
 
     For the MEmeL arm, MEmeL stays active (Table 7). Only for the original: the
@@ -430,10 +429,8 @@ def diagnose(model, data, arm, seed, steps):
         for arrays in zip(*[part[i] for i in range(number)])
     )
     # Use the learning rate in the middle of the training.
-    model.optimizer.iterations.assign(steps // 2)
+    model.optimizer.iterations.assign(length // 2)
     where = middle_four(model)
-    size = max(1, len(x) // 20)
-    table = decrease_ratio(model, x, y, where, batch_size=size, seed=seed)
     test = data["test"]
     batches = [
         test[i] for i in range(-(-PROBED // test.batch)) if i < len(test)
@@ -446,7 +443,7 @@ def diagnose(model, data, arm, seed, steps):
         return right.mean()
 
     place = functools.partial(probe.placed, model, where)
-    scores |= probe.table_4(table)
+    scores |= probe.table_4(model, x, y, where, options.steps_of, seed)
     return scores | probe.ablation(place, _inputs(data), evaluate)
 
 

@@ -47,7 +47,6 @@ from examples.paper.nowcasting import model as networks
 from examples.paper.nowcasting.sources import sources
 from keras_memel import ConvGRU2D
 from keras_memel import MEmeL
-from keras_memel import decrease_ratio
 from keras_memel import paper
 
 # Defaults of the arguments that the command line omits.
@@ -325,13 +324,11 @@ def diagnose(first, final, parts, arm, seed, options):
     forecaster = [
         layer.name for layer in _grus(final) if "forecaster" in layer.name
     ]
-    size = max(1, len(x) // 20)
-    table = decrease_ratio(final, x, y, forecaster, batch_size=size, seed=seed)
 
     def evaluate(model):
         return score(model, parts["test"], options.batch)["b_mse"]
 
-    scores |= probe.table_4(table)
+    scores |= probe.table_4(final, x, y, forecaster, options.steps_of, seed)
     return scores | probe.ablation(place, inputs, evaluate)
 
 
