@@ -143,7 +143,7 @@ class LayerReport:
         roc_auc, average_precision, ks_statistic: Scored quality of `phi` as a
             detector of the values of the label (`ranking.detection`).
         roc_auc_null: ROC-AUC that 95 % of unrelated labels do not exceed.
-        roc_auc_p: p-value of the ROC-AUC, for one neuron.
+        roc_auc_p: p-value of the ROC-AUC, for one neuron (`ranking.detection`).
         p_corrected: `roc_auc_p` with Holm's correction for the number of
             neurons in the report.
         label_fms: Feature monosemanticity score of each label [Härle et al.

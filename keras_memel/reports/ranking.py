@@ -8,6 +8,8 @@ The functions are pure and work on the values of one neuron.
 
 References:
     [Wang et al. 2025] Learning Towards Emergence (arXiv 2503.23298).
+    [Wilson and Hilferty 1931] The Distribution of Chi-Square (PNAS 17).
+    [Mielke and Berry 2007] Permutation Methods: A Distance Function Approach.
 """
 
 import functools
@@ -144,10 +146,9 @@ def detection(
     """Compute how well high values detect a label.
 
     The ROC-AUC is the Mann-Whitney statistic. Its p-value comes from a
-    one-sided test with a normal approximation, corrected for ties. Values of
-    one input may depend on each other, and so may their labels. Let `r` be
-    the centred rank and `y` the centred label of a value. If they are
-    unrelated, the variance of `T = sum y r` is
+    one-sided test. Values of one input may depend on each other, and so may
+    their labels. Let `r` be the centred rank and `y` the centred label of a
+    value. If they are unrelated, the variance of `T = sum y r` is
 
         C / (C - 1) * (s sum_j r_j^2 + c sum_(j != k of one input) r_j r_k)
 
@@ -155,6 +156,17 @@ def detection(
     between two values of one input, at least 0. With one value per input it
     is the variance of the Mann-Whitney test. With one label per input it is
     the variance under permutations of the inputs.
+
+    A neuron that is 0 on most inputs has many tied ranks. For a rare label `T`
+    is then skewed, and a normal distribution would understate p many times.
+    The p-value is therefore the larger one of a normal distribution and a
+    Pearson type III distribution with the variance and skewness of `T`, as
+    usual for permutation tests [Mielke and Berry 2007]. Its tail is computed
+    by the cube root of [Wilson and Hilferty 1931]. The third moment of `T` is
+
+        s (1 - 2 m) ((1 - c / s) sum_j r_j^3 + c / s sum_i R_i^3)
+
+    with `m` the share of the label, and `R_i` the sum of `r` over input `i`.
 
     Args:
         values: Values, not negative, `(n,)`. They are compared as float32.
@@ -205,10 +217,11 @@ def detection(
         pairs = positives * (number - positives)
         roc_auc = 0.5 + excess / pairs
         whose = None if inputs is None else inputs.take(order)
-        spread = math.sqrt(_null_variance(centred, where, whose))
+        spread, skewness = _null_moments(centred, where, whose)
         if spread > 0:
-            roc_auc_null = min(1.0, 0.5 + _ONE_SIDED * spread / pairs)
-            p = 0.5 * math.erfc(excess / spread / math.sqrt(2))
+            most = 0.5 + _highest_of_noise(skewness) * spread / pairs
+            roc_auc_null = min(1.0, most)
+            p = _upper_tail(excess / spread, skewness)
     threshold = ordered[number - ranks(number)]
     begin = np.searchsorted(ordered, threshold)
     curve = Curve(
@@ -226,35 +239,69 @@ def detection(
     )
 
 
-def _null_variance(centred: Array, where: Array, inputs: Array | None) -> float:
-    """Compute the variance of the rank sum of an unrelated label.
+def _null_moments(
+    centred: Array, where: Array, inputs: Array | None
+) -> tuple[float, float]:
+    """Compute the moments of the rank sum of an unrelated label.
 
     Args:
         centred: Centred rank of each value, `(n,)`.
         where: Positions of the values with the label.
         inputs: As in `detection`.
+
+    Returns:
+        Standard deviation and skewness.
     """
     number = len(centred)
     share = len(where) / number
     variance = share * (1 - share)
-    spread = centred @ centred
-    if inputs is None:
-        return float(number / (number - 1) * variance * spread)
-    sizes = np.bincount(inputs)
-    several = np.count_nonzero(sizes)
-    if several < 2:
-        return 0.0
-    pairs = float(sizes @ sizes) - number
-    covariance = 0.0
-    if pairs:
-        its = np.bincount(inputs.take(where), minlength=len(sizes))
-        totals = its - share * sizes
-        covariance = (totals @ totals - number * variance) / pairs
-        covariance = min(max(covariance, 0.0), variance)
-    totals = np.bincount(inputs, centred)
-    within = totals @ totals - spread
+    square = centred * centred
+    spread = square.sum()
+    cube = square @ centred
+    covariance = within = cubes = 0.0
+    several = number
+    if inputs is not None:
+        sizes = np.bincount(inputs)
+        several = np.count_nonzero(sizes)
+        if several < 2:
+            return 0.0, 0.0
+        pairs = float(sizes @ sizes) - number
+        if pairs:
+            its = np.bincount(inputs.take(where), minlength=len(sizes))
+            totals = its - share * sizes
+            covariance = (totals @ totals - number * variance) / pairs
+            covariance = min(max(covariance, 0.0), variance)
+        totals = np.bincount(inputs, centred)
+        within = totals @ totals - spread
+        cubes = (totals**3).sum() - cube
     found = variance * spread + covariance * within
-    return float(several / (several - 1) * max(found, 0.0))
+    found = math.sqrt(several / (several - 1) * max(found, 0.0))
+    third = (1 - 2 * share) * (variance * cube + covariance * cubes)
+    return found, float(third / found**3) if found > 0 else 0.0
+
+
+# Below this skewness a normal distribution is exact to many digits.
+_SYMMETRIC = 1e-6
+
+
+def _upper_tail(deviation: float, skewness: float) -> float:
+    """Compute the probability of at least this standardized deviation."""
+    normal = 0.5 * math.erfc(deviation / math.sqrt(2))
+    if skewness < _SYMMETRIC:
+        return normal
+    root = 2 / skewness  # of the shape of a gamma distribution
+    cubic = max(1 + deviation / root, 0.0) ** (1 / 3)
+    gaussian = 3 * root * (cubic - 1 + 1 / (9 * root**2))
+    return max(normal, 0.5 * math.erfc(gaussian / math.sqrt(2)))
+
+
+def _highest_of_noise(skewness: float) -> float:
+    """Return the deviation whose `_upper_tail` is 5 %."""
+    if skewness < _SYMMETRIC:
+        return _ONE_SIDED
+    root = 2 / skewness
+    cubic = 1 - 1 / (9 * root**2) + _ONE_SIDED / (3 * root)
+    return max(_ONE_SIDED, root * (cubic**3 - 1))
 
 
 def holm(p: Array) -> Array:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from labelled import identity
-from report_oracle import null_spread
+from report_oracle import null_moments
+from report_oracle import upper_tail
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -51,6 +52,18 @@ def test_noise_has_a_roc_auc_of_one_half(inputs, labels):
     assert (table["p_corrected"] > 0.05).all()
 
 
+def test_noise_is_no_label_of_neurons_that_are_almost_always_zero():
+    """A few values with the label make a normal distribution fail."""
+    wrong = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(size=(600, 64)).astype("float32") - 2
+        noise = rng.integers(0, 60, 600)
+        report = analyze(identity(64), z, noise, "z", keep=None, verbose=0)
+        wrong += (report.to_dataframe()["p_corrected"] < 0.05).any()
+    assert wrong <= 1
+
+
 @pytest.mark.parametrize("label", ["input", "token"])
 def test_p_values_of_noise_are_uniform_although_tokens_depend(label):
     """Ten values of an input are alike: they are no ten observations."""
@@ -88,7 +101,13 @@ def test_one_value_per_input_is_the_test_of_mann_and_whitney(n, seed, ties):
     )
     pairs = positive.sum() * (~positive).sum()
     np.testing.assert_allclose(found.roc_auc, expected.statistic / pairs)
-    np.testing.assert_allclose(found.p, expected.pvalue, rtol=1e-6)
+    if ties:
+        _, skewness = null_moments(values, positive, np.arange(n))
+        deviation = stats.norm.isf(expected.pvalue)
+        wanted = upper_tail(deviation, skewness)
+        np.testing.assert_allclose(found.p, wanted, rtol=1e-6)
+    else:
+        np.testing.assert_allclose(found.p, expected.pvalue, rtol=1e-6)
 
 
 def test_one_label_per_input_is_a_permutation_of_inputs():
@@ -102,12 +121,45 @@ def test_one_label_per_input_is_a_permutation_of_inputs():
     ]
     positive = inputs < 2
     expected = np.sqrt(np.mean(np.square(sums)))
-    np.testing.assert_allclose(null_spread(values, positive, inputs), expected)
+    spread, skewness = null_moments(values, positive, inputs)
+    np.testing.assert_allclose(spread, expected)
     found = ranking.detection(values, positive, inputs)
-    np.testing.assert_allclose(
-        found.roc_auc_null,
-        0.5 + stats.norm.ppf(0.95) * expected / (6 * 12),
+    p = upper_tail((found.roc_auc_null - 0.5) * 6 * 12 / spread, skewness)
+    np.testing.assert_allclose(p, 0.05)
+
+
+@pytest.mark.parametrize("tokens", [1, 4])
+@pytest.mark.parametrize("share", [0.15, 0.05, 0.02])
+def test_rare_labels_do_not_find_sparse_neurons_by_chance(tokens, share):
+    """Most ranks tie, so that the rank sum of a few values is skewed."""
+    rng = np.random.default_rng(4)
+    n, drawn = 600, 200_000
+    values = rng.random(n) * (rng.random(n) < share)
+    labels = rng.integers(0, n, (drawn, 5))
+    labels = labels[(np.diff(np.sort(labels, 1), axis=1) > 0).all(1)]
+    sums = stats.rankdata(values)[labels].sum(1)
+    # One label in a thousand reaches this sum.
+    at = np.argsort(sums)[-len(labels) // 1000]
+    chance = np.mean(sums >= sums[at])
+    positive = np.isin(np.arange(n), labels[at])
+    found = ranking.detection(values, positive, np.arange(n) // tokens)
+    assert 0.6 * chance < found.p < 20 * chance
+    normal = stats.mannwhitneyu(
+        *(values[positive], values[~positive]),
+        alternative="greater",
+        method="asymptotic",
     )
+    assert normal.pvalue < 0.3 * chance
+
+
+@given(st.floats(0.01, 3), st.floats(1, 6))
+def test_the_tail_is_that_of_a_pearson_distribution(skewness, deviation):
+    found = ranking._upper_tail(deviation, skewness)
+    expected = stats.pearson3.sf(deviation, skewness)
+    normal = stats.norm.sf(deviation)
+    assert found >= normal
+    if expected > 1e-8:
+        assert found == pytest.approx(max(expected, normal), rel=0.25)
 
 
 def test_corrected_p_values_are_holms(rng):
