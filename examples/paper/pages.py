@@ -163,8 +163,11 @@ def sections(condition, comparison, chosen):
     parts += add(
         "Values held at their mean when the original is tested, per sample",
         {
-            way.replace("_", " "): ("original", f"ablated_{way}")
-            for way in ("0", *ways)
+            title: ("original", f"ablated_{way}")
+            for way, title in {
+                "0": "whole network",
+                **{way: way.replace("_", " ") for way in ways},
+            }.items()
         },
         contrasts=[(f"top {k}", f"random {k}") for k in probe.ABLATED],
     )

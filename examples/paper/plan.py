@@ -43,8 +43,7 @@ class Family(typing.NamedTuple):
 FAMILIES = {
     "nowcasting": Family(
         "examples.paper.nowcasting.train",
-        "a small ConvGRU on Stage IV precipitation, B-MSE (published: HKO-7, "
-        "B-MSE)",
+        "a small ConvGRU on Stage IV precipitation (published: HKO-7)",
         "b_mse",
         1.0,
         False,

@@ -149,13 +149,16 @@ def title(condition):
     return NAMES[condition.family] + wrong
 
 
-def scored(condition, comparison):
-    """Return all arms on the metric that decides, and the scale of deltas:
-    points of accuracy, or % of the mean B-MSE of the original."""
+def scored(condition, comparison, metric=None):
+    """Return all arms on a metric, and the scale of deltas: points of
+    accuracy, or % of the original's mean.
+
+    metric: by default the one that decides.
+    """
     family = family_of(condition)
     found = tables_of.view(
         comparison,
-        {arm: (arm, family.metric) for arm in arms.NAMES},
+        {arm: (arm, metric or family.metric) for arm in arms.NAMES},
         family.up,
         arms.CONTRASTS,
     )
@@ -198,36 +201,47 @@ def findings():
         )
 
 
-def counted(views, arm, other):
-    """Return how often each verdict is given, in words."""
-    verdicts = [contrasts(found)[arm, other].verdict for found, _ in views]
-    return (
-        f"better in {verdicts.count('better')}, worse in "
-        f"{verdicts.count('worse')} and not shown in "
-        f"{verdicts.count('not shown')} of {len(verdicts)}"
-    )
-
-
 def answer(views):
-    """Return the answer in two sentences, from the verdicts."""
-    texts = [
-        f"{arm} is {counted(views.values(), arm, 'original')} conditions"
-        for arm in OURS
+    """Return the answer: each verdict, and the networks that have it."""
+    texts = []
+    for pair in [(arm, "original") for arm in OURS] + [("MEmeL", "placebo")]:
+        networks = {}
+        for condition, (found, _) in views.items():
+            verdict = contrasts(found)[pair].verdict
+            networks.setdefault(verdict, []).append(title(condition))
+        verdicts = [
+            f"{verdict} ({'; '.join(names)})"
+            for verdict, names in networks.items()
+        ]
+        texts.append(f"{' vs. '.join(pair)}: {', '.join(verdicts)}.")
+    return " ".join(texts) + " All networks are small."
+
+
+def absent(found):
+    """Return a sentence on the conditions without runs, if there are any."""
+    names = [
+        title(condition)
+        for condition in plan.conditions(plan.FAMILIES, plan.WRONG)
+        if condition not in found
     ]
-    placebo = counted(views.values(), "MEmeL", "placebo")
-    return (
-        f"Compared with the original, {'; '.join(texts)}. Compared with its "
-        f"placebo, MEmeL is {placebo}. All networks are small."
+    return [f"Not run to the end, and not here: {'; '.join(names)}."] * (
+        names != []
     )
 
 
-def first_table(views):
+def first_table(found, views):
     """Mean difference and verdict: a row per pair of arms."""
-    rows = [["", *(f"{title(c)}, {unit(c)}" for c in views)]]
-    pairs = next(iter(views.values()))[0].pairs
-    for pair in pairs:
+    columns = {}
+    for condition, view in views.items():
+        columns[f"{title(condition)}, {unit(condition)}"] = view
+        if condition.family == "nowcasting":
+            columns[f"{title(condition)}, % of the B-MAE"] = scored(
+                condition, found[condition][0], "b_mae"
+            )
+    rows = [["", *columns]]
+    for pair in next(iter(views.values()))[0].pairs:
         cells = []
-        for found, scale in views.values():
+        for found, scale in columns.values():
             contrast = contrasts(found)[pair]
             cells.append(f"{scale * contrast.mean:+.2f} {contrast.verdict}")
         rows.append([" vs. ".join(pair), *cells])
@@ -305,7 +319,7 @@ def learned(found):
     return pages.table(rows)
 
 
-def diagnosis(found, metrics, scale=100.0, up=None, pairs=()):
+def diagnosis(found, metrics, scale=100.0, up=None, pairs=(), form=".3g"):
     """A row per score of a run, a column per condition: mean, and verdict vs.
     the first row.
 
@@ -326,14 +340,14 @@ def diagnosis(found, metrics, scale=100.0, up=None, pairs=()):
             verdict = ""
             if name != first:
                 verdict = f" {contrasts(view)[name, first].verdict}"
-            cells.append(f"{mean:.3g}{verdict}")
+            cells.append(f"{mean:{form}}{verdict}")
         rows.append([name, *cells])
     for pair in pairs:
         cells = []
         for condition, view in columns.items():
             by = scale(condition) if callable(scale) else scale
             contrast = contrasts(view)[pair]
-            cells.append(f"{by * contrast.mean:+.3g} {contrast.verdict}")
+            cells.append(f"{by * contrast.mean:+{form}} {contrast.verdict}")
         rows.append([" vs. ".join(pair), *cells])
     return pages.table(rows)
 
@@ -365,8 +379,9 @@ def diagnoses(found):
         "## Does a step lower the scale? (Table 4)",
         "",
         "Decrease Ratio in %: how much one step of each arm, from the trained "
-        "original, lowers phi of the values that it selects; verdict vs. a "
-        f"step of the original. Published for Swin-B: {shown}.",
+        "original, lowers phi of the value of highest phi in each sample, the "
+        "same values for all arms; verdict vs. a step without inhibition. "
+        f"Published for Swin-B: {shown}.",
         "",
         *diagnosis(found, ratios, up=True),
         "",
@@ -390,6 +405,7 @@ def diagnoses(found):
             ablated,
             scale=lambda condition: family_of(condition).scale,
             pairs=pairs,
+            form=".2f",
         ),
     ]
 
@@ -430,13 +446,6 @@ def method(found):
             [title(condition), f"`{name}/train.py {' '.join(words)}`", settings]
         )
     lines += pages.table(rows)
-    absent = [
-        title(condition)
-        for condition in plan.conditions(plan.FAMILIES, plan.WRONG)
-        if condition not in found
-    ]
-    if absent:
-        lines += ["", f"Not run to the end, and not here: {'; '.join(absent)}."]
     return lines
 
 
@@ -482,12 +491,13 @@ def page(found, options=None):
         "",
         f"**{answer(views)}**",
         "",
+        *(line for text in absent(found) for line in (text, "")),
         "![Each arm vs. the original, by network](paper_experiments.png)",
         "",
         "Mean difference and verdict. A positive difference of accuracy is "
         "better, a negative one of B-MSE:",
         "",
-        *first_table(views),
+        *first_table(found, views),
         "",
         "## What the size allows to say",
         "",
