@@ -112,7 +112,7 @@ if __name__ == "__main__":
     assert len(runs) == 6
     failed = {key: r["error"] for key, r in runs.items() if "error" in r}
     assert failed.keys() == {("b", 1), ("a", 2)}
-    assert "2 deaths" in failed["b", 1]
+    assert "its worker died 2 times" in failed["b", 1]
     assert "SystemExit: enough" in failed["a", 2]
     # A second call has nothing left to run.
     train = Recorder()

@@ -133,7 +133,7 @@ call()
     assert sorted(keys) == [(a, s) for a in ("a", "good") for s in range(3)]
     (failed,) = [run for run in runs if "error" in run]
     assert (failed["arm"], failed["seed"]) == ("good", 1)
-    assert "after 3 deaths" in failed["error"]
+    assert "died 3 times in a row" in failed["error"]
     assert names(store) == ["runs.jsonl", "study.py"]
     # It is run again only if asked, and then its deaths count from 0.
     train = Recorder()

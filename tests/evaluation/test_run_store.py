@@ -71,7 +71,7 @@ def test_a_half_written_last_line_costs_its_run_only(store, cut):
     # -1: the line is whole, and only its end of line is missing.
     store.path.write_bytes(whole[: end + cut] if cut > 0 else whole[:-1])
     if cut > 0:
-        with pytest.warns(UserWarning, match=r"hold no run.*\[2\]"):
+        with pytest.warns(UserWarning, match=r"Lines \[2\] .* do not"):
             assert store.read() == [run(0)]
     else:
         assert store.read() == [run(0), run(1)]

@@ -524,7 +524,7 @@ def test_micro_batches_count_as_steps():
     [
         (torch.ones(4, 6, dtype=torch.int32), None, "floating-point"),
         (torch.ones(4), None, "batch axis"),
-        (torch.ones(4, 5), None, "statistics for neurons"),
+        (torch.ones(4, 5), None, "neurons of the statistics"),
         (torch.ones(4, 6), torch.ones(3), "leading dimensions"),
     ],
 )
