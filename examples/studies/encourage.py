@@ -246,7 +246,7 @@ def findings():
             f"{sets.title(name, share)} labels, inhibit or encourage",
             found,
             "accuracy",
-            wrong=share,  # and not `tuned`: the rate is fixed
+            wrong=share,  # The page is not `tuned`, because the rate is fixed.
         )
     for (name, share), found in stored_later().items():
         yield pages.Finding(

@@ -97,7 +97,7 @@ def of_planted(seed, options=None):
     rng = np.random.default_rng([1, seed])
     labels = rng.choice(len(SHARES), INPUTS, p=SHARES / SHARES.sum())
     values, kinds = planted(labels, rng)
-    # An embedding that depends on the label: a direction per label, and noise.
+    # The embedding is a direction per label, plus noise.
     vectors = np.eye(DIMENSIONS)[labels]
     vectors = vectors + 0.1 * rng.normal(size=vectors.shape)
     model = identity(values.shape[1])

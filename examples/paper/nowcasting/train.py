@@ -222,7 +222,8 @@ def copy_weights(source, target):
     for a, b in zip(
         source.trainable_variables, target.trainable_variables, strict=True
     ):
-        # A copy: JAX donates the arrays of a network that it trains.
+        # Assign a copy, because JAX donates the arrays of a network that it
+        # trains.
         b.assign(keras.ops.copy(a))
 
 

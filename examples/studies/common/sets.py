@@ -55,7 +55,7 @@ def fashion_mnist(path=None):
     return images, labels.astype("int64"), None
 
 
-# At 50 samples per second: two seconds, every fourth sample.
+# Two seconds at 50 samples per second, of which every fourth is used.
 WINDOW, STRIDE = 100, 4
 
 
@@ -225,7 +225,7 @@ def embed(preset):
 class Set(typing.NamedTuple):
     title: str
     load: typing.Callable
-    sizes: dict  # of the parts; without a size, the test set is the rest
+    sizes: dict  # sizes of the parts; a test set without a size is the rest
     epochs: int
     in_time: bool = False  # whether the parts of a split follow each other
 
