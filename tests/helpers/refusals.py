@@ -1,6 +1,6 @@
 """What each example script prints for bad arguments, as a table.
 
-    KERAS_BACKEND=torch python tests/helpers/refusals.py
+    KERAS_BACKEND=torch PYTHONPATH=. python tests/helpers/refusals.py
 
 The command writes examples/bad_arguments.md. tests/examples/test_refusals.py
 runs each row again.
