@@ -364,6 +364,7 @@ def main():
             "domains",
         )
         return
+    sets.check_data(parser, options.only, options.data)
     for name, share in chosen:
         train = functools.partial(run, name, share, options.data)
         store = training.store(name, share)

@@ -529,6 +529,7 @@ def main():
             "encourage",
         )
         return
+    sets.check_data(parser, "fashion_mnist", options.data)
     for name, share in TASKS:
         train = functools.partial(run, name, share, options.data)
         compare(train, ARMS, options.seeds, store=store(name, share))

@@ -619,6 +619,10 @@ def main():
     training.add_dry_run(parser)
     options = parser.parse_args()
     names = [name for name in RUNS if options.only in (None, name)]
+    if options.minilm is not None and not options.minilm.is_dir():
+        parser.error(
+            f"--minilm must be a folder. Received: --minilm {options.minilm}"
+        )
     if options.dry_run:
         done = {(run["set"], run["seed"]) for run in stored()}
         for name in names:

@@ -177,9 +177,8 @@ def test_meml_tune_needs_its_settings(imagenet):
 def test_too_few_images_are_refused(imagenet, data):
     with pytest.raises(SystemExit, match=r"90 images.*--train 3200"):
         imagenet.main(["--small", f"--data={data}", "--validation=20"])
-    # All of the training images would choose.
-    with pytest.raises(SystemExit, match=r"90 images.*--validation 0"):
-        imagenet.main([*FEW, f"--data={data}", "--validation=0"])
+    with pytest.raises(SystemExit, match=r"90 images.*--validation 90"):
+        imagenet.main([*FEW, f"--data={data}", "--validation=90"])
     with pytest.raises(SystemExit, match=r"first 10 steps.* 8 steps"):
         imagenet.main([*FEW, f"--data={data}", "--epochs=2", "--arms", "MEmeL"])
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas
 import sklearn.datasets
 
+from examples.paper.common.hub import from_preset
 from examples.paper.glue import tasks as glue_tasks
 from examples.studies.common import pages
 from examples.studies.common import training
@@ -203,8 +204,11 @@ def embed(preset):
     rows = glue_tasks.read_sentences(file)
     chosen = np.random.default_rng(0).permutation(len(rows))[:SENTENCES]
     texts = [rows.texts[i][0] for i in chosen]
-    packed = keras_hub.models.BertTextClassifierPreprocessor.from_preset(
-        preset, sequence_length=TOKENS
+    packed = from_preset(
+        keras_hub.models.BertTextClassifierPreprocessor.from_preset,
+        preset,
+        "--model",
+        sequence_length=TOKENS,
     )(texts)
     bert = keras_hub.models.BertBackbone.from_preset(preset)
     means = []
@@ -266,6 +270,19 @@ def load(name, path=None):
     return SETS[name].load(path)
 
 
+def check_data(parser, name, path):
+    """Reject a `--data` that cannot be read as a set, before any run."""
+    if path is None:
+        return
+    try:
+        load(name, path)
+    except Exception as error:
+        parser.error(
+            f"--data {path} cannot be read as {SETS[name].title}. "
+            f"{type(error).__name__}: {error}"
+        )
+
+
 def split(name, share, seed, path=None):
     """Return a split of a set with this share of wrong labels."""
     examples, labels, groups = load(name, path)
@@ -313,6 +330,11 @@ def main():
         print(f"embeds the sentences with {options.model}")
         print(f"writes {options.out}")
         return
+    if not options.out.absolute().parent.is_dir():
+        parser.error(
+            "--out must be a file in an existing folder. Received: "
+            f"--out {options.out}"
+        )
     examples, labels = embed(options.model)
     np.savez(options.out, examples=examples, labels=labels)
 
