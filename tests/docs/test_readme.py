@@ -54,7 +54,7 @@ def test_the_badges_are_true():
     keras = keras.removeprefix("keras>=")
     backends = list(BACKENDS)
     assert set(backends) <= set(project["optional-dependencies"])
-    licence = project["license"]
+    terms = project["license"]
     badges = r"!\[([^]]*)\]\(https://img\.shields\.io/badge/(.*?)-blue\)"
     assert re.findall(badges, README) == [
         (f"Python {python} or later", f"python-{python}%2B"),
@@ -63,7 +63,7 @@ def test_the_badges_are_true():
             f"Backends: {', '.join(BACKENDS.values())}",
             f"backends-{'%20%7C%20'.join(backends)}",
         ),
-        (f"Licence: {licence}", f"licence-{licence.replace('-', '--')}"),
+        (f"License: {terms}", f"license-{terms.replace('-', '--')}"),
     ]
 
 

@@ -163,7 +163,7 @@ def test_names_that_the_layer_has_are_refused_as_state():
         def initial_state(self):
             return {"steps": 0.0}
 
-    with pytest.raises(ValueError, match="names that the layer does not") as e:
+    with pytest.raises(ValueError, match="not attributes of the layer") as e:
         MEmeL(Clash(1.0)).build((None, 3))
     assert "Received: 'steps' from Clash" in str(e.value)
 

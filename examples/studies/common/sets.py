@@ -67,14 +67,9 @@ def watch(path=None):
     the package seglearn (Burns et al. 2018, arXiv 1802.01489).
     """
     if path is None:
-        found = importlib.util.find_spec("seglearn")
-        if found is None:
-            raise SystemExit(
-                "The smartwatch data are missing. Run pip install seglearn, "
-                "or pass --data FILE, its watch_dataset.npy"
-            )
-        folder = pathlib.Path(found.submodule_search_locations[0])
-        path = folder / "data" / "watch_dataset.npy"
+        other = "FILE, its watch_dataset.npy"
+        folder = _data_of("seglearn", "smartwatch data", other)
+        path = folder / "watch_dataset.npy"
     recorded = np.load(path, allow_pickle=True).item()
     examples, labels, people = [], [], []
     for series, label, person in zip(
@@ -103,13 +98,8 @@ def market(path=None):
     windows of `walk`.
     """
     if path is None:
-        found = importlib.util.find_spec("arch")
-        if found is None:
-            raise SystemExit(
-                "The prices are missing. Run pip install arch, or pass "
-                "--data FOLDER, its folder data with sp500 and nasdaq"
-            )
-        path = pathlib.Path(found.submodule_search_locations[0]) / "data"
+        other = "FOLDER, its folder data with sp500 and nasdaq"
+        path = _data_of("arch", "prices", other)
     frames = [
         pandas.read_csv(
             path / name / f"{name}.csv.gz", index_col="Date", parse_dates=True
@@ -149,6 +139,17 @@ def of_days(sp500, nasdaq):
     cuts = np.quantile(years[0], (1 / 3, 2 / 3), axis=-1)
     labels = (series[0, YEAR:] > cuts).sum(axis=0)
     return examples.astype("float32"), labels
+
+
+def _data_of(package, what, other):
+    """Return the folder `data` of an installed package."""
+    found = importlib.util.find_spec(package)
+    if found is None:
+        raise SystemExit(
+            f"The {what} are missing. Run pip install {package}, or pass "
+            f"--data {other}"
+        )
+    return pathlib.Path(found.submodule_search_locations[0]) / "data"
 
 
 def _log(values):
@@ -263,6 +264,11 @@ SETS = {
 def title(name, share):
     """Return the name of a set with its share of wrong labels."""
     return f"{SETS[name].title}, {pages.percent(share)} wrong"
+
+
+def titled(found):
+    """Replace the keys `(name, share)` of a dictionary with titles."""
+    return {title(*key): value for key, value in found.items()}
 
 
 @functools.cache
