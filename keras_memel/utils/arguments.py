@@ -25,10 +25,7 @@ def number(
         found = float(value)
     above = low <= found if low_included else low < found
     if not (above and found < high):
-        raise ValueError(
-            f"Argument `{argument}` must be {expected}. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, expected)
     return found
 
 
@@ -36,41 +33,36 @@ def integer(argument: str, value: Any, expected: str, low: int) -> int:
     """Return `value` as an int if it is an integer of at least `low`."""
     good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not good or value < low:
-        raise ValueError(
-            f"Argument `{argument}` must be {expected}. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, expected)
     return int(value)
 
 
 def boolean(argument: str, value: Any) -> bool:
     """Return `value` if it is a bool."""
     if not isinstance(value, bool):
-        raise ValueError(
-            f"Argument `{argument}` must be a bool. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, "a bool")
     return value
 
 
 def text(argument: str, value: Any) -> str:
     """Return `value` if it is a string."""
     if not isinstance(value, str):
-        raise ValueError(
-            f"Argument `{argument}` must be a string. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, "a string")
     return value
 
 
 def function(argument: str, value: Any) -> Any:
     """Return `value` if it is callable or `None`."""
     if value is not None and not callable(value):
-        raise ValueError(
-            f"Argument `{argument}` must be a function, or None. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, "a function, or None")
     return value
+
+
+def _wrong(argument: str, value: Any, expected: str) -> ValueError:
+    return ValueError(
+        f"Argument `{argument}` must be {expected}. "
+        f"Received: {argument}={value!r} ({type(value).__name__})"
+    )
 
 
 def float_dtype(inputs: Any) -> str:

@@ -254,7 +254,7 @@ def test_prompt_refuses_it_before_the_model_runs(
 
 @pytest.fixture(scope="module")
 def reports():
-    """Of other models, of which none fits those that are guarded."""
+    """Return reports of other models that do not fit the tested ones."""
 
     def of(x, **arguments):
         model = keras.Sequential(

@@ -79,13 +79,13 @@ def test_what_failed_is_run_again_only_if_asked(tmp_path):
     found = quiet(train, ["a", "good"], 3, store=store, retry_failed=True)
     assert train.asked == [("good", 1)]
     assert found.failed == ()
-    # From now on the good one counts, though the failed one stays.
+    # The successful run now counts, although the failed one stays in the file.
     assert quiet(train, ["a", "good"], 3, store=store).failed == ()
     assert len(RunStore(store).read()) == 7
 
 
 def test_of_two_runs_of_a_seed_the_first_counts(tmp_path):
-    # As two processes on one store leave them.
+    # Two processes on one store leave these runs.
     store = RunStore(tmp_path / "runs.jsonl")
     for value in (1.0, 2.0):
         for arm in ("a", "b"):
@@ -118,7 +118,7 @@ def test_each_run_says_where_it_was_made(tmp_path):
 
 
 def test_the_revision_is_that_of_the_folder_of_train(tmp_path, monkeypatch):
-    # Where nox puts temporary files, a repository may be around them.
+    # The temporary files of nox may be inside a repository.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     (tmp_path / "plain").mkdir()
     assert "revision" not in environment.environment_of(str(tmp_path / "plain"))

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture
 def store(tmp_path):
-    found = RunStore(tmp_path / "runs [1].jsonl")  # with a glob's brackets
+    # A glob would interpret the brackets of this name.
+    found = RunStore(tmp_path / "runs [1].jsonl")
     found.append({"arm": "a", "seed": 0, "scores": {"score": 1.0}})
     return found
 

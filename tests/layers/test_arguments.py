@@ -101,7 +101,8 @@ def test_the_ends_of_each_range_and_numpy_numbers_are_accepted(make, settings):
     for name, value in settings.items():
         found = config[name]
         assert found == (tuple(value) if isinstance(value, list) else value)
-        assert type(found) in (int, float, tuple)  # what JSON can hold
+        # JSON can represent these types.
+        assert type(found) in (int, float, tuple)
 
 
 @pytest.mark.parametrize("axis", [0, -3, 3, -4, (1, 3), (0, 1), (-1, -3)])

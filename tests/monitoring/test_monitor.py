@@ -344,7 +344,7 @@ def test_the_monitor_tells_when_it_is_slow():
 
 
 def test_the_first_reading_and_its_epoch_are_not_counted():
-    # Both compile.
+    # The first reading and the first epoch include compilation.
     monitor = MonosemanticityMonitor()
     started = time.perf_counter()
     fit(model(), monitor, epochs=1)

@@ -335,7 +335,7 @@ def test_a_draw_at_inference_is_the_same_in_the_second_run(
 
 
 def test_refuses_replicas_whose_statistics_are_lost():
-    """What `nn.DataParallel` does first, on each device but one."""
+    """`nn.DataParallel` calls this method on each device but one."""
     model = model_of()
     with pytest.raises(RuntimeError, match="DistributedDataParallel"):
         model[1]._replicate_for_data_parallel()
