@@ -2,6 +2,8 @@
 
 import math
 import numbers
+import os
+import pathlib
 import sys
 from typing import Any
 
@@ -71,6 +73,26 @@ def function(argument: str, value: Any) -> Any:
             f"Received: {argument}={value!r} ({type(value).__name__})"
         )
     return value
+
+
+def new_file(name: str, value: Any) -> pathlib.Path:
+    """Return the path of a file to write; raise if its folder is missing."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(
+            f"Argument `{name}` must be a file path. Received: {name}={value!r}"
+        )
+    target = pathlib.Path(value)
+    if not target.parent.is_dir():
+        raise ValueError(
+            f"Argument `{name}` must be in an existing folder. "
+            f"Received: {name}={str(value)!r}"
+        )
+    if target.is_dir():
+        raise ValueError(
+            f"Argument `{name}` must be a file path. "
+            f"Received: {name}={str(value)!r}, a folder"
+        )
+    return target
 
 
 def float_dtype(inputs: Any) -> str:
