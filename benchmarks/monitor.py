@@ -77,7 +77,7 @@ def clocks():
 
 
 def interval(values):
-    """Of the median, in which it lies with at least 95 %."""
+    """Return an interval that contains the median with at least 95 %."""
     ordered = np.sort(values)
     cut = int(stats.binom.ppf(0.025, len(ordered), 0.5))
     cut = max(cut - 1, 0)

@@ -1,4 +1,4 @@
-"""What a MEmeL adds to a training step of a small BERT of Hugging Face.
+"""Measure how much a MEmeL adds to a training step of a small BERT.
 
     KERAS_BACKEND=torch python benchmarks/native.py [--json FILE]
 

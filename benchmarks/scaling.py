@@ -196,7 +196,7 @@ class Block(layers.Layer):
 
 
 def replicas(rounds):
-    """What the sum over processes takes, whatever they have computed."""
+    """Measure the time of the sum over processes alone."""
     if BACKEND != "torch":
         return []
     import torch.multiprocessing

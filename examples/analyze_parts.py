@@ -16,6 +16,9 @@ import pathlib
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
+DIGITS = 1797
+
+
 def data():
     import sklearn.datasets
 
@@ -53,8 +56,17 @@ def main():
         "--dry-run", action="store_true", help="print the plan, and stop"
     )
     arguments = parser.parse_args()
+    if not 1 <= arguments.parts <= DIGITS:
+        parser.error(
+            f"--parts must be at least 1, and at most {DIGITS}. Received: "
+            f"{arguments.parts}"
+        )
+    if arguments.workers < 1:
+        parser.error(
+            f"--workers must be at least 1. Received: {arguments.workers}"
+        )
     if arguments.dry_run:
-        print("sizes     1,797 digits, a layer of 64 neurons")
+        print(f"sizes     {DIGITS:,} digits, a layer of 64 neurons")
         print(f"parts     {arguments.parts}, by {arguments.workers} processes")
         print(
             "files     model.keras, a file part_*.npz per part, neurons.html "
@@ -62,7 +74,10 @@ def main():
         )
         return
     out = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out must be a folder to write to. {error}")
 
     import keras
 

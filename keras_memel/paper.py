@@ -36,7 +36,7 @@ kdd2024: dict[str, Any] = {
     # Fraction of the mean variance of all neurons that is added to each
     # variance in the scale (Algorithm 2).
     "epsilon": 0.01,
-    # As in Algorithm 1. The authors' code uses "current".
+    # Algorithm 1 uses the history, the authors' code "current".
     "score_with": "history",
 }
 """MEmeL of the KDD 2024 paper: one value per sample, Reverse Deactivation.

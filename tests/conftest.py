@@ -114,9 +114,10 @@ def quick_compilation():
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen_garbage():
-    """What is there before a file is not looked through for garbage by its
-    tests, nor by `insert` for models: a backend has a million objects, and
-    Keras (quantization) and statsmodels (Holm) collect garbage at each call."""
+    """Exclude all objects from before a file from garbage collection, and from
+    the search of `insert` for models. A backend has a million objects, and
+    Keras (quantization) and statsmodels (Holm) collect garbage at each call.
+    """
     gc.collect()
     gc.freeze()
 

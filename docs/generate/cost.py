@@ -19,9 +19,9 @@ BACKWARD = 4 + 1 + 4
 STEP = FORWARD + BACKWARD
 COPY = 4 + 4
 
-# A model of 1e9 parameters on 1,000 devices. The figures of a device come from
-# the data sheet of the NVIDIA A100 80GB. The share of its arithmetic that
-# training reaches is an assumption.
+# The model has 1e9 parameters and trains on 1,000 devices. The figures of a
+# device come from the data sheet of the NVIDIA A100 80GB. The share of its
+# arithmetic that training reaches is an assumption.
 WIDTH, BLOCKS, LENGTH, SAMPLES, LAYERS = 2048, 24, 2048, 4, 4
 DEVICES, BANDWIDTH, FLOPS, REACHED = 1000, 2.0e12, 312e12, 0.4
 

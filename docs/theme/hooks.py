@@ -101,7 +101,7 @@ def _outside(uri, target):
 
 
 def _page_of(path):
-    # Without the dot of .github, since MkDocs ignores hidden files.
+    # The name loses the dot of .github, since MkDocs ignores hidden files.
     return f"source/{path.removeprefix('.')}.md"
 
 

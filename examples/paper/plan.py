@@ -1,4 +1,4 @@
-"""What tables.py runs: sizes, arms, seeds and grids, fixed before the first.
+"""Sizes, arms, seeds and grids of tables.py, fixed before the first run.
 
     families     three networks that learn, each with a small version
     conditions   a family, and the share of its labels that are wrong

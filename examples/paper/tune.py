@@ -151,6 +151,12 @@ def parse(arguments=None):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1. Received: {value}")
+    for k in options.k or ():
+        if k < 1:
+            parser.error(f"--k must be at least 1. Received: {k}")
+    for delta in options.delta or ():
+        if not np.isfinite(delta):
+            parser.error(f"--delta must be finite. Received: {delta}")
     if options.small:
         words.append("--small")
     for name, default in (SMALL if options.small else PAPER).items():

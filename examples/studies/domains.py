@@ -224,7 +224,7 @@ def page(comparisons):
     """Return the page in Markdown."""
     for key, claims in CLAIMS.items():
         pages.check(comparisons[key], {"accuracy": claims})
-    columns = {sets.title(*key): found for key, found in comparisons.items()}
+    columns = sets.titled(comparisons)
     lines = [
         "# Does it help on other data?",
         "",
@@ -294,7 +294,7 @@ def against_references():
         return []
     for comparison in found.values():
         pages.check(comparison, {"accuracy": REFERENCE_CLAIMS})
-    columns = {sets.title(*key): some for key, some in found.items()}
+    columns = sets.titled(found)
     lines = [
         "",
         "## Does the network on the S&P 500 learn anything?",
@@ -324,8 +324,7 @@ def against_references():
 
 
 def figure(comparisons):
-    columns = {sets.title(*key): found for key, found in comparisons.items()}
-    return pages.side_by_side(columns)
+    return pages.side_by_side(sets.titled(comparisons))
 
 
 def write():
@@ -364,6 +363,7 @@ def main():
             "domains",
         )
         return
+    sets.check_data(parser, options.only, options.data)
     for name, share in chosen:
         train = functools.partial(run, name, share, options.data)
         store = training.store(name, share)

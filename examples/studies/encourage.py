@@ -8,8 +8,7 @@ less correlated features. Nasiri-Sarvi et al. (2026, arXiv 2602.12403) reward
 units that respond to similar inputs. This script compares all three, and
 placebos, on the same tasks: Reverse Deactivation with a gradient of -delta
 (inhibit), of +delta (encourage), a penalty on the correlation of units, and
-MonoLoss. It writes
-docs/studies/encourage.md.
+MonoLoss. It writes docs/studies/encourage.md.
 """
 
 import functools
@@ -246,7 +245,7 @@ def findings():
             f"{sets.title(name, share)} labels, inhibit or encourage",
             found,
             "accuracy",
-            wrong=share,  # and not `tuned`: the rate is fixed
+            wrong=share,  # The page is not `tuned`, because the rate is fixed.
         )
     for (name, share), found in stored_later().items():
         yield pages.Finding(
@@ -354,7 +353,7 @@ def page(comparisons):
     """Return the page in Markdown."""
     for key, claims in CLAIMS.items():
         pages.check(comparisons[key], claims)
-    columns = {sets.title(*key): found for key, found in comparisons.items()}
+    columns = sets.titled(comparisons)
     lines = [
         "# Inhibit monosemanticity, or encourage it?",
         "",
@@ -461,7 +460,7 @@ def later(comparisons):
         return []
     for key, found in comparisons.items():
         pages.check(found, LATER_CLAIMS[key])
-    columns = {sets.title(*key): found for key, found in comparisons.items()}
+    columns = sets.titled(comparisons)
     lines = [
         "",
         "## MonoLoss: reward units for similar inputs",
@@ -503,8 +502,7 @@ def later(comparisons):
 
 
 def figure(comparisons):
-    columns = {sets.title(*key): found for key, found in comparisons.items()}
-    return pages.side_by_side(columns)
+    return pages.side_by_side(sets.titled(comparisons))
 
 
 def write():
@@ -529,6 +527,7 @@ def main():
             "encourage",
         )
         return
+    sets.check_data(parser, "fashion_mnist", options.data)
     for name, share in TASKS:
         train = functools.partial(run, name, share, options.data)
         compare(train, ARMS, options.seeds, store=store(name, share))

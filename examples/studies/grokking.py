@@ -142,7 +142,8 @@ def compiled(arm, model, sums):
         return trained, others, slots
 
     def advance(state, inputs, labels):
-        # Not `lax.scan`: in a loop of XLA, a step is far slower on a CPU.
+        # Do not use `lax.scan`: in a loop of XLA, a step is far slower on a
+        # CPU.
         for _ in range(LOOK):
             state = step(state, inputs, labels)
         return state

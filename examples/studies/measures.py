@@ -97,7 +97,7 @@ def of_planted(seed, options=None):
     rng = np.random.default_rng([1, seed])
     labels = rng.choice(len(SHARES), INPUTS, p=SHARES / SHARES.sum())
     values, kinds = planted(labels, rng)
-    # An embedding that depends on the label: a direction per label, and noise.
+    # The embedding is a direction per label, plus noise.
     vectors = np.eye(DIMENSIONS)[labels]
     vectors = vectors + 0.1 * rng.normal(size=vectors.shape)
     model = identity(values.shape[1])
@@ -619,6 +619,10 @@ def main():
     training.add_dry_run(parser)
     options = parser.parse_args()
     names = [name for name in RUNS if options.only in (None, name)]
+    if options.minilm is not None and not options.minilm.is_dir():
+        parser.error(
+            f"--minilm must be a folder. Received: --minilm {options.minilm}"
+        )
     if options.dry_run:
         done = {(run["set"], run["seed"]) for run in stored()}
         for name in names:

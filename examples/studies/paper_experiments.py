@@ -395,7 +395,7 @@ def diagnoses(found):
 
 
 def method(found):
-    """What was run, from the plan."""
+    """Describe the runs of the plan."""
     first = next(iter(found.values()))[0]
     budgets = ", ".join(
         f"{name}: {'; '.join(settings)}"
@@ -441,7 +441,7 @@ def method(found):
 
 
 def repeated(options):
-    """What --repeat found, from its file."""
+    """Describe the result of --repeat, from its file."""
     path = options.out / REPEATED
     if not path.is_file():
         return ["No run was repeated yet."]

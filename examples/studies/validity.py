@@ -158,7 +158,8 @@ def _bootstrap_t(values, resamples=None):
         shifts = centred @ shares[:, part]
         variances = centred**2 @ shares[:, part] - shifts**2
         shifts *= np.abs(shifts)
-        # Squared, with its sign. Without deviation there is no value.
+        # Square the shift and keep its sign. Without deviation there is no
+        # value.
         some = variances >= TIES
         below, above = shifts >= low * variances, shifts <= high * variances
         for place, counted in enumerate((below & some, above & some)):
@@ -174,7 +175,7 @@ def _chunks(number):
 
 
 def _p(counts, number):
-    """Of values not above and not below 0, as `paired_tests.p_value`."""
+    """Compute p from the numbers on either side, as `paired_tests.p_value`."""
     return np.minimum(1.0, 2 * (1 + counts.min(0)) / (1 + number))
 
 
@@ -350,7 +351,7 @@ def simulate(noise, repetitions):
                     for m in FAMILIES
                 },
                 "found": {key: digits(seen) for key, seen in found.items()},
-                # By duality: the interval excludes 0 exactly if p < 0.05.
+                # The interval excludes 0 exactly if p < 0.05.
                 "covered": digits((p >= LEVEL).sum(1)),
             }
         )

@@ -177,7 +177,7 @@ def compare(
         disable=not progress,
     )
     if runs and progress:
-        text = f"{len(runs)} of {len(wanted)} runs are in {store} already"
+        text = f"{store} contains {len(runs)} of {len(wanted)} runs"
         bar.write(text, file=sys.stderr)
     deaths = kept.deaths() if kept and todo else collections.Counter()
     with (
@@ -231,8 +231,8 @@ def _results(
         if deaths[arm, seed] < MAX_CALLER_DEATHS:
             alive.append(task)
             continue
-        why = f"Given up after {deaths[arm, seed]} deaths, in a row, of the "
-        why += "process that called `compare`. `retry_failed=True` runs it"
+        why = f"The calling process died {deaths[arm, seed]} times in a row "
+        why += "during this run. Pass `retry_failed=True` to repeat it"
         yield {"arm": arm, "seed": seed, "error": why}
 
     def started(running: Iterable[Any]) -> None:
@@ -299,7 +299,7 @@ def _scores(returned: Any) -> Run:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise TypeError(
-            "`train(arm, seed)` must return scores by different names; names "
+            "`train(arm, seed)` must return scores with different names, which "
             f"are compared as text. Received: {returned!r}, with more than "
             f"one {twice[0]!r}"
         )
@@ -309,8 +309,8 @@ def _scores(returned: Any) -> Run:
         scores = {}
     if not scores or any(isinstance(v, str) for v in scores.values()):
         raise TypeError(
-            "`train(arm, seed)` must return a number, or a dictionary of at "
-            f"least one number by name. Received: {returned!r} "
+            "`train(arm, seed)` must return a number, or a dictionary from "
+            f"names to one or more numbers. Received: {returned!r} "
             f"({type(returned).__name__})"
         )
     if correct is not None:
@@ -345,9 +345,9 @@ def _first_of_each(
         now = described.get(run["arm"])
         if now is not None and run.get("argument", now) != now:
             raise ValueError(
-                f"The store holds runs of the arm {run['arm']!r} that were "
-                f"made with {run['argument']}. Received: {now}. Rename the "
-                "arm, or pass another `store`"
+                f"Argument `arms` must map {run['arm']!r} to the object of "
+                f"its stored runs, {run['argument']}. Rename the arm, or pass "
+                f"another `store`. Received: {now}"
             )
         if key not in runs or "error" in runs[key]:
             runs[key] = run
@@ -362,8 +362,8 @@ def _check_arms(arms: Any) -> dict[str, Any]:
     good = good and len(set(map(str, names))) == len(names) >= 2
     if not good or not all(isinstance(name, str) for name in names):
         raise ValueError(
-            "Argument `arms` must hold at least two different names, or be a "
-            f"dictionary by name. Received: arms={arms!r}"
+            "Argument `arms` must be a list of at least two different names, "
+            f"or a dictionary with such keys. Received: arms={arms!r}"
         )
     return dict(arms) if isinstance(arms, Mapping) else {n: n for n in names}
 
@@ -378,23 +378,23 @@ def _describe(arms: Any) -> dict[str, str]:
             described[name] = identify(argument)
         except TypeError as error:
             raise ValueError(
-                f"Argument `arms`: a store cannot identify {name!r}, because "
-                f"it is or contains {error}. Pass a config (numbers, text, "
-                "arrays, Keras objects, functions of a module) and build the "
-                "rest in `train`, or pass only names"
+                "Argument `arms` must map names to objects that a store can "
+                "identify: numbers, text, arrays, Keras objects or functions "
+                "of a module. Build others in `train`, or pass only names. "
+                f"Received: {name!r}, which is or contains {error}"
             ) from error
     return described
 
 
 def _check_seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, numbers.Integral):
-        expected = "at least 1, or the seeds themselves"
+        expected = "a number of at least 1, or a list of seeds"
         return list(range(arguments.integer("seeds", seeds, expected, 1)))
     found = list(seeds) if isinstance(seeds, Iterable) else []
     whole = all(isinstance(seed, numbers.Integral) for seed in found)
     if not found or not whole or len(set(found)) != len(found):
         raise ValueError(
-            "Argument `seeds` must be a number of seeds, or different "
-            f"integers. Received: seeds={seeds!r}"
+            "Argument `seeds` must be a number of seeds, or a list of "
+            f"different integers. Received: seeds={seeds!r}"
         )
     return [int(seed) for seed in found]

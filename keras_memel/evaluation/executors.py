@@ -114,8 +114,8 @@ def results(
                         task,
                         None,
                         (
-                            f"Given up after {MAX_DEATHS} deaths of the "
-                            f"worker. The last error: {broken!r}"
+                            "Not started again, because its worker died "
+                            f"{MAX_DEATHS} times. The last error: {broken!r}"
                         ),
                     )
             running.clear()

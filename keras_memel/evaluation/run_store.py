@@ -69,9 +69,9 @@ class RunStore:
         lines, damaged = self._lines()
         if damaged:
             warnings.warn(
-                f"These lines of {self.path} hold no run: {damaged}. An "
-                "interrupted write causes this. The lines are skipped, and "
-                "their runs are missing.",
+                f"Lines {damaged} of {self.path} do not contain a valid run, "
+                "for example because a write was interrupted. They are "
+                "skipped: call `compare` again to repeat their runs.",
                 stacklevel=2,
             )
         return [line for line in lines if "death" not in line]

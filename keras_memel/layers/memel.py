@@ -212,16 +212,16 @@ class MEmeL(MEmeLState):
         if rank < 2:
             raise ValueError(
                 "Argument `inputs` must have a batch axis and at least one "
-                f"more. Received: input_shape={input_shape}"
+                f"other axis. Received: input_shape={input_shape}"
             )
         neurons = axes.of_neurons(self.axis, rank)
         unknown = [axis for axis in neurons if input_shape[axis] is None]
         if unknown:
             raise ValueError(
-                f"MEmeL keeps statistics of every neuron, and axis={self.axis} "
-                f"makes neurons of axis {unknown[0]}, whose size is not known. "
-                "Pass `axis=-1` for one neuron per channel, or fix the size "
-                f"of the input. Received: input_shape={input_shape}"
+                "Argument `axis` must index axes of known size, because the "
+                "statistics have one entry per neuron. Pass `axis=-1` for one "
+                f"neuron per channel, or fix the size of axis {unknown[0]}. "
+                f"Received: axis={self.axis}, input_shape={input_shape}"
             )
         self.selection._check(tuple(input_shape[1:]))
         self._sample_axes = tuple(a for a in range(rank) if a not in neurons)

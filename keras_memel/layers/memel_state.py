@@ -41,8 +41,8 @@ class MEmeLState(keras.layers.Layer):
         for key, value in initial_state.items():
             if hasattr(self, key):
                 raise ValueError(
-                    "`initial_state` of a selection must use names that the "
-                    f"layer does not have. Received: {key!r} from "
+                    "`initial_state` of a selection must use names that are "
+                    f"not attributes of the layer. Received: {key!r} from "
                     f"{type(self.selection).__name__}"
                 )
             setattr(self, key, self._add_state(key, initial=value))

@@ -28,9 +28,9 @@ _WATCHED = "_memel_saw_mask"
 
 NEVER_MOVED = (
     "never moved",
-    "its statistics did not move in training. It is not called, or `training` "
-    "does not reach it: the `call` of every model and layer around it must "
-    "accept `training` and pass it on.",
+    "its statistics did not change in training. Either the layer is not "
+    "called, or it does not receive `training`: the `call` of every model and "
+    "layer around it must accept `training` and pass it on.",
 )
 
 
@@ -173,16 +173,16 @@ def found(
         yield (
             "padding",
             "padding may be counted as data: the model has padding masks, but "
-            "none is known to fit the output of this layer, for example after "
-            "a convolution. Insert after a layer that receives the mask as "
-            "`padding_mask`, or call your own MEmeL with `mask`.",
+            "none fits the output of this layer, as after a convolution. "
+            "Insert after a layer that receives the mask as `padding_mask`, or "
+            "add your own MEmeL and pass it a `mask`.",
         )
     if vars(layer).get(_WATCHED) is False:
         yield (
             "mask",
-            "padding is counted as data: the model creates a mask, but it "
-            "does not reach the MEmeL. A layer in between drops the mask: set "
-            "its `supports_masking = True`, or pass `mask` to the MEmeL.",
+            "padding is counted as data, because a layer between the mask and "
+            "the MEmeL drops the mask. Set `supports_masking = True` on that "
+            "layer, or pass `mask` to the MEmeL.",
         )
     if before is None:
         return
@@ -193,11 +193,11 @@ def found(
         if settled and off:
             yield (
                 "rate",
-                f"{now.inhibited_rate:.2%} of its values are inhibited "
-                f"instead of {layer.selection.rate:.2%}. If the values change "
-                "fast, raise the `gain` of `Rate` or lower the learning rate. "
-                "If most values are equal (a dead layer), place the MEmeL "
-                "before the activation function.",
+                f"the layer inhibits {now.inhibited_rate:.2%} of its values, "
+                f"and its target is {layer.selection.rate:.2%}. If the values "
+                "change fast, raise the `gain` of `Rate` or lower the learning "
+                "rate. If most values are equal, as in a dead layer, move the "
+                "MEmeL to before the activation function.",
             )
     old, new = before.variance.mean(), now.variance.mean()
     if ready and old > 0 and new < 1e-4 * old:
@@ -214,10 +214,10 @@ def found(
         if jump > 10 or new > 100 * old:
             yield (
                 "jump",
-                f"its statistics jumped: means by {jump:.3g} standard "
-                f"deviations, the mean variance from {old:.3g} to {new:.3g}. "
-                "The old history no longer applies: lower the learning rate, "
-                "clip gradients, or check the data for a change.",
+                f"its statistics jumped since the previous reading: the means "
+                f"by {jump:.3g} standard deviations, the mean variance from "
+                f"{old:.3g} to {new:.3g}. Lower the learning rate, clip "
+                "gradients, or check the data for a change.",
             )
     if any(
         not np.allclose(now.replicas[0], other, rtol=1e-3, atol=1e-6)
@@ -225,9 +225,9 @@ def found(
     ):
         yield (
             "replicas",
-            "its statistics differ between replicas, so that each replica "
-            "inhibits by another history. Synchronize them, or keep all "
-            "replicas in one process.",
+            "its statistics differ between replicas, so each replica inhibits "
+            "values with a different history. Synchronize the replicas as "
+            "described in `keras_memel.sync`, or train in one process.",
         )
 
 

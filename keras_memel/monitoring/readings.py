@@ -80,7 +80,7 @@ def memels(model: Any) -> dict[str, Any]:
             "Argument `model` must contain a MEmeL to monitor. Add one with "
             "`model.add(MEmeL())` or `keras_memel.insert(model, ...)`. A "
             "MEmeL inside a TimeDistributed or a cell cannot be read. "
-            f"Received: {model!r}"
+            f"Received: model={model!r}"
         )
     return found
 

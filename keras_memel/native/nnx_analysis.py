@@ -101,8 +101,8 @@ def outputs(
 def _checked(site: Site, calls: list[Any]) -> list[dict[str, Array]]:
     if not calls:
         raise ValueError(
-            f"Module {site.path!r} is never called in the model, so it has no "
-            "output to analyze. Select other modules with `layers`."
+            "Argument `layers` must select modules that the model calls. "
+            f"Received: module {site.path!r}, which is never called"
         )
     for values in calls:
         if not jnp.issubdtype(values.dtype, jnp.floating):

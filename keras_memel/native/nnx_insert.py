@@ -169,9 +169,9 @@ def _shapes(
     for path, recorder in recorders.items():
         if not recorder.seen:
             raise ValueError(
-                f"Module {path!r} is never called in the model, so a MEmeL "
-                "after it would have no effect. Only calls of the module "
-                "itself count, not those of its other methods."
+                "Argument `where` must select modules that the model calls; "
+                "calls of their other methods do not count. "
+                f"Received: module {path!r}, which is never called"
             )
     return {
         path: tuple(recorder.seen[0].shape)

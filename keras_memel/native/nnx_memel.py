@@ -165,10 +165,9 @@ class NnxMEmeL(nnx.Module):
             for axis, size in enumerate(sizes)
         ):
             raise ValueError(
-                f"MEmeL has statistics for neurons of shape {expected}, but "
-                f"with axis={self.axis} these inputs have other neurons. Pass "
-                "`axis=-1` if the length varies. "
-                f"Received: inputs of shape {sizes}"
+                "Argument `inputs` must have the neurons of the statistics, of "
+                f"shape {expected}. Pass `axis=-1` if the length varies. "
+                f"Received: inputs of shape {sizes} with axis={self.axis}"
             )
 
     def _read(self) -> step.LayerState:

@@ -184,8 +184,8 @@ def _checked(
 ) -> list[dict[str, Array]]:
     if not calls:
         raise ValueError(
-            f"Module {site.path!r} is never called in the model, so it has no "
-            "output to analyze. Select other modules with `layers`."
+            "Argument `layers` must select modules that the model calls. "
+            f"Received: module {site.path!r}, which is never called"
         )
     checked = []
     for call in calls:

@@ -52,7 +52,7 @@ def shapes(
     for site in found:
         if site.path not in seen:
             raise ValueError(
-                f"Module {site.path!r} is never called in the model, so a "
-                "MEmeL after it would have no effect."
+                "Argument `where` must select modules that the model calls. "
+                f"Received: module {site.path!r}, which is never called"
             )
     return seen

@@ -115,9 +115,10 @@ class StateInBuffers(nn.Module):
         sizes = [shape[axis] for axis in neurons]
         if any(size is None for size in sizes):
             raise ValueError(
-                "MEmeL keeps statistics per neuron and needs the size of every "
-                f"neuron axis. With axis={self.axis} a size is unknown. Pass "
-                f"`axis=-1`, or the size. Received: shape={tuple(shape)}"
+                "Argument `axis` must index axes of known size, because the "
+                "statistics have one entry per neuron. Pass `axis=-1` for one "
+                "neuron per channel, or a `shape` with these sizes. "
+                f"Received: axis={self.axis}, shape={tuple(shape)}"
             )
         self.selection._check(tuple(shape[1:]))
         device = device or self.steps.device
@@ -170,10 +171,9 @@ class StateInBuffers(nn.Module):
         )
         if not fits:
             raise ValueError(
-                "MEmeL has statistics for neurons of shape "
-                f"{self._keepdims}, but with axis={self.axis} these inputs "
-                "have other neurons. Pass `axis=-1` if the length varies. "
-                f"Received: inputs of shape {shape}"
+                "Argument `inputs` must have the neurons of the statistics, of "
+                f"shape {self._keepdims}. Pass `axis=-1` if the length varies. "
+                f"Received: inputs of shape {shape} with axis={self.axis}"
             )
 
     def _apply(self, fn: Any, recurse: bool = True) -> "StateInBuffers":

@@ -27,10 +27,7 @@ def number(
         found = float(value)
     above = low <= found if low_included else low < found
     if not (above and found < high):
-        raise ValueError(
-            f"Argument `{argument}` must be {expected}. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, expected)
     return found
 
 
@@ -38,61 +35,48 @@ def integer(argument: str, value: Any, expected: str, low: int) -> int:
     """Return `value` as an int if it is an integer of at least `low`."""
     good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not good or value < low:
-        raise ValueError(
-            f"Argument `{argument}` must be {expected}. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, expected)
     return int(value)
 
 
 def boolean(argument: str, value: Any) -> bool:
     """Return `value` if it is a bool."""
     if not isinstance(value, bool):
-        raise ValueError(
-            f"Argument `{argument}` must be a bool. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, "a bool")
     return value
 
 
 def text(argument: str, value: Any) -> str:
     """Return `value` if it is a string."""
     if not isinstance(value, str):
-        raise ValueError(
-            f"Argument `{argument}` must be a string. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, "a string")
     return value
 
 
 def function(argument: str, value: Any) -> Any:
     """Return `value` if it is callable or `None`."""
     if value is not None and not callable(value):
-        raise ValueError(
-            f"Argument `{argument}` must be a function, or None. "
-            f"Received: {argument}={value!r} ({type(value).__name__})"
-        )
+        raise _wrong(argument, value, "a function, or None")
     return value
 
 
-def new_file(name: str, value: Any) -> pathlib.Path:
+def new_file(argument: str, value: Any) -> pathlib.Path:
     """Return the path of a file to write; raise if its folder is missing."""
     if not isinstance(value, (str, os.PathLike)):
-        raise ValueError(
-            f"Argument `{name}` must be a file path. Received: {name}={value!r}"
-        )
+        raise _wrong(argument, value, "a file path")
     target = pathlib.Path(value)
     if not target.parent.is_dir():
-        raise ValueError(
-            f"Argument `{name}` must be in an existing folder. "
-            f"Received: {name}={str(value)!r}"
-        )
+        raise _wrong(argument, str(value), "in an existing folder")
     if target.is_dir():
-        raise ValueError(
-            f"Argument `{name}` must be a file path. "
-            f"Received: {name}={str(value)!r}, a folder"
-        )
+        raise _wrong(argument, str(value), "a file path, not a folder")
     return target
+
+
+def _wrong(argument: str, value: Any, expected: str) -> ValueError:
+    return ValueError(
+        f"Argument `{argument}` must be {expected}. "
+        f"Received: {argument}={value!r} ({type(value).__name__})"
+    )
 
 
 def float_dtype(inputs: Any) -> str:

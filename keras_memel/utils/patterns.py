@@ -135,9 +135,9 @@ def _middle(tree: Tree, number: int, argument: str) -> list[Any]:
         if best:
             longest = f"{len(best)} ({best[0].path} to {best[-1].path})"
         raise ValueError(
-            f"Argument `{argument}` selects the middle of the longest run of "
-            f"equal {tree.noun}s. N in 'middle:N' must be between 1 and the "
-            f"length of this run, {longest}. {tree.hint()}"
+            f"Argument `{argument}`='middle:N' selects N {tree.noun}s in the "
+            f"middle of the longest run of equal {tree.noun}s. N must be "
+            f"between 1 and the length of this run, {longest}. {tree.hint()}"
             f"Received: {argument}='middle:{number}'"
         )
     start = (len(best) - number) // 2

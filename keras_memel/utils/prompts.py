@@ -50,7 +50,7 @@ def checked(given: Any) -> Any:
         except Exception:
             raise ValueError(
                 "Argument `text_or_inputs` must be a text, or inputs of the "
-                "model with a batch of one, such as numbers of tokens, (1, "
+                "model with batch size 1, such as token ids of shape (1, "
                 f"tokens). Received: {leaf!r:.80} ({type(leaf).__name__})"
             ) from None
 

@@ -183,7 +183,7 @@ def test_padding_counts_nowhere(axis):
         count = (~np.isnan(rows)).sum(0)
         np.testing.assert_array_equal(layer.count, count)
         np.testing.assert_array_equal(layer.ranked, count)
-        # A mean may cancel: to a part in a million of the values.
+        # The tolerance is a millionth of the values, because a mean may cancel.
         np.testing.assert_allclose(
             layer.mean, np.nanmean(rows, 0), rtol=1e-5, atol=1e-8
         )
@@ -270,7 +270,7 @@ def test_dead_and_dormant_neurons():
     assert list(layer.dead) == [False, True, True, False]
     assert list(layer.dormant()) == [False, True, False, True]
     assert list(layer.ms_max[1:3]) == [0, 0]
-    # By the definition: at most tau times the mean of the layer.
+    # The definition is: at most tau times the mean of the layer.
     share = layer.magnitude / layer.magnitude.mean()
     np.testing.assert_array_equal(layer.dormant(0.6), share <= 0.6)
     assert layer.variance[2] == 0
@@ -306,7 +306,8 @@ def test_the_two_references_of_dormant_neurons_fail_in_turn():
 
 @pytest.mark.parametrize("p", [0.02, 0.1, 0.3])
 def test_a_planted_neuron_is_found_and_its_scale_is_known(p):
-    # On for a share p of the inputs: phi = (1 - p) / p, and p / (1 - p) off.
+    # A neuron that is on for a share p of the inputs has phi = (1 - p) / p when
+    # it is on, and p / (1 - p) when it is off.
     n = 1000
     on = np.arange(n) < p * n
     noise = np.abs(np.random.default_rng(0).normal(size=(n, 5)))

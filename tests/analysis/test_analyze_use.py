@@ -90,7 +90,9 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_the_model_is_as_it_was_while_an_error_is_kept():
-    """As a notebook keeps the last one, and with it all that was running."""
+    """A notebook keeps the last error and, with it, all frames that were
+    running.
+    """
     model = insert(dense(), "hidden", MEmeL())
     (memel,) = inserted(model).values()
     with pytest.raises(ValueError, match="one per position") as kept:

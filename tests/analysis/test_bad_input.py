@@ -266,7 +266,7 @@ def test_prompt_refuses_it_before_the_model_runs(
 
 @pytest.fixture(scope="module")
 def reports():
-    """Of other models, of which none fits those that are guarded."""
+    """Return reports of other models that do not fit the tested ones."""
 
     def of(x, **arguments):
         model = keras.Sequential(
@@ -486,7 +486,7 @@ def test_a_file_that_cannot_be_written_is_refused(reports, tmp_path, method):
     folder.mkdir()
     for path, message in (
         (tmp_path / "none" / "a.npz", "`path`.*an existing folder.*none"),
-        (folder, "`path`.*a file path.*a folder"),
+        (folder, "`path`.*a file path, not a folder"),
         (3, "`path`.*a file path.*path=3"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -76,7 +76,9 @@ def spread(labels):
 
 
 def kinds():
-    """What is passed; the label of each value, -1 without; names."""
+    """Yield the labels to pass, the label of each value (-1 without), and
+    names.
+    """
     names, token = NAMES[PER_INPUT], NAMES[PER_TOKEN]
     some = np.where(KNOWN, PER_TOKEN, -1)
     yield "whole numbers", PER_INPUT, spread(PER_INPUT), "012"
@@ -176,7 +178,7 @@ def test_every_column_is_that_of_full_activations(
 
 
 def columns(z, own, inputs, labelled, names):
-    """What the columns must be, neuron by neuron."""
+    """Return the expected columns, neuron by neuron."""
     rows = [column(one, own, inputs, labelled, names) for one in z.T]
     found = {name: [row.get(name, np.nan) for row in rows] for name in rows[0]}
     size = np.array(found.pop("size"))
@@ -230,7 +232,9 @@ def column(z, own, inputs, labelled, names):
 
 
 def check_fms(found, z, own, inputs, labelled):
-    """Only one neuron has the score of a label, that of every rule tried."""
+    """Check that the FMS of a label is that of the best rule of a single
+    neuron.
+    """
     second = held_out(inputs)
     z = np.delete(z, EMPTY, 1)  # It takes no value from the others.
     usable = labelled & np.isfinite(z).all(1)

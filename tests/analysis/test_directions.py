@@ -106,7 +106,7 @@ def test_masks_positions_and_values_that_are_not_finite():
     values = (table[tokens] @ matrix.T)[tokens > 0]
     assert (layer.count == (tokens > 0).sum()).all()
     np.testing.assert_allclose(layer.mean, values.mean(0), rtol=1e-4, atol=1e-6)
-    # Of positions as neurons: no value where any of them is padding.
+    # If positions are neurons, a text with padding gives no value.
     wide = RNG.normal(size=(2, 15))
     layer = analyze(
         model, tokens, directions={"embedding": wide}, axis=None, verbose=0

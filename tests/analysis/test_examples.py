@@ -1,4 +1,4 @@
-"""What is kept of single inputs equals the full activations."""
+"""The kept values of single inputs equal the full activations."""
 
 import keras
 import numpy as np

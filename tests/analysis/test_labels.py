@@ -204,7 +204,7 @@ def test_memory_follows_the_labels_that_occur():
     layer = report["a"]
     assert layer.label_ms.shape == (neurons, len(present))
     assert layer.histogram.shape == (neurons, 64, 32)
-    # Of all labels, one array alone would take 100 MB.
+    # An array of all labels alone would take 100 MB.
     assert peak < 50e6
     z = np.abs(keras.ops.convert_to_numpy(layer.label_count))
     assert z.sum() == neurons * tokens.size

@@ -147,7 +147,7 @@ def test_a_sample_keeps_what_is_summed_exact():
         np.testing.assert_array_equal(
             getattr(layer, name), getattr(whole["z"], name), name
         )
-    # A uniform sample: each part by its share of the values.
+    # The sample is uniform: each part has its share of the values.
     inputs = layer.state.tags[:, 1]
     shares = np.histogram(inputs, CUTS)[0] / len(inputs)
     np.testing.assert_allclose(shares, np.diff(CUTS) / N, atol=0.05)
@@ -155,7 +155,7 @@ def test_a_sample_keeps_what_is_summed_exact():
 
 
 def same_histograms(found, whole):
-    """Of two layers, to the last value; rows by the name of their label."""
+    """Check that two layers have equal histograms, row by row."""
     for name in BINNED:
         np.testing.assert_array_equal(
             getattr(found, name), getattr(whole, name), name
@@ -256,7 +256,7 @@ def test_bins_of_parts_add_up_to_those_of_all(sizes, unit, offset, ties, seed):
             np.testing.assert_array_equal(
                 np.histogram(wide, edges)[0], expected
             )
-            # No finer bins would do.
+            # Finer bins would not suffice.
             finer = np.floor(wide / (width[j] / 2))
             assert finer.max() - finer.min() >= bins.BINS
 

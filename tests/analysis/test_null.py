@@ -78,7 +78,8 @@ def test_p_values_of_noise_are_uniform_although_tokens_depend(label):
         [ranking.detection(phi, labels < 0.3, inputs).p for phi in (z**2).T]
     )
     assert stats.kstest(p, "uniform").pvalue > 0.01
-    if label == "input":  # As if they were: far too often below 0.05
+    if label == "input":
+        # If dependence is ignored, p is far too often below 0.05.
         naive = [ranking.detection(phi, labels < 0.3).p for phi in (z**2).T]
         assert np.mean(np.array(naive) < 0.05) > 0.2
 

@@ -28,7 +28,8 @@ def test_rare_and_clear_is_found_whatever_the_layer(planted, kind):
 
 
 def test_too_frequent_is_missed_as_arithmetic_says(planted):
-    # On for a share p: phi = (1 - p) / p, which is 4 at 20 %, and 9 at 10 %.
+    # A unit that is on for a share p has phi = (1 - p) / p, which is 4 at 20 %
+    # and 9 at 10 %.
     missed = planted.cell("dense", "relu", frequency=0.2, noise=0.1, seed=0)
     assert missed["sensitivity"] < 0.05
     caught = planted.cell("dense", "relu", frequency=0.1, noise=0.1, seed=0)

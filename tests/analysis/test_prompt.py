@@ -15,7 +15,7 @@ from keras_memel import prompt
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BACKEND = keras.backend.backend()
-# Of byte pairs: G with a dot stands for a blank. keras_hub pads with 0.
+# In byte-pair tokens, G with a dot means a blank. keras_hub pads with 0.
 TOKENS = ["!", "a", "b", "c", "d", "e", "Ġ", "ab", "Ġa", "Ġab"]
 TOKENS += ["<|endoftext|>"]
 
@@ -201,7 +201,7 @@ def causal(quick_compilation):
         intermediate_dim=16,
         max_sequence_length=16,
     )
-    # With weights as they are made, the first token repeats itself.
+    # With the initial weights, the model repeats the first token.
     for weight in backbone.weights:
         values = np.random.default_rng(len(weight.shape)).normal(
             size=weight.shape
@@ -231,7 +231,7 @@ def test_generated_tokens_are_those_of_generate(causal):
     table = found.to_dataframe()
     assert (table["generated"] == (table["position"] >= 6)).all()
     assert f"{len(found.tokens) - 6} generated" in repr(found)
-    # Without generating: the values of the prompt are the same.
+    # Without generated tokens, the values of the prompt are the same.
     plain = prompt(causal, "ab ab cd", BLOCK)
     assert plain.tokens == found.tokens[:6]
     np.testing.assert_allclose(
@@ -285,7 +285,7 @@ def test_values_are_those_that_the_model_had_while_it_generated(causal):
             made = causal.generate("ab ab cd", max_length=9)
     finally:
         layer.call = call
-    # Without the note it generates the same.
+    # Without recording, the model generates the same text.
     found = prompt(causal, "ab ab cd", BLOCK, generate=3)
     assert "".join(found.tokens[1:]).replace("Ġ", " ") == made
     # The first step fills the cache; each other one has a single token.

@@ -102,7 +102,8 @@ def test_the_search_ends_where_a_row_reaches_all_positions(size):
     assert batches(lambda x: attention(x, x)) == (None, few)
     recurrent = L.LSTM(3, return_sequences=True, name="z")
     assert batches(recurrent) == (None, few)
-    # A field needs all rows: of noise, other noise and NaN.
+    # The search for a field uses three kinds of rows: noise, other noise and
+    # NaN.
     window, number = batches(L.Conv1D(2, 3, padding="same", name="z"))
     assert window.size == (3,)
     assert number == -(-31 // size)

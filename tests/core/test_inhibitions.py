@@ -1,4 +1,4 @@
-"""What happens to selected values and their gradients, alone."""
+"""Inhibitions on their own: selected values and their gradients."""
 
 import keras
 import numpy as np

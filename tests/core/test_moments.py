@@ -69,7 +69,8 @@ def test_lemma_3_2_by_hand():
     x = np.repeat([[5.0], [7.0], [9.0]], 4, axis=1)
     pooled = numpy(pool(history, measure(x, history)))
     np.testing.assert_allclose(pooled.mean, [[5.0] * 4])
-    np.testing.assert_allclose(pooled.variance, [[10.0] * 4])  # of 1 3 5 7 9
+    # The variance of 1, 3, 5, 7 and 9 is 10.
+    np.testing.assert_allclose(pooled.variance, [[10.0] * 4])
 
 
 @pytest.mark.parametrize("m", [16, 2**20])
@@ -112,7 +113,7 @@ def test_a_large_mean_does_not_cost_the_variance(mean, deviation, rng):
 def test_a_masked_first_batch_with_a_large_mean_is_right_too(rng):
     x = rng.normal(1e4, 1.0, (64, 4)).astype("float32")
     mask = np.arange(64)[:, None] >= 32
-    x[:32] = 0.0  # what padding holds
+    x[:32] = 0.0  # the values of padding
     batch = numpy(measure(x, mask=mask))
     kept = x[32:].astype("float64")
     np.testing.assert_allclose(batch.count, [[32] * 4])

@@ -165,7 +165,7 @@ def test_random_k_picks_as_many_as_top_k_among_what_it_could(shape, k, seed):
 
 
 def test_random_k_picks_exactly_k_where_draws_are_equal(monkeypatch):
-    # A constant in place of draws: a cutoff would select every value.
+    # All draws are equal, so a cutoff would select every value.
     monkeypatch.setattr(
         keras.random, "uniform", lambda shape, **_: ops.full(shape, 0.5)
     )

@@ -108,7 +108,7 @@ def test_ratios_to_peers_and_limit_have_a_row_each(tmp_path, monkeypatch):
     lines = cost.page(tmp_path).splitlines()
     assert "Tokens, `(32, 128, 768)`:" in lines
     assert "| rate / peer | 0.50 |" in lines  # 4 ms of 8
-    assert "| rate / limit | 0.94 |" in lines  # of 4.25 ms
+    assert "| rate / limit | 0.94 |" in lines  # 4 ms of 4.25
     assert "| `MEmeL()` / peer | 1.50 |" in lines
     assert "| `TopK(10)` / rate | 1.50 |" in lines
     assert "| `TopK(100)` / rate | 2.00 |" in lines

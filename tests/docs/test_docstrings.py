@@ -40,19 +40,19 @@ def examples(name):
 
 
 def is_of_here(text):
-    """Whether the examples of a docstring need no other backend."""
+    """Return whether the examples of a docstring run on this backend."""
     return not re.search(f">>> import .*({'|'.join(OTHERS)})", text)
 
 
 @pytest.mark.once
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
-    keras.backend.clear_session()  # so that names are as printed
+    keras.backend.clear_session()  # The names of layers start at 0 again.
     runner = doctest.DocTestRunner(
         printed.OutputChecker(), optionflags=doctest.NORMALIZE_WHITESPACE
     )
     for test in examples(name):
-        number = len(test.examples)  # which a run takes away
+        number = len(test.examples)  # A run removes them.
         assert runner.run(test).attempted == number, test.name
     assert runner.failures == 0
 
@@ -60,7 +60,7 @@ def test_examples_run(name):
 @pytest.mark.quick
 @pytest.mark.once
 def test_every_public_example_is_one_that_runs():
-    """None is in a module, or on an object, that the walk does not reach."""
+    """The search for examples reaches every public object."""
     run = {test.name for name in MODULES for test in examples(name)}
     shown = {
         f"{found.__module__}.{found.__qualname__}"

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.once
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
-# Of a machine, of a run: neither would be the same for a reader.
+# These texts depend on the machine or on the run.
 NOT_STORED = re.compile(
     r"/(home|root|tmp|usr|var|opt|mnt|work|Users)/|site-packages|\\x1b"
     r"|\d+ ?m?s/step|━|\w+Warning:|Traceback"
@@ -63,7 +63,7 @@ def test_it_opens_with_a_small_picture_of_its_outputs(notebook, request):
     first = notebook["cells"][0]
     lines = "".join(first["source"]).splitlines()
     assert re.match(r"!\[.+\]\(attachment:opening.png\)$", lines[-1])
-    assert len(lines) <= 12  # so that it is on the first screen
+    assert len(lines) <= 12  # It must be on the first screen.
     data = base64.b64decode(first["attachments"]["opening.png"]["image/png"])
     assert len(data) < 60_000
     (name,) = [p.stem for p in FILES if p.stem in request.node.name]

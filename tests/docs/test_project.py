@@ -78,12 +78,13 @@ def test_what_scripts_import_of_the_package_is_there(folder):
     for node in nodes:
         module = importlib.import_module(node.module)
         for alias in node.names:
-            if not hasattr(module, alias.name):  # a module of it, or nothing
+            if not hasattr(module, alias.name):
+                # The name is a submodule, or it does not exist.
                 importlib.import_module(f"{node.module}.{alias.name}")
 
 
 def outside_imports(path):
-    """What a module imports when it is imported, by its first name."""
+    """Yield the top-level names that a module imports when it is imported."""
     todo = list(ast.parse(path.read_text(encoding="utf-8")).body)
     while todo:
         node = todo.pop()
@@ -92,7 +93,7 @@ def outside_imports(path):
         elif isinstance(node, ast.ImportFrom):
             yield node.module.split(".")[0]
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            # Of a class or a condition: it runs at once.
+            # The body of a class or of a condition runs at import.
             todo += ast.iter_child_nodes(node)
 
 

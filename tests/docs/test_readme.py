@@ -29,8 +29,8 @@ def test_the_blocks_of_code_run_one_after_the_other(
         quick = block.replace("seeds=10", "seeds=1")
         exec(compile(quick, "README.md", "exec"), namespace)
     shown = capsys.readouterr().out
-    assert "roc_auc" in shown  # of `summary`
-    assert "MEmeL vs. dropout" in shown  # of `compare`
+    assert "roc_auc" in shown  # printed by `summary`
+    assert "MEmeL vs. dropout" in shown  # printed by `compare`
     page = (tmp_path / "neurons.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
 
@@ -47,14 +47,14 @@ def test_continuous_integration_runs_the_command_of_the_readme():
 
 
 def test_the_badges_are_true():
-    """What is drawn, and what is said where no picture is shown."""
+    """The picture and the alternative text of each badge are correct."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     python = project["requires-python"].removeprefix(">=")
     (keras,) = [d for d in project["dependencies"] if d.startswith("keras>=")]
     keras = keras.removeprefix("keras>=")
     backends = list(BACKENDS)
     assert set(backends) <= set(project["optional-dependencies"])
-    licence = project["license"]
+    terms = project["license"]
     badges = r"!\[([^]]*)\]\(https://img\.shields\.io/badge/(.*?)-blue\)"
     assert re.findall(badges, README) == [
         (f"Python {python} or later", f"python-{python}%2B"),
@@ -63,11 +63,11 @@ def test_the_badges_are_true():
             f"Backends: {', '.join(BACKENDS.values())}",
             f"backends-{'%20%7C%20'.join(backends)}",
         ),
-        (f"Licence: {licence}", f"licence-{licence.replace('-', '--')}"),
+        (f"License: {terms}", f"license-{terms.replace('-', '--')}"),
     ]
 
 
-# Of the repository, and of the golden traces, which cited a file of another.
+# All Markdown files of the repository, with those of the golden traces.
 MARKDOWN = [
     page
     for folder in ("*", "docs/**/*", "examples/**/*", "tests/**/*")
@@ -79,7 +79,7 @@ MARKDOWN = [
     "page", MARKDOWN, ids=lambda page: page.relative_to(ROOT).as_posix()
 )
 def test_the_files_that_a_page_cites_exist(page):
-    """Both as the targets of links and as paths in the text."""
+    """Files are cited as targets of links and as paths in the text."""
     text = page.read_text(encoding="utf-8")
     cited = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
     cited += re.findall(r"(?<![\w/])(?:\.\.?/)+[\w./-]*\w", text)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.once
 def test_every_arm_meets_every_seed_seed_by_seed():
     train = Recorder()
     found = quiet(train, ["plain", "good"], seeds=3)
-    # A study that stops early has pairs, not one arm whole.
+    # A study that stops early has complete pairs, not one complete arm.
     assert train.asked == [
         (arm, seed) for seed in range(3) for arm in ("plain", "good")
     ]

@@ -34,7 +34,7 @@ def loky():
 
 @pytest.fixture
 def dask():
-    # Not by `distributed`, which is a folder of the tests too.
+    # Do not import `distributed`: a folder of the tests has the same name.
     module = pytest.importorskip("dask.distributed")
     cluster = module.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None
@@ -56,7 +56,7 @@ def ray():
 def test_an_executor_of_another_library_runs_a_study(name, request, tmp_path):
     executor = request.getfixturevalue(name)
 
-    def train(arm, seed):  # not importable: sent by value
+    def train(arm, seed):  # It is not importable, so it is sent by value.
         if (arm, seed) == ("b", 1):
             raise RuntimeError("no")
         return {"score": seed + len(arm), "pid": os.getpid()}

@@ -45,7 +45,7 @@ if __name__ == "__main__":
     errors = [run["error"] for run in runs if "error" in run]
     assert all("RuntimeError" in error for error in errors)
     assert len(errors) == 2
-    # A progress bar, of all runs, with the time that is left.
+    # The progress bar counts all runs and shows the remaining time.
     assert re.search(r"4/4 \[.*<", done.stderr)
     assert "b, seed 1, failed: RuntimeError: b" in done.stderr
 
@@ -112,9 +112,9 @@ if __name__ == "__main__":
     assert len(runs) == 6
     failed = {key: r["error"] for key, r in runs.items() if "error" in r}
     assert failed.keys() == {("b", 1), ("a", 2)}
-    assert "2 deaths" in failed["b", 1]
+    assert "its worker died 2 times" in failed["b", 1]
     assert "SystemExit: enough" in failed["a", 2]
-    # A second call has nothing left to run.
+    # A second call starts no run.
     train = Recorder()
     with pytest.warns(UserWarning, match="2 of 6 runs failed"):
         quiet(train, ["a", "b"], 3, store=store)

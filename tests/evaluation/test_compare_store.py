@@ -79,13 +79,13 @@ def test_what_failed_is_run_again_only_if_asked(tmp_path):
     found = quiet(train, ["a", "good"], 3, store=store, retry_failed=True)
     assert train.asked == [("good", 1)]
     assert found.failed == ()
-    # From now on the good one counts, though the failed one stays.
+    # The successful run now counts, although the failed one stays in the file.
     assert quiet(train, ["a", "good"], 3, store=store).failed == ()
     assert len(RunStore(store).read()) == 7
 
 
 def test_of_two_runs_of_a_seed_the_first_counts(tmp_path):
-    # As two processes on one store leave them.
+    # Two processes on one store leave these runs.
     store = RunStore(tmp_path / "runs.jsonl")
     for value in (1.0, 2.0):
         for arm in ("a", "b"):
@@ -98,7 +98,7 @@ def test_of_two_runs_of_a_seed_the_first_counts(tmp_path):
 def test_an_arm_that_means_something_else_now_is_refused(tmp_path):
     store = tmp_path / "runs.jsonl"
     quiet(lambda rate, seed: rate, {"a": 0.1, "b": 0.2}, 1, store=store)
-    with pytest.raises(ValueError, match=r"'b'.*made with 0.2.*Received: 0.3"):
+    with pytest.raises(ValueError, match=r"'b'.*runs, 0.2.*Received: 0.3"):
         quiet(lambda rate, seed: rate, {"a": 0.1, "b": 0.3}, 2, store=store)
 
 
@@ -118,7 +118,7 @@ def test_each_run_says_where_it_was_made(tmp_path):
 
 
 def test_the_revision_is_that_of_the_folder_of_train(tmp_path, monkeypatch):
-    # Where nox puts temporary files, a repository may be around them.
+    # The temporary files of nox may be inside a repository.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     (tmp_path / "plain").mkdir()
     assert "revision" not in environment.environment_of(str(tmp_path / "plain"))
@@ -166,7 +166,7 @@ def test_a_half_written_line_is_survived_and_its_run_made_again(tmp_path):
     whole = quiet(score, ["a", "good"], store=store)
     store.write_bytes(store.read_bytes()[:-50])
     train = Recorder()
-    with pytest.warns(UserWarning, match="hold no run"):
+    with pytest.warns(UserWarning, match="do not contain a valid run"):
         resumed = quiet(train, ["a", "good"], store=store)
     assert train.asked == [("good", 9)]
     assert resumed.summary() == whole.summary()
@@ -190,7 +190,7 @@ def test_a_second_call_says_what_is_there_already(tmp_path, capsys):
     assert "already" not in capsys.readouterr().err
     compare(score, ["a", "good"], 3, store=store)
     shown = capsys.readouterr().err
-    assert f"4 of 6 runs are in {store} already" in shown
+    assert f"{store} contains 4 of 6 runs" in shown
 
 
 def test_a_disk_that_fills_loses_no_finished_run(tmp_path):

@@ -162,7 +162,7 @@ def test_directions_are_those_of_metrics_that_there_are():
 
 
 def test_both_tests_must_agree():
-    # An interval above 0, and a p that Holm's correction over 40 arms lifts.
+    # The interval is above 0, and Holm's correction over 40 arms raises p.
     rng = np.random.default_rng(5)
     scores = {"plain": np.zeros(10), "arm": 0.8 + rng.normal(size=10)}
     alone = Comparison(runs_of(scores)).contrasts[0]

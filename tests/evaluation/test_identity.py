@@ -96,7 +96,7 @@ def test_the_text_is_the_same_in_any_process_and_under_any_hash_seed():
 )
 def test_what_has_no_content_is_refused_with_the_cure(argument, tmp_path):
     arms = {"a": argument, "b": 1}
-    with pytest.raises(ValueError, match=r"'a'.*Pass a config"):
+    with pytest.raises(ValueError, match=r"pass only names.*'a', which is or"):
         quiet(score, arms, 1, store=tmp_path / "runs.jsonl")
-    # Without a store nothing must be recognised.
+    # Without a store, arms need no identity.
     quiet(lambda arm, seed: 0.0, arms, 1)

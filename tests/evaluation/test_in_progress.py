@@ -22,7 +22,8 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture
 def store(tmp_path):
-    found = RunStore(tmp_path / "runs [1].jsonl")  # with a glob's brackets
+    # A glob would interpret the brackets of this name.
+    found = RunStore(tmp_path / "runs [1].jsonl")
     found.append({"arm": "a", "seed": 0, "scores": {"score": 1.0}})
     return found
 
@@ -133,7 +134,7 @@ call()
     assert sorted(keys) == [(a, s) for a in ("a", "good") for s in range(3)]
     (failed,) = [run for run in runs if "error" in run]
     assert (failed["arm"], failed["seed"]) == ("good", 1)
-    assert "after 3 deaths" in failed["error"]
+    assert "died 3 times in a row" in failed["error"]
     assert names(store) == ["runs.jsonl", "study.py"]
     # It is run again only if asked, and then its deaths count from 0.
     train = Recorder()

@@ -73,7 +73,7 @@ def test_a_verdict_takes_the_level_of_its_look():
     # The interval is that of the level: wider, and it holds 0.
     assert first.low <= 0 < alone.low
     assert first.detectable > alone.detectable
-    # At the last look there is more.
+    # The last look spends more.
     deltas = np.tile(BORDERLINE, 2)
     last = Comparison(runs_of(deltas, (10, 20))).contrasts[0]
     assert last.level == 0.045

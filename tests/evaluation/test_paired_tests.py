@@ -270,7 +270,7 @@ def test_equal_differences_have_no_deviation(value, number):
 
 
 def test_a_resample_without_deviation_is_left_out():
-    # A third of the resamples (0.9^10) is ten times the same.
+    # A third of the resamples (0.9^10) contain one value ten times.
     deltas = np.array([9.0] * 9 + [8.0])
     values = paired_tests.bootstrap_t(deltas, np.zeros(10))
     assert len(values.lows) == len(values.highs) == len(values.weights)
@@ -310,7 +310,7 @@ def test_the_sizes_of_floats_are_no_limit():
     assert tiny[:2] == paired_test(np.arange(1, 11))[:2]
 
 
-# A resample that is about as far from 0 as rounding reaches.
+# One resample is about as far from 0 as the rounding error.
 NEARLY_TIED = [
     *((140, 159), (140, 168), (143, 140), (144, 163), (145, 147)),
     *((153, 154), (153, 165), (157, 140), (157, 149), (159, 157)),

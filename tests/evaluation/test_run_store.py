@@ -13,7 +13,8 @@ from keras_memel.evaluation import run_store
 
 pytestmark = [pytest.mark.once, pytest.mark.quick]
 
-FULL = pathlib.Path("/dev/full")  # a disk without room, on Linux
+# This device of Linux behaves like a full disk.
+FULL = pathlib.Path("/dev/full")
 
 
 def run(seed, **more):
@@ -71,7 +72,7 @@ def test_a_half_written_last_line_costs_its_run_only(store, cut):
     # -1: the line is whole, and only its end of line is missing.
     store.path.write_bytes(whole[: end + cut] if cut > 0 else whole[:-1])
     if cut > 0:
-        with pytest.warns(UserWarning, match=r"hold no run.*\[2\]"):
+        with pytest.warns(UserWarning, match=r"Lines \[2\] .* do not"):
             assert store.read() == [run(0)]
     else:
         assert store.read() == [run(0), run(1)]
@@ -160,8 +161,8 @@ def test_a_forbidden_file_is_found_before_the_first_run(store):
 
 def test_a_disk_that_fills_keeps_all_whole_lines_and_no_half(store):
     ready(store)
-    # As a real disk that fills in the middle of a line: the kernel writes
-    # what fits, and says so.
+    # A real disk that fills in the middle of a line behaves like this: the
+    # kernel writes the part that fits and returns its length.
     script = """
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 for seed in range(100):

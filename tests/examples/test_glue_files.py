@@ -45,7 +45,8 @@ def write_msr(folder, held_out="12\t13\n"):
     rows = ["1\t10\t11\tfine\ta film", "0\t12\t13\tlong\tdull"]
     for part, lines in (("train", rows), ("test", rows[1:])):
         path = folder / f"msr_paraphrase_{part}.txt"
-        # As Microsoft's, it begins with a mark and ends its lines twice.
+        # Like Microsoft's file, it starts with a byte order mark and has
+        # Windows line ends.
         text = "\r\n".join(["\ufeff" + MSR, *lines, ""])
         path.write_bytes(text.encode())
     (folder / "dev_ids.tsv").write_text(held_out, "utf-8")
@@ -91,7 +92,7 @@ def test_a_broken_row_is_named_and_nothing_is_read(kind, tmp_path):
     path.write_bytes(b"\n".join([*lines, b""]))
     with pytest.raises(SystemExit, match=rf"train\.tsv, {message}"):
         glue_tasks.read(TASKS["RTE"], tmp_path, "train")
-    if kind != "a byte":  # in which no column can be trusted
+    if kind != "a byte":  # After such a byte, no column is reliable.
         broken = []
         read = glue_tasks.read(TASKS["RTE"], tmp_path, "train", broken=broken)
         assert len(read) == 2

@@ -45,7 +45,7 @@ def options(preset, data, *arguments):
 
 
 def results(folder):
-    """What each training left, by its arm and learning rate."""
+    """Return the results of each training by arm and learning rate."""
     found = {}
     for file in folder.rglob("result.json"):
         result = json.loads(file.read_text("utf-8"))
@@ -121,7 +121,8 @@ def test_the_best_rate_on_validation_counts(preset, tmp_path, monkeypatch):
         return {"scores": scores, "folder": tmp_path}
 
     monkeypatch.setattr(glue, "train", train)
-    # Of equals the first, though the other is better on the test set.
+    # The first of two equal scores wins, although the other is better on the
+    # test set.
     assert glue.run(None, 0, chosen) == {"validation": 0.7, "test": 0.2}
     chosen.learning_rates = [3.0]
     with pytest.raises(FloatingPointError, match="diverged"):
@@ -154,7 +155,7 @@ def test_a_regression_and_its_submission(preset, tmp_path):
 
 
 def test_a_memel_that_is_kept_on_answers_too(tmp_path):
-    # Only what the first token sees of the others reaches the answer.
+    # The answer depends only on the first token, which attends to the others.
     preset = make_preset(tmp_path / "preset", blocks=2)
     write_task(tmp_path, "RTE")
     chosen = glue.parse(
@@ -312,7 +313,7 @@ def test_what_cannot_be_run_is_refused(preset, tmp_path, capsys):
             glue.main([*arguments, f"--out={tmp_path / 'out'}"])
         return f"{error.value} {capsys.readouterr().err}"
 
-    assert "MRPC" in refused()  # no task: they are named
+    assert "MRPC" in refused()  # Without a task, the error lists the tasks.
     assert "tune.py" in refused("--task=RTE", "--arms", "MEmeL-Tune")
     assert "tune.py" in refused("--task=RTE", "--k=5")
     own = tmp_path / "own.tsv"

@@ -72,7 +72,7 @@ def test_it_trains_inhibits_and_scores(imagenet, data, tmp_path, capsys):
     found = imagenet.main([*command, "--arms", "MEmeL"])
 
     scores = found["MEmeL", 0]
-    assert scores["test"] > 0.2  # of colours; 0.1 by chance
+    assert scores["test"] > 0.2  # The classes differ in colour; chance is 0.1.
     # The one value of each image, of 4 x 4 positions of 96 channels.
     assert scores["inhibited"] == pytest.approx(1 / (16 * 96), rel=1e-4)
     assert "seed 0  MEmeL: validation" in capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_it_trains_inhibits_and_scores(imagenet, data, tmp_path, capsys):
         "log.csv",
         "tensorboard",
     }
-    # A finished run is there, and scores the same.
+    # A finished run is read from its file, with the same scores.
     assert imagenet.main([*command, "--arms", "MEmeL"]) == found
 
 
@@ -177,9 +177,8 @@ def test_meml_tune_needs_its_settings(imagenet):
 def test_too_few_images_are_refused(imagenet, data):
     with pytest.raises(SystemExit, match=r"90 images.*--train 3200"):
         imagenet.main(["--small", f"--data={data}", "--validation=20"])
-    # All of the training images would choose.
-    with pytest.raises(SystemExit, match=r"90 images.*--validation 0"):
-        imagenet.main([*FEW, f"--data={data}", "--validation=0"])
+    with pytest.raises(SystemExit, match=r"90 images.*--validation 90"):
+        imagenet.main([*FEW, f"--data={data}", "--validation=90"])
     with pytest.raises(SystemExit, match=r"first 10 steps.* 8 steps"):
         imagenet.main([*FEW, f"--data={data}", "--epochs=2", "--arms", "MEmeL"])
 
@@ -232,7 +231,7 @@ def test_augmentation_depends_on_the_generator_alone(data, policy):
     assert mixed == ("mixup" in policy or "cutmix" in policy)
 
 
-# What is read.
+# Tests of the files that are read.
 
 
 def test_the_python_batches_are_those_of_the_file(arrays, data, tmp_path):

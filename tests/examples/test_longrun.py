@@ -94,7 +94,7 @@ def train(folder, *arguments, callbacks=(), settings=None):
 
 
 class Kill(keras.callbacks.Callback):
-    """As a machine does that goes away: nothing is tidied up."""
+    """Kill the process without any cleanup, as a lost machine does."""
 
     def __init__(self, epoch, batch):
         super().__init__()
@@ -114,7 +114,7 @@ def killed(folder, *arguments, at):
         *(__file__, folder, *at, *arguments),
         check=False,
         timeout=300,
-        # As `quick_compilation` has it here: bits depend on it.
+        # The fixture `quick_compilation` sets the same, and bits depend on it.
         JAX_DISABLE_MOST_OPTIMIZATIONS="1",
     )
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -40,7 +40,7 @@ def test_windows_of_radar_frames_lie_in_one_day_and_one_split(radar):
     assert seen.shape == truth.shape == (2, 2, *SIZE, 1)
     expected = np.array([[46, 52], [40, 46]]) / 255
     assert seen[:, :, 1, 1, 0] == pytest.approx(expected)
-    # A masked pixel: 0 to look at, and nothing to be measured by.
+    # A masked pixel is 0 in the inputs and NaN in the truth.
     assert not seen[:, :, 0, 0].any()
     assert np.isnan(truth[:, :, 0, 0]).all()
     assert np.isfinite(truth).sum() == 2 * 2 * (8 * 16 - 1)

@@ -79,8 +79,8 @@ def test_the_forecast_knows_of_all_frames_by_the_states_alone(
     other[:, 0] = 0
     forecasts = model.predict_on_batch(np.concatenate([seen, other]))
     assert np.abs(forecasts[0] - forecasts[1]).max() > 1e-6
-    # What comes in goes through the states: from zeros comes what is always
-    # the same, and it still moves from frame to frame.
+    # The inputs reach the forecasts through the states. Zero inputs give the
+    # same forecast for all samples, which still changes from frame to frame.
     bias = [w for w in model.trainable_variables if "bias" in w.path]
     for weight in bias:
         weight.assign(0.01 * rng.random(weight.shape, "float32"))

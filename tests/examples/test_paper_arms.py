@@ -62,7 +62,8 @@ def test_the_original_is_diagnosed(family):
     for k in probe.ABLATED:
         assert np.isfinite(scores[f"ablated_top_{k}"])
         assert np.isfinite(scores[f"ablated_random_{k}"])
-    if name == "nowcasting":  # on all windows, so that it is the metric itself
+    if name == "nowcasting":
+        # The probe uses all windows, so it equals the metric.
         assert whole == pytest.approx(scores["b_mse"])
         assert scores["ablated_top_10"] != pytest.approx(whole)
         assert scores["b_mae"] > 0

@@ -174,7 +174,7 @@ def test_it_leaves_a_page_of_the_neurons(finished):
     text = (folder / "neurons.html").read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE html>")
     assert "<title>Quickstart: a network without MEmeL" in text
-    assert len(text) > 100_000  # with images
+    assert len(text) > 100_000  # The page contains images.
 
 
 @pytest.mark.parametrize(

@@ -1,83 +1,127 @@
-"""The studies and single examples refuse bad arguments in one line.
+"""The scripts refuse bad arguments in one line, as examples/bad_arguments.md
+says."""
 
-test_paper_refusals.py tests the scripts of examples/paper, and
-test_quickstart.py the quickstart.
-"""
-
-import subprocess
+import argparse
+import runpy
+import socket
 import sys
 
 import pytest
+import refusals
 from scripts import EXAMPLES
-from scripts import ROOT
 from scripts import example
-from scripts import load
 
-pytestmark = pytest.mark.once
+pytestmark = [
+    pytest.mark.once,
+    # Backends and their libraries warn of many things that are not ours.
+    pytest.mark.filterwarnings("ignore"),
+]
 
-STUDIES = (
-    *("causality", "detection", "domains", "encourage", "grokking"),
-    *("label_noise", "mechanism", "pretraining", "scale"),
-)
-
-
-def refused(main, words, monkeypatch, capsys):
-    """The last line of what a program says of its arguments."""
-    monkeypatch.setattr(sys, "argv", ["program", *words])
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    with pytest.raises(SystemExit) as refusal:
-        main()
-    assert refusal.value.code not in (0, None)
-    said = f"{capsys.readouterr().err}{refusal.value}"
-    assert "Traceback" not in said
-    return said
+# Packages that a script imports before it reads its arguments.
+NEEDED = {
+    "native/": "transformers",
+    "paper/imagenet": "keras_hub",
+    "paper/glue": "keras_hub",
+    "paper/tables": "keras_hub",
+    "paper/tune": "keras_tuner",
+    "studies/common/sets": "keras_hub",
+}
+# Options of which no value is bad without data, runs or a network.
+FREE = {"--preset", "--where", "--cifar10", "--minilm"}
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study_refuses_no_seeds(name, monkeypatch, capsys):
-    main = example(f"studies.{name}").main
-    said = refused(main, ["--seeds", "0"], monkeypatch, capsys)
-    assert "--seeds: must be at least 1. Received: 0" in said
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    return refusals.places(tmp_path_factory.mktemp("places"))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--epochs=0"], "--epochs must be at least 1. Received: 0"),
-        (["--each=0"], "--each must be at least 1. Received: 0"),
-        (["--look=-1"], "--look must be at least 1. Received: -1"),
-        (["--languages=0"], "--languages must be at least 1. Received: 0"),
-        (["--out={file}"], "--out must be a folder to write to."),
-        (["--out={folder}"], "Sentences are missing. Pass --data FILE"),
-        (["--out={folder}", "--data={file}"], "has no line with a language"),
-    ],
-)
-def test_language_neurons_refuses(
-    words, message, tmp_path, monkeypatch, capsys
+@pytest.fixture(scope="module")
+def rows():
+    lines = refusals.PAGE.read_text(encoding="utf-8").splitlines()
+    return lines[lines.index("|---|---|---|") + 1 :]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """An empty folder and home, without a network."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "KERAS_HOME", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refusals.forbidden)
+    monkeypatch.setattr(socket, "getaddrinfo", refusals.forbidden)
+
+
+def need(script):
+    for start, package in NEEDED.items():
+        if script.startswith(start):
+            pytest.importorskip(package)
+
+
+def test_the_page_holds_each_case(rows):
+    text = refusals.PAGE.read_text(encoding="utf-8")
+    assert text == refusals.page(rows), "run tests/helpers/refusals.py"
+    starts = [refusals.row(*case, "")[:-3] for case in refusals.CASES]
+    assert len(rows) == len(starts)
+    for row, start in zip(rows, starts, strict=True):
+        assert row.startswith(start), "run tests/helpers/refusals.py"
+
+
+@pytest.mark.parametrize("number", range(len(refusals.CASES)))
+def test_a_bad_argument_is_refused_as_the_page_says(
+    number, rows, places, tmp_path
 ):
-    file = tmp_path / "file"
-    file.write_text("no sentences")
-    words = [w.format(file=file, folder=tmp_path / "new") for w in words]
-    main = load(EXAMPLES / "language_neurons.py").main
-    assert message in refused(main, words, monkeypatch, capsys)
+    script, words = refusals.CASES[number]
+    need(script)
+    text = refusals.said(script, words, places)
+    assert refusals.row(script, words, text) == rows[number]
+    assert len(text) < 300
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize(
-    ("script", "word"), [("bert_trainer", "epochs"), ("neox_l2e", "steps")]
-)
-def test_the_native_examples_refuse(script, word):
-    pytest.importorskip("transformers")
-    file = EXAMPLES / "native" / f"{script}.py"
-    done = subprocess.run(
-        [sys.executable, file, f"--{word}=0"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
-    assert f"--{word} must be at least 1. Received: 0" in last
+class Read(Exception):
+    """Carries the parser of a script."""
+
+
+def options(script, monkeypatch):
+    """The options of a script that take a value."""
+
+    def stop(parser, *_):
+        raise Read(parser)
+
+    for name in ("parse_args", "parse_known_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, stop)
+    monkeypatch.setattr(sys, "argv", [script])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    try:
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    except Read as read:
+        actions = read.args[0]._actions
+        return {a.option_strings[-1] for a in actions if a.nargs != 0}
+    raise AssertionError(f"{script} reads no arguments")
+
+
+TEXTS = {
+    path.relative_to(EXAMPLES).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted(EXAMPLES.rglob("*.py"))
+}
+SCRIPTS = [
+    script
+    for script, text in TEXTS.items()
+    if "__main__" in text or script.startswith("distributed/")
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_option_of_each_script_has_a_bad_value(script, monkeypatch):
+    need(script)
+    tested = " ".join(refusals.BAD.get(script, []))
+    missing = {
+        option
+        for option in options(script, monkeypatch) - FREE
+        if f"{option}=" not in tested and f"{option} " not in tested
+    }
+    assert not missing
 
 
 def test_control_c_ends_a_study_in_a_line(monkeypatch, capsys):

@@ -145,7 +145,7 @@ def test_the_loop_of_grokking_is_that_of_fit(
         monkeypatch.setattr(grokking, name, value)
     monkeypatch.setattr(grokking, "_COMPILED", {})
     sums = grokking.Sums(0)
-    arm = ("RD", 0.3)  # from the 11th step on
+    arm = ("RD", 0.3)  # The layers inhibit from step 11.
 
     def fresh():
         model = grokking.build(arm, 0)
@@ -188,7 +188,8 @@ def test_detection_is_by_chance_where_there_is_nothing(study):
     noise = rng.normal(size=(2, 2000, 4))
     found = detection.detection(*noise, labels, labels)
     assert abs(found[detection.AUC] - 0.5) < 0.03
-    # A unit that falls far on one digit: phi tells it, its height does not.
+    # A unit falls far below its mean on one digit. phi detects this, and the
+    # value does not.
     noise[:, labels == 7] -= 5.0
     found = detection.detection(*noise, labels, labels)
     assert found[detection.AUC] > 0.99
@@ -252,7 +253,8 @@ def test_the_simulation_has_the_verdicts_of_the_library(study):
             ]
             found = keras_memel.Comparison(runs).contrasts
             for contrast, p in zip(found, simulated, strict=True):
-                # Where no level could reject, one of both tests is enough.
+                # If no level could reject, the simulation may run one of the
+                # two tests only.
                 assert p == contrast.p or 0.05 <= p <= contrast.p
 
 

@@ -1,4 +1,4 @@
-"""What a run of a study rests on: its split, its loss, its network."""
+"""The parts of a run of a study: its split, its loss and its network."""
 
 import keras
 import measures_oracle
@@ -110,7 +110,8 @@ def test_no_day_knows_a_later_one(study, rng, today):
     for frame in others:
         later = frame.to_numpy()[today + 1 :]
         frame.iloc[today + 1 :] = 1.5 * np.roll(later, 1, axis=0)
-        frame.loc[frame.index[today + 1] :, "High"] *= 1.1  # and the range
+        # This also changes the range of the later days.
+        frame.loc[frame.index[today + 1] :, "High"] *= 1.1
     shifted, relabelled = sets.of_days(*others)
     known = today - (sets.YEAR - 1)  # the row of today
     np.testing.assert_array_equal(examples[: known + 1], shifted[: known + 1])

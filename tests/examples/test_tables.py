@@ -63,7 +63,8 @@ def test_published_and_own_numbers_stand_side_by_side(study, tmp_path):
     assert "Table 1: MiniLM" in text
     assert "wrong labels" in text
     assert (tmp_path / "tables.md").read_text(encoding="utf-8") == text
-    # Both conditions: nine arms of two seeds, and 12 settings on two others.
+    # Each of the two conditions has nine arms with two seeds, and 12 settings
+    # with two other seeds.
     assert len(calls) == 2 * (2 * 9 + 2 * 12)
     for seed, what in calls:
         assert ("--wrong=0.2" in what) == ("wrong" in what)

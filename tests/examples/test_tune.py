@@ -118,7 +118,7 @@ def test_a_killed_search_goes_on(family, tmp_path):
         tune.main(["--out", str(tmp_path)])
     family.run = run
     best = tune.main(["--out", str(tmp_path)])
-    assert len(family.runs) == 25  # none twice
+    assert len(family.runs) == 25  # No setting occurs twice.
     assert (best["k"], best["delta"]) == (10, 50)
 
 
@@ -222,7 +222,7 @@ def test_a_real_training_without_a_look_at_the_test_set(
     words += " --train 88 --validation 17 --test 15 --length 8 --batch 8"
     words += f" --epochs 1 --learning-rates 1e-2 --model {preset}"
     best = tune.main([*words.split(), f"--data={path}", f"--out={tmp_path}"])
-    assert seen == [17]  # that of the validation set
+    assert seen == [17]  # 17 is the size of the validation set.
     (file,) = tmp_path.rglob("result.json")
     scores = json.loads(file.read_text("utf-8"))["scores"]
     assert scores == {"validation": best["validation"]}

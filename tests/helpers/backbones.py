@@ -242,10 +242,10 @@ BACKBONES = {
         {"rwkv_layer_[12]": ("padding_mask",)},
     ),
     "XLNet": (_backbone("XLNet"), {"xlnet_encoder_[12]": ("padding_mask",)}),
-    # No mask, but a number for padding.
+    # These take no mask, but the id of the padding token.
     "ESM": (_backbone("ESM"), _TOKENS),
     "RoformerV2": (_backbone("RoformerV2"), _TOKENS),
-    # No padding: each position is attended to.
+    # These have no padding: each position attends to all others.
     "FNet": (_backbone("FNet"), {"middle:2": (TIME,)}),
     "T5": (_backbone("T5"), _TRANSFORMERS),
     "Bart": (_backbone("Bart"), _TRANSFORMERS),

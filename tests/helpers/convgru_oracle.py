@@ -232,7 +232,7 @@ class ConvGRU:
 
 
 class Candidates:
-    """What a MEmeL, of which `oracle` knows all, does to the candidates.
+    """Apply a MEmeL, whose state is in `oracle`, to the candidates.
 
     `call` runs the network once, and then the oracle's statistics are those
     after the call.

@@ -23,7 +23,7 @@ def check(options, seed):
 
 
 def run(arm, seed, options):
-    # Of OUT/condition/run.
+    # `options.out` is OUT/condition/run.
     path = options.out.parents[1] / "calls.txt"
     with path.open("a") as file:
         file.write(f"{seed} {described(arm)} {' '.join(options.words)}\n")

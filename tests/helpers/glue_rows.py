@@ -169,4 +169,4 @@ def make_preset(folder, blocks, width=8):
 
 
 class Killed(BaseException):
-    """As a signal, nothing catches it."""
+    """Stop a run like a signal, which no handler of errors catches."""

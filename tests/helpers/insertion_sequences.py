@@ -273,7 +273,7 @@ class Sequence:
         lines = []
         self.model.summary(print_fn=lines.append)
 
-    # What must hold
+    # Checks after each operation
 
     def step(self):
         names = [

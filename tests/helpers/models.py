@@ -37,8 +37,9 @@ def statistics(model):
 
 
 def compiled(model):
-    """With an optimizer that keeps state: one that TensorFlow traces in half
-    the time that Adam takes."""
+    """Compile with an optimizer that has state. TensorFlow traces it in half
+    the time of Adam.
+    """
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
     return model
 

@@ -1,4 +1,4 @@
-"""What a MEmeL does in Flax NNX: run by itself, with KERAS_NNX_ENABLED."""
+"""Run a MEmeL in Flax NNX in a process of its own, with KERAS_NNX_ENABLED."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -98,7 +98,9 @@ class Oracle:
         return axes, neurons
 
     def end(self, number, total, eligible):
-        """What the numbers of selected values and of all leave behind."""
+        """Update the state from the numbers of selected values and of all
+        values.
+        """
         if total:
             self.inhibited_rate = number / total
         if self.selection[0] == "rate" and eligible:

@@ -1,4 +1,4 @@
-"""What is packed into a neuron page."""
+"""Unpack the data of a neuron page."""
 
 import base64
 import gzip

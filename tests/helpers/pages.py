@@ -8,15 +8,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-# A block with a title is a file of this name.
+# The title of a block is the name of a file.
 BLOCK = re.compile(
     r"^```(?:\w+ title=\")?([\w.]+)[^\n]*\n(.*?)^```", re.M | re.S
 )
 
 
 def read(folder):
-    """From the name of each page to its blocks, of language (or file) and
-    text."""
+    """Map the name of each page to its blocks: language (or file) and text."""
     return {
         path.name: BLOCK.findall(path.read_text(encoding="utf-8"))
         for path in sorted(folder.glob("*.md"))

@@ -18,13 +18,13 @@ def sign_flip_p(deltas):
 
 
 def sign_flip_rejects(deltas, mean, level):
-    """Whether the test rejects that the deltas have this mean."""
+    """Return whether the test rejects that the deltas have this mean."""
     mean = Fraction(mean)
     return sign_flip_p([d - mean for d in deltas]) < Fraction(str(level))
 
 
 def subset_means(deltas):
-    """Of all subsets but the empty one, in ascending order."""
+    """Return the means of all non-empty subsets in ascending order."""
     means = [
         Fraction(sum(chosen), size)
         for size in range(1, len(deltas) + 1)

@@ -41,7 +41,8 @@ def _same_line(found, expected):
 def _same_number(found, expected):
     units = [_unit(text) for text in (found, expected)]
     values = [float(text.replace(",", "")) for text in (found, expected)]
-    # A little more than one unit, which no float is exactly.
+    # The tolerance is a little more than one unit, which floats cannot
+    # represent exactly.
     return math.isclose(*values, rel_tol=0, abs_tol=1.001 * max(units))
 
 

@@ -89,7 +89,7 @@ class Pair:
 
 @contextlib.contextmanager
 def undone(oracle):
-    """What is called within leaves the oracle as it was."""
+    """Restore the oracle after the calls within."""
     before = copy.deepcopy(vars(oracle))
     yield
     vars(oracle).update(before)

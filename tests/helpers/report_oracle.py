@@ -9,7 +9,7 @@ from keras_memel.reports.halves import held_out
 
 
 def oracle(z, own, inputs=None, labelled=None, epsilon=0.0, threshold=9.0):
-    """What the attributes of a `LayerReport` of the same names must be.
+    """Compute the expected attributes of a `LayerReport`, by name.
 
     Args:
         z: All values of each neuron, `(n, neurons)`.
@@ -137,7 +137,7 @@ def fkr(phi, positive, rate):
 
 
 def null_moments(phi, positive, inputs):
-    """Of the rank sum, if labels have no relation: pair by pair."""
+    """Compute the moments of the rank sum of unrelated labels, pair by pair."""
     r = stats.rankdata(phi)
     r = r - r.mean()
     y = positive - positive.mean()
@@ -171,7 +171,8 @@ def check(layer, expected, rtol=1e-5):
         "ms_quantile": lambda: layer.ms_quantile(0.99),
         "fkr": lambda: layer.false_killing_rate(0.02),
     }
-    # With a single label the two means may be equal: no direction.
+    # With a single label, the two means may be equal. Then there is no
+    # direction.
     apart = np.abs(expected["mean_on_label"] - expected["mean"]) > 1e-6
     expected = expected | {
         "direction": np.where(apart, expected["direction"], layer.direction)

@@ -15,7 +15,7 @@ TINY = networks.Network(
     frames=(2, 2),
 )
 SMALL = dataclasses.replace(TINY, size=(16, 16), residual=True)
-# For runs: a third of what there is to compile.
+# The network for runs takes a third of the time to compile.
 FLAT = dataclasses.replace(
     SMALL, down=((3, 4, 2),), up=((3, 4, 2),), states=(4,), recurrent=(3,)
 )

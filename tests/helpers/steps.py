@@ -22,8 +22,10 @@ def step(layer, x, r, mask=None, training=True):
 
 
 def compiled_step(layer):
-    """As `step`, compiled once: jax.jit, tf.function without and with XLA,
-    torch.compile's front end (its code generator needs a C++ compiler)."""
+    """Return `step`, compiled once: with jax.jit, tf.function without and with
+    XLA, or the front end of torch.compile (its code generator needs a C++
+    compiler).
+    """
     return {
         "jax": _jax_jit,
         "tensorflow": _tf_function,
@@ -55,7 +57,7 @@ def assert_state(layer, expected, but=()):
 
 
 def assert_statistics(layer, oracle):
-    """Those of an `oracle.Oracle` that has seen the same."""
+    """Check the statistics against an `oracle.Oracle` with the same batches."""
     now = state(layer)
     names = ["mean", "variance", "count", "steps"]
     names += ["inhibited_rate", "skipped_updates"]
@@ -174,7 +176,8 @@ def _torch(layer, x, r, mask, training, call=None):
 def _torch_compile(layer):
     import torch
 
-    torch.compiler.reset()  # or the ninth layer would run without a graph
+    # Without a reset, the ninth layer would run without a graph.
+    torch.compiler.reset()
     # Keras draws outside of graphs.
     whole = not isinstance(layer.selection, (Random, RandomK))
     compiled = torch.compile(_call, backend="aot_eager", fullgraph=whole)

@@ -24,7 +24,7 @@ def watch(**settings):
 
 
 def oracle_of(batches, masks=None, **settings):
-    """What `watch(**settings)` must know after these batches."""
+    """Return the oracle of `watch(**settings)` after these batches."""
     expected = Oracle(
         ("rate", 0.2, 0.1), **{"axis": -1, "late_start": 1, **settings}
     )
@@ -39,7 +39,7 @@ def seen(x):
 
 
 def assert_same_state(layer, other):
-    """Of two layers, of which at least one step is known."""
+    """Check that two layers have the same state, after at least one step."""
     assert_state(other, state(layer))
     assert scalar(layer.steps) > 0
 

@@ -17,8 +17,8 @@ from keras_memel import insert
 from keras_memel import inserted
 from keras_memel import strip
 
-# Not OpenVINO on JAX: it does not know the operation, XlaCallModule, by which
-# Keras hands it a model, this library's or a plain one.
+# JAX lacks OpenVINO, which does not support the operation XlaCallModule that
+# Keras exports for every model.
 FORMATS = {
     "jax": ["tf_saved_model", "onnx"],
     "tensorflow": ["tf_saved_model", "onnx", "openvino", "litert"],
@@ -60,7 +60,8 @@ def run_exported(path, kind):
     if kind == "openvino":
         import openvino
 
-        # Where the processor can, OpenVINO computes in bfloat16 unless told.
+        # By default, OpenVINO computes in bfloat16 if the processor supports
+        # it.
         compiled = openvino.compile_model(
             str(path), config={"INFERENCE_PRECISION_HINT": "f32"}
         )

@@ -1,4 +1,4 @@
-"""Which padding mask the graph of a model knows for the output of a layer."""
+"""The padding mask that the graph of a model has for the output of a layer."""
 
 import keras
 import numpy as np
@@ -76,7 +76,7 @@ def test_a_mask_ends_where_positions_do_not_stay(layer, keeps):
 
 
 def test_a_pooled_text_that_is_repeated_has_no_mask():
-    """Even where it has as many channels as the text has positions."""
+    """This holds even with as many channels as positions."""
     named, given = text(TIME)
     values = layers.Embedding(9, TIME)(named["token_ids"])
     pooled = layers.GlobalAveragePooling1D()(values)

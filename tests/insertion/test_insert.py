@@ -161,7 +161,7 @@ def test_inserted_layers_learn_in_fit_and_only_there(model_and_where):
 def test_a_call_without_fit_decides_by_its_own_argument(
     model_and_where, training
 ):
-    """Of a model whose `call` does not take `training`, too."""
+    """This includes a model whose `call` does not accept `training`."""
     model, where = model_and_where
     insert(model, where, MEmeL(late_start=0))
     model(X, training=training)
@@ -257,7 +257,8 @@ def test_each_site_draws_of_its_own_from_one_seed():
 
     template = MEmeL(Random(0.5, seed=1), late_start=1)
     model = insert(sequential(), "middle:3", template)
-    assert seeds(model)[0] == template.selection.seed == 1  # as of one site
+    # The first site has the seed of the template, as a single site does.
+    assert seeds(model)[0] == template.selection.seed == 1
     assert len(set(seeds(model))) == 3
     masks = [drawn(memel) for memel in inserted(model).values()]
     for first, second in [(0, 1), (0, 2), (1, 2)]:

@@ -75,7 +75,8 @@ def run(model, x, training=False):
     steps=STEPS,
     picks=st.sets(st.integers(0, 30), min_size=1, max_size=4),
     late_start=st.integers(0, 1),
-    batch=st.sampled_from((1, 4)),  # of each size JAX compiles all anew
+    # There are two sizes only, because JAX compiles the model for each.
+    batch=st.sampled_from((1, 4)),
 )
 def test_round_trip_and_strip(steps, picks, late_start, batch):
     keras.utils.set_random_seed(0)

@@ -32,7 +32,7 @@ from keras_memel import inserted
 from keras_memel import save
 from keras_memel import strip
 
-# Of an optimizer that has not made a step yet.
+# Keras warns of an optimizer that has not made a step yet.
 pytestmark = pytest.mark.filterwarnings("ignore:Skipping variable loading")
 
 

@@ -1,4 +1,4 @@
-"""What stands beside an inserted MEmeL: masks, dtypes, LoRA, scopes."""
+"""An inserted MEmeL together with masks, dtypes, LoRA and scopes."""
 
 import contextlib
 
@@ -66,7 +66,7 @@ def test_a_shared_layer_has_one_memel_that_sees_every_call():
 
 
 def test_keras_masks_reach_the_memel_in_a_compiled_step():
-    # On JAX, masks of traced arrays are not attributes of theirs.
+    # On JAX, the masks of traced arrays are not attributes of these arrays.
     model = keras.Sequential(
         [
             keras.Input((4,), dtype="int32"),
@@ -142,7 +142,7 @@ def test_padding_masks_of_blocks_reach_the_memel_and_go_no_further():
     counts = {k: set(numbers([m.count])[0]) for k, m in inserted(model).items()}
     assert counts == {
         "first": {4.0},
-        "last": {4.0},  # by the mask of the model around it
+        "last": {4.0},  # counted with the mask of the model around it
         "last/dense": {4.0},
         "pool": {2.0},
     }
@@ -264,7 +264,7 @@ def test_a_parent_that_is_frozen_afterwards_freezes_the_memel(frozen):
     parent = model if frozen == "model" else model.get_layer("block_2")
     parent.trainable = False
     model.compile("sgd", "mse")
-    # A frozen model has nothing to fit, and JAX no gradient to take.
+    # A frozen model has no weight to train, and `fit` fails on JAX.
     model(X, training=True)
 
     assert steps(model) == ([0.0] * 3 if frozen == "model" else [1.0, 0.0, 1.0])
@@ -342,7 +342,8 @@ def test_a_model_around_quantizes_the_hosts_too(filters):
     memels = list(inserted(model).values())
     strip(model)
     assert same(numbers(model.weights), numbers(outer.weights))
-    with pytest.raises(NotImplementedError):  # as before it was inserted
+    # It also raised before `insert`.
+    with pytest.raises(NotImplementedError):
         memels[0].quantize("int8")
 
 

@@ -15,7 +15,8 @@ from keras_memel.insertion import forward
 
 pytestmark = [
     pytest.mark.once,
-    # Of Keras' caches, and of ours, which are traced through.
+    # The warning names caches of Keras and of this package, which are traced
+    # correctly.
     pytest.mark.filterwarnings("ignore:Dynamo detected a call to a"),
 ]
 torch_only = pytest.mark.skipif(

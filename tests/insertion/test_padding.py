@@ -14,7 +14,7 @@ from keras_memel.insertion.padding import Padding
 from keras_memel.insertion.sequences import graph_of
 
 TIME = 4
-# A source and a target of one length: only the graph tells them apart.
+# Source and target have the same length, so only the graph distinguishes them.
 SOURCE = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], "int32")
 TARGET = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]], "int32")
 BATCH = len(SOURCE)

@@ -424,7 +424,7 @@ def test_names_without_numbers_suggest_nothing():
 
 @pytest.mark.once
 def test_a_suggested_pattern_fits_in_parents_of_any_names():
-    """Whose names hold as many numbers or not."""
+    """The names of the parents may contain any number of digits."""
 
     def stage(name, i):
         wide = keras.layers.Dense(4, name=f"block_{i}_wide")
@@ -450,7 +450,7 @@ def test_middle_of_a_flat_model_suggests_a_pattern_that_works():
     for i in range(3):
         y = keras.layers.Dense(16, name=f"net_block_{i}_wide")(x)
         y = keras.layers.Dense(8, name=f"net_block_{i}_narrow")(y)
-        # Without weights, it is no end of a block.
+        # A layer without weights does not end a block.
         x = keras.layers.Add(name=f"net_block_{i}_sum")([x, y])
     model = keras.Model(inputs, x)
     with pytest.raises(ValueError, match="middle of the longest run") as error:

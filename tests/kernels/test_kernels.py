@@ -102,8 +102,9 @@ def test_kth_largest(k, way, rng):
     np.testing.assert_array_equal(kth.ravel(), expected)
 
 
-# Where a matrix of all values is made first: with and without a rest, few and
-# many samples, ties, and all the largest in one of its columns or rows.
+# These cases build a matrix of all values first: with and without a remainder,
+# with few and many samples, with ties, and with all of the largest values in
+# one column or row.
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("size", "k"), [(4096, 2), (4099, 5), (9000, 40)])
 @pytest.mark.parametrize(

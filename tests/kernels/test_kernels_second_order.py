@@ -56,7 +56,7 @@ def test_a_kernel_without_a_gradient_is_a_constant(name, how, arrays):
     x, r = arrays
     kernel = WITHOUT_A_GRADIENT[name]
 
-    # In one graph that is given to the compiler of the backend, as a layer's.
+    # The compiler of the backend receives one graph, as from a layer.
     @kernels.fused
     def cubed(x):
         return kernel(kernels, ops.stop_gradient(x)) * x * x * x
@@ -140,6 +140,6 @@ def test_every_kernel_is_here():
         if callable(found) and hasattr(kernels.reference, name)
     }
     assert len(names) > 10
-    # Of booleans, and of weights that are fixed or count steps.
+    # These kernels process booleans, or weights that are fixed or count steps.
     without = {"isfinite", "copy", "after"}
     assert {n for n in names if n not in tested} == without

@@ -101,7 +101,8 @@ def test_the_ends_of_each_range_and_numpy_numbers_are_accepted(make, settings):
     for name, value in settings.items():
         found = config[name]
         assert found == (tuple(value) if isinstance(value, list) else value)
-        assert type(found) in (int, float, tuple)  # what JSON can hold
+        # JSON can represent these types.
+        assert type(found) in (int, float, tuple)
 
 
 @pytest.mark.parametrize("axis", [0, -3, 3, -4, (1, 3), (0, 1), (-1, -3)])
@@ -131,12 +132,12 @@ def test_an_axis_named_twice_is_refused(axis):
 )
 def test_a_neuron_axis_of_unknown_size_is_refused(axis, shape, unknown):
     layer = MEmeL(axis=axis)
-    with pytest.raises(ValueError, match="whose size is not known") as raised:
+    with pytest.raises(ValueError, match="axes of known size") as raised:
         layer(keras.Input(batch_shape=shape))
     message = str(raised.value)
-    assert f"axis={axis} makes neurons of axis {unknown}" in message
     assert "Pass `axis=-1`" in message
-    assert f"Received: input_shape={shape}" in message
+    assert f"fix the size of axis {unknown}" in message
+    assert f"Received: axis={axis}, input_shape={shape}" in message
 
 
 def test_the_cure_that_the_error_names_works(rng):
@@ -187,7 +188,7 @@ def test_inputs_without_neurons_are_refused(shape):
     with pytest.raises(ValueError, match="Argument `inputs`") as raised:
         MEmeL()(np.ones(shape, "float32"))
     message = str(raised.value)
-    assert "a batch axis and at least one more" in message
+    assert "a batch axis and at least one other axis" in message
     assert f"Received: input_shape={shape}" in message
 
 

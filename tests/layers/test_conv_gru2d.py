@@ -194,7 +194,7 @@ def test_dropout_is_the_same_at_all_steps_and_differs_by_gate(reset_after):
     layer, oracle = build(
         dropout=0.4, recurrent_dropout=0.3, reset_after=reset_after, seed=7
     )
-    # As the layer draws them, gate after gate.
+    # The layer draws the masks in this order, gate by gate.
     seed = keras.random.SeedGenerator(7)
     dropped = [
         [

@@ -46,7 +46,7 @@ several_ranks = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the replicas left."""
+    """Return the folder with the results of the replicas."""
     found = tmp_path_factory.mktemp("distributed")
     processes.run(*LAUNCH[BACKEND], found, cwd=FOLDER)
     return found
@@ -71,7 +71,7 @@ def one_device(layer):
 
 
 def by_name(arrays):
-    """Those of one layer, whose own name depends on how many there are."""
+    """Return arrays by name, without the numbered name of the layer."""
     return {path.split("/")[-1]: array for path, array in arrays.items()}
 
 
@@ -192,7 +192,7 @@ def test_the_first_step_is_exact_far_from_zero(ranks):
     found = by_name(ranks[0]["far"])
     np.testing.assert_array_equal(found["count"], len(exact))
     np.testing.assert_allclose(found["moving_mean"], exact.mean(0), rtol=2e-7)
-    # A float32 of 1e4 is known to 5e-4.
+    # A float32 near 1e4 has an error of 5e-4.
     np.testing.assert_allclose(
         found["moving_variance"], exact.var(0, ddof=1), rtol=2e-3
     )
@@ -204,7 +204,8 @@ def test_one_message_a_step_holds_three_numbers_a_neuron(folder):
     positions, channels = scenario.TIME * scenario.WIDTH, scenario.WIDTH
     assert sent["top_1"] == sent["threshold"] == [3 * positions + 1]
     assert sent["penalty"] == [3 * channels + 1]
-    # What is selected is not known before the statistics are.
+    # The number of selected values is only known after the statistics, so it
+    # needs a second message.
     assert sent["rate_current"] == [3 * positions, 1]
 
 
@@ -344,7 +345,7 @@ def test_one_replica_sends_nothing(kind):
     nodes = [*graph.node]
     for function in graph.library.function:
         nodes += function.node_def
-    # What travels is float64, and nothing else here is.
+    # Only messages between replicas are float64, so this step sends none.
     double = tf.float64.as_datatype_enum
     assert len(nodes) > 10
     assert not [n.name for n in nodes if n.attr["T"].type == double]

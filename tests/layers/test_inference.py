@@ -104,7 +104,7 @@ def network(*extra):
 
 
 def operations(model):
-    """What a compiled forward pass of the model runs."""
+    """Return the operations of a compiled forward pass of the model."""
     return {"jax": _jax, "tensorflow": _tf, "torch": _torch}[BACKEND](model)
 
 
@@ -150,7 +150,7 @@ def test_a_compiled_network_is_the_same_without_it(selection):
     assert len(plain) > 5
     layer = MEmeL(selection, late_start=0)
     assert operations(network(layer)) == plain
-    # That such a comparison can see the layer:
+    # Check that this comparison detects the layer:
     asked = operations(network(MEmeL(late_start=0, at_inference=True)))
     assert len(asked) > len(plain)
 
@@ -207,7 +207,7 @@ def test_at_inference_without_a_history_nothing_is_inhibited(rng):
     x = rng.normal(size=SHAPE).astype("float32")
     layer = MEmeL(late_start=0, at_inference=True)
     assert_same_bits(layer(x), x)
-    # Nor in the late start: the statistics are not ripe.
+    # The layer does not inhibit in the late start either.
     layer = experienced(rng, late_start=10, at_inference=True)
     assert_same_bits(layer(x), x)
 

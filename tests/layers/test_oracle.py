@@ -172,7 +172,7 @@ def test_compiled_with_a_mask_equals_eager(rng):
 
 @settings(max_examples=6 if BACKEND == "jax" else 15)
 @given(
-    # A handful of shapes: JAX compiles each operation anew for every one.
+    # There are few shapes, because JAX compiles each operation again for each.
     shape=st.sampled_from([(3, 4), (1, 5), (4, 1), (2, 3, 4), (1, 2, 2, 3)]),
     selection=st.sampled_from(["top_1", "rate", "threshold", "random"]),
     inhibition=st.sampled_from(["reverse", "naive_a", "penalty"]),
@@ -196,7 +196,8 @@ def test_random_cases(
     masked,
     seed,
 ):
-    # What Random chose shows in the gradient, but not where the penalty's is 0.
+    # The gradient shows the values that Random selected, except if the gradient
+    # of the penalty is 0.
     assume((selection, inhibition) != ("random", "penalty"))
     pair = Pair(
         selection,

@@ -18,7 +18,7 @@ make = load(FOLDER / "make.py")
 
 @pytest.fixture(scope="module")
 def reference():
-    """By backend and stage: arrays, or weights by their names."""
+    """Return the stored arrays, or weights by name, by backend and stage."""
     like = without_low_parts(make.statistics(make.network()))
     with np.load(FOLDER / "reference.npz") as stored:
         return {

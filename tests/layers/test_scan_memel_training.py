@@ -146,7 +146,7 @@ def test_a_saved_model_goes_on_with_its_statistics(tmp_path, rng):
     assert first["steps"] == 3
     for name, value in first.items():
         np.testing.assert_allclose(second[name], value, rtol=1e-6)
-    # A copy for frames of another size, from the config alone.
+    # A copy from the config works with frames of another size.
     copy = ConvGRU2D.from_config(layer.get_config())
     assert tuple(copy(np.ones((1, 2, 6, 6, 2))).shape) == (1, 2, 6, 6, 3)
 
@@ -190,7 +190,7 @@ def test_the_monitor_sees_it_and_insertion_leaves_it(rng):
 
 
 class Parent(keras.layers.Layer):
-    """Whose own `training` JAX cannot trace: it takes none."""
+    """A layer whose `call` does not accept `training`."""
 
     learns = True
 

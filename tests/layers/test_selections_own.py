@@ -58,7 +58,7 @@ class Rising(Selection):
 
 
 class Everything(Selection):
-    """Not registered; and a shape that only broadcasts to the score's."""
+    """An unregistered selection that returns a shape to broadcast."""
 
     def __call__(self, score):
         return ops.ones((1,) * len(score.shape), "bool")
@@ -77,7 +77,7 @@ class Halve(Inhibition):
 
 
 class Shrink(Inhibition):
-    """Not registered; a loss and no change of values."""
+    """An unregistered inhibition that adds a loss and changes no value."""
 
     def loss(self, values, mask, mean):
         return ops.sum(ops.where(mask, ops.square(values - mean), 0.0))
@@ -108,7 +108,8 @@ def test_a_selection_of_ones_own_keeps_state(rng):
     assert shares[0] == 0 < shares[1]
     now = state(layer)
     assert now["limit_now"] == pytest.approx(limit + sum(shares))
-    assert now["updates"] == 3  # none in the late start: nothing could be
+    # There is no update in the late start, when no value can be selected.
+    assert now["updates"] == 3
 
 
 @pytest.mark.parametrize("selection", [Rate(0.3), Rising()])
@@ -162,7 +163,7 @@ def test_names_that_the_layer_has_are_refused_as_state():
         def initial_state(self):
             return {"steps": 0.0}
 
-    with pytest.raises(ValueError, match="names that the layer does not") as e:
+    with pytest.raises(ValueError, match="not attributes of the layer") as e:
         MEmeL(Clash(1.0)).build((None, 3))
     assert "Received: 'steps' from Clash" in str(e.value)
 

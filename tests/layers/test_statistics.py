@@ -28,7 +28,7 @@ def test_a_mean_of_ten_thousand_and_a_deviation_of_one(axis, rng):
     np.testing.assert_allclose(
         now["moving_variance"], exact.var(pool, ddof=1), rtol=0.01
     )
-    # What is inhibited is therefore far from the mean, and little else.
+    # Hence almost all inhibited values are far from the mean.
     assert 0.01 < now["inhibited_rate"] < 0.04
 
 

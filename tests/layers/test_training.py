@@ -195,8 +195,8 @@ def test_time_distributed_updates_once_a_time_step(rng):
 
 @pytest.mark.parametrize("selection", ["top_k", "rate", "random"])
 def test_a_symbolic_call_counts_nothing(selection):
-    # To find out shapes Keras calls layers on symbols, and in scans runs a
-    # step more than the data has.
+    # Keras calls layers on symbols to infer shapes, and runs one additional
+    # step in scans.
     class Parent(layers.Layer):
         # It does not say its output shape: Keras runs its `call` for it.
         ran = False
@@ -215,8 +215,8 @@ def test_a_symbolic_call_counts_nothing(selection):
 
 
 def test_a_callback_reads_the_statistics_through_its_model(data):
-    # In JAX's fit the weights live elsewhere while a batch runs; the model
-    # of a callback brings them back.
+    # On JAX, `fit` keeps the weights outside of the model while a batch runs.
+    # Access to the model of a callback writes them back.
     x, y = data
     seen = []
 

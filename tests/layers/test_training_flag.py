@@ -1,4 +1,4 @@
-"""Whether the layer learns: the `training` flag, and what is frozen.
+"""The `training` flag and frozen layers decide whether the layer learns.
 
 The flag has no default that could leak, reaches the layer in every model, and
 counts for nothing where the layer or its model is not trainable.

@@ -111,7 +111,7 @@ def test_mixed_precision_in_fit(policy, data):
 
 @pytest.fixture
 def float64():
-    """What Keras makes variables and adds losses in, and layers compute in."""
+    """Set float64 as the dtype of variables, losses and layers."""
     if BACKEND == "jax" and not importlib.import_module("jax").config.read(
         "jax_enable_x64"
     ):

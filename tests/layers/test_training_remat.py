@@ -102,7 +102,8 @@ def test_as_an_activation_that_runs_twice_it_refuses(whole, data):
     # Keras itself cannot do it on PyTorch.
     reason = "cannot assign" if BACKEND == "torch" else "a rematerialized layer"
     if BACKEND != "torch":
-        # At inference it does nothing, and JAX must not keep what it traced.
+        # At inference the layer is the identity, and JAX must not reuse this
+        # trace in training.
         model.predict(x, verbose=0)
     with pytest.raises((ValueError, RuntimeError), match=reason):
         fit(model, x, x[:, :5])
@@ -127,7 +128,7 @@ def test_the_outputs_of_a_parent_decide_whether_it_runs_twice(data):
 
 
 def test_a_layer_from_before_its_parent_refuses_too(data):
-    # As a layer that was loaded from a file: built before the parent exists.
+    # The layer is built before its parent exists, like a layer from a file.
     x, y = data
     layer = watch()
     layer.build((None, WIDTH))
@@ -156,7 +157,7 @@ def test_a_draw_at_inference_is_refused_where_it_would_run_twice(data):
         if refused:
             with pytest.raises(ValueError, match="a rematerialized layer"):
                 fit(model, x, y, run_eagerly=True)
-        else:  # what it does depends on nothing that changes
+        else:  # The result does not depend on any state that changes.
             fit(model, x, y, run_eagerly=True)
 
 

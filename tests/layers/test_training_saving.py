@@ -1,4 +1,4 @@
-"""What of a trained layer is saved, loaded, cloned and gone on with."""
+"""Save, load, clone and continue the training of a layer."""
 
 import keras
 import numpy as np
@@ -124,13 +124,13 @@ def test_as_an_activation_its_state_is_saved_and_loaded(data, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     other = again.layers[0].activation
-    # Of an unregistered class Keras would make its name, a string.
+    # For an unregistered class, Keras would restore its name, a string.
     assert isinstance(other, MEmeL)
     assert_same_state(layer, other)
 
 
 def test_default_names_are_memel_and_its_numbers():
-    # Of the class name Keras would make "m_eme_l".
+    # Keras would derive "m_eme_l" from the name of the class.
     keras.backend.clear_session()
     names = [MEmeL().name for _ in range(3)] + [MEmeL(name="mine").name]
     assert names == ["memel", "memel_1", "memel_2", "mine"]

@@ -63,7 +63,7 @@ def test_within_a_lambda_a_layer_acts_or_is_refused():
         [
             keras.Input((4,)),
             layers.Dense(4),
-            # Of `Lambda(layer)` Keras finds the variables.
+            # With `Lambda(layer)`, Keras would find the variables.
             layers.Lambda(lambda x: layer(x)),
         ]
     )

@@ -234,7 +234,7 @@ def test_statistics_that_never_move():
     made.compile("sgd", "mse")
     with pytest.warns(UserWarning, match="deaf/memel.*`training`") as caught:
         fit(made, MonosemanticityMonitor(), epochs=3)
-    assert len([w for w in caught if "did not move" in str(w.message)]) == 1
+    assert len([w for w in caught if "did not change" in str(w.message)]) == 1
 
 
 class Forgetful(keras.layers.Layer):
@@ -344,7 +344,7 @@ def test_the_monitor_tells_when_it_is_slow():
 
 
 def test_the_first_reading_and_its_epoch_are_not_counted():
-    # Both compile.
+    # The first reading and the first epoch include compilation.
     monitor = MonosemanticityMonitor()
     started = time.perf_counter()
     fit(model(), monitor, epochs=1)

@@ -1,4 +1,4 @@
-"""What the monitor reads: undefined numbers, overhead, and other callbacks."""
+"""Readings of the monitor: undefined numbers, overhead, other callbacks."""
 
 import time
 import warnings

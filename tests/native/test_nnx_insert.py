@@ -144,7 +144,7 @@ def test_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="Orbax"):
         save(Network(), "model.keras")
     model = network(axis=None)
-    with pytest.raises(ValueError, match="statistics for neurons"):
+    with pytest.raises(ValueError, match="neurons of the statistics"):
         model(X[0][:, :3])
 
 
@@ -391,7 +391,7 @@ def test_analyze_sees_what_numpy_does():
 def test_analyze_without_insertions(rng):
     x = X[0]
     model = Network()
-    with pytest.raises(ValueError, match=r"'unused' is never called"):
+    with pytest.raises(ValueError, match="'unused', which is never called"):
         analyze(model, x, verbose=0)
     report = analyze(model, x, layers=["layer.*", "head"], verbose=0)
     assert list(report.layers) == [f"layer.{i}" for i in range(4)] + ["head"]

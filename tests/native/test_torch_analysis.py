@@ -120,7 +120,7 @@ def test_takes_a_loader_with_targets(rng):
 
 
 def test_looks_in_front_of_a_memel(rng):
-    """Also of one that inhibits at inference, and with the axis of it."""
+    """This holds for a MEmeL that inhibits at inference too, with its axis."""
     _, module = twins()
     x = rng.normal(size=(16, 5, 4)).astype("float32")
     plain = analyze(module, x, layers="first", axis=(1, -1), verbose=0)

@@ -19,7 +19,7 @@ torch_modules = importlib.import_module("torch_modules")
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each rank has in the end, by run and by name."""
+    """Return the final arrays of each rank, by run and name."""
     folder = tmp_path_factory.mktemp("modules")
     processes.run(
         *("-m", "torch.distributed.run", "--standalone"),

@@ -335,7 +335,7 @@ def test_a_draw_at_inference_is_the_same_in_the_second_run(
 
 
 def test_refuses_replicas_whose_statistics_are_lost():
-    """What `nn.DataParallel` does first, on each device but one."""
+    """`nn.DataParallel` calls this method on each device but one."""
     model = model_of()
     with pytest.raises(RuntimeError, match="DistributedDataParallel"):
         model[1]._replicate_for_data_parallel()
@@ -524,7 +524,7 @@ def test_micro_batches_count_as_steps():
     [
         (torch.ones(4, 6, dtype=torch.int32), None, "floating-point"),
         (torch.ones(4), None, "batch axis"),
-        (torch.ones(4, 5), None, "statistics for neurons"),
+        (torch.ones(4, 5), None, "neurons of the statistics"),
         (torch.ones(4, 6), torch.ones(3), "leading dimensions"),
     ],
 )

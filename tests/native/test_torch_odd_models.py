@@ -305,7 +305,7 @@ def test_a_graph_may_be_used_twice():
 
 
 def test_a_gradient_of_a_gradient():
-    """By the formula itself, which autograd can follow."""
+    """Compare with the formula itself, which autograd can differentiate."""
     found = []
     for formula in (False, True):
         model = two()

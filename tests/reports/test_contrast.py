@@ -15,7 +15,7 @@ BEHIND = ("bg", "panel", "chosen", "hover")
 
 
 def colours():
-    """From the name of a variable to its light and its dark colour."""
+    """Map the name of a variable to its light and its dark colour."""
     found = re.findall(
         r"--(\w+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", STYLE
     )
@@ -38,7 +38,7 @@ def contrast(one, other):
 
 def test_the_formula_is_that_of_wcag():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    # A pair that is quoted as the lightest grey that passes on white.
+    # #767676 is known as the lightest grey that passes on white.
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)
 
 

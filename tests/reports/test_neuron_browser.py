@@ -294,9 +294,9 @@ class Page:
         return not wrong and all(url.startswith(local) for url in asked)
 
 
-# Whether anything reaches beyond the window, which cannot then be seen.
+# True if any part of the page is wider than the window.
 WIDE = "document.documentElement.scrollWidth > innerWidth"
-# Whether a part of a neuron reaches beyond its pane, or over another chart.
+# True if a chart of a neuron is wider than its pane or covers another chart.
 COVERED = """(() => {
   const pane = document.querySelector("#pane");
   const boxes = [...pane.querySelectorAll("svg")]
@@ -398,7 +398,7 @@ def test_search_filters_and_csv(report, tmp_path, chromium):
 
 
 def test_dead_and_broken_neurons_say_so(tmp_path, chromium):
-    """And a text or a name that looks like code is text."""
+    """A text or a name that looks like code is shown as text."""
     name = "<script>window.hit = 1</script>"
     model = keras.Sequential(
         [keras.Input((3,)), keras.layers.Activation("linear", name="z")]
@@ -441,7 +441,7 @@ def test_ten_thousand_neurons_on_a_narrow_screen(tmp_path, chromium):
     page = Page(chromium, path, width=420)
     assert page.text("#found") == "10,000 of 10,000 neurons"
     assert page.ask("document.querySelectorAll('#pane .ex svg').length") >= 1
-    # Only the rows that are looked at are laid out.
+    # Only the visible rows are in the document.
     rows = "document.querySelectorAll('#rows tr').length"
     assert page.ask(rows) < 500
     page.ask("void (document.querySelector('#scroll').scrollTop = 1e9)")
@@ -466,7 +466,7 @@ def test_ten_thousand_neurons_on_a_narrow_screen(tmp_path, chromium):
 
 
 class Prompt:
-    """What `prompt` returns, in its three attributes."""
+    """The three attributes of the result of `prompt`."""
 
     tokens: typing.ClassVar = ["\u0120one", "\u0120two", "<b>", "\u0120four"]
     generated_from = 2
@@ -515,7 +515,7 @@ def test_prompts_and_two_reports(report, tmp_path, chromium):
         )
         == 1
     )
-    # Those of the sample follow, and a neuron leads to its page.
+    # The texts of the sample follow, and a click on a neuron opens its page.
     assert (
         page.ask("document.querySelectorAll('#promptsel option').length") == 9
     )

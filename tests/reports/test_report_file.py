@@ -12,8 +12,8 @@ from keras_memel import plots
 
 pytestmark = pytest.mark.quick
 
-# Both from this network: written before labels were called labels, and before
-# one half of the inputs chose them and the other scored them.
+# Both files come from this network. The first is older than the name `labels`,
+# the second is older than the halves of inputs that select and score labels.
 FILES = pathlib.Path(__file__).parent / "files"
 OLD = ["report_before_labels.npz", "report_before_halves.npz"]
 
@@ -56,7 +56,7 @@ def test_a_report_of_an_older_version_holds_the_same_numbers(report, name):
         np.testing.assert_allclose(
             old["hidden"].ms_quantile(q), layer.ms_quantile(q), rtol=1e-4
         )
-    # Of the inputs that chose the labels: what this version computed.
+    # The old version computed these on the inputs that selected the labels.
     table = old.to_dataframe()
     assert table["label"].tolist() == ["a", "c", "a", "b", "c"]
     assert table["f1_label"].tolist() == ["b", "b", "b", "b", "a"]

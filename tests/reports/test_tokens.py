@@ -12,7 +12,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\u2581"))
 
 
 def byte_letters():
-    """From byte to the letter that stands for it, as GPT-2 defines it."""
+    """Map each byte to the letter that represents it in GPT-2."""
     letters, more = {}, 0
     for byte in range(256):
         if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174:
@@ -38,7 +38,7 @@ LENGTHS = st.lists(st.integers(1, 4), max_size=12)
 @given(WORDS, LENGTHS)
 def test_byte_pair_tokens_join_to_their_text(text, lengths):
     letters = byte_letters()
-    # A space somewhere, by which the vocabulary is known.
+    # The text contains a space, which identifies the vocabulary.
     spelled = "".join(letters[byte] for byte in (text + " a").encode())
     tokens = cut(spelled, lengths)
     (pieces,) = readable([tokens])
@@ -73,12 +73,12 @@ def test_word_pieces_are_found_in_their_text():
     (pieces,) = readable([tokens], [text])
     assert pieces[1:4] == ["\u00c9lan", " vital", ","]
     assert "".join(pieces) == f"[CLS] {text} [SEP]"
-    # A word that the vocabulary lacks is that of the text.
+    # An unknown word is shown as in the text.
     unknown = ["[UNK]" if one == "vital" else one for one in tokens]
     (pieces,) = readable([unknown], [text])
     assert pieces[2] == " vital"
     assert "".join(pieces) == f"[CLS] {text} [SEP]"
-    # Without the text, or where it differs: a space between words.
+    # Without the text, or with another text, words are separated by a space.
     for other in (None, "another text"):
         (pieces,) = readable([tokens], [other])
         assert "".join(pieces[-5:]) == " - believable ! [SEP]"

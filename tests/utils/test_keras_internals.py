@@ -1,4 +1,4 @@
-"""What each private name of Keras must do: a new Keras that breaks it fails."""
+"""Check the behaviour of each private name of Keras that the package uses."""
 
 import ast
 import contextlib

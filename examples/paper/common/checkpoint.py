@@ -47,11 +47,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.epoch, self.step = facts["epoch"], facts["step"]
         self.history, self.data.first = facts["history"], self.step
         if self.step and len(model.metrics_variables) < len(self.metrics):
-            model.test_on_batch(*self.data[0])  # which makes them
+            model.test_on_batch(*self.data[0])  # This call creates them.
 
     def on_train_begin(self, logs=None):
-        # Not earlier: Keras first calls the model on a batch, which changes the
-        # states of random layers.
+        # Assign here and not earlier, because Keras first calls the model on a
+        # batch, which changes the states of random layers.
         if self.values is not None:
             _assign(variables(self.model), self.values)
             self.values = None

@@ -98,25 +98,42 @@ def add_arguments(parser):
     add("--steps-of", nargs="*", default=[], metavar="ARM=SETTING", help=text)
 
 
-def check(parser, options, **least):
-    """Reject invalid numbers before a run starts.
+def check(parser, options, positive=(), below_one=(), shares=(), **least):
+    """Reject invalid numbers before a run starts. `None` is not checked.
 
-    least: the lowest value of further options; `None` is not checked.
+    positive: options that must be above 0, and finite.
+    below_one: options that must be at least 0 and below 1.
+    shares: options that must be at least 0 and at most 1.
+    least: the lowest value of further options.
     """
     least = {"seed": 0, "epochs": 1, "batch": 1, "save_every": 1, **least}
     least |= {"seeds": 1, "k": 1}
-    for name, lowest in least.items():
+    valid = {
+        name: (f"at least {lowest}", lambda x, lowest=lowest: x >= lowest)
+        for name, lowest in least.items()
+    }
+    valid |= dict.fromkeys(positive, ("above 0", lambda x: 0 < x < np.inf))
+    valid |= dict.fromkeys(
+        below_one, ("at least 0 and below 1", lambda x: 0 <= x < 1)
+    )
+    valid |= dict.fromkeys(
+        shares, ("at least 0 and at most 1", lambda x: 0 <= x <= 1)
+    )
+    valid["delta"] = "finite", np.isfinite
+    for name, (words, is_valid) in valid.items():
         value = getattr(options, name, None)
-        if value is not None and not value >= lowest:
+        values = value if isinstance(value, list | tuple) else [value]
+        if not all(x is None or is_valid(x) for x in values):
             parser.error(
-                f"--{name.replace('_', '-')} must be at least {lowest}. "
-                f"Received: {value}"
+                f"--{name.replace('_', '-')} must be {words}. Received: "
+                f"{' '.join(map(str, values))}"
             )
     known = [f"{a}={s}" for a, found in TUNED.items() for s in found]
     for text in options.steps_of:
         if text not in known:
             parser.error(
-                f"--steps-of must be of {', '.join(known)}. Received: {text}"
+                "--steps-of must be settings of examples/paper/plan.py, such "
+                f"as {known[0]!r}. Received: {text}"
             )
     folder = next(p for p in (options.out, *options.out.parents) if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):

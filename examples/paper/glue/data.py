@@ -19,8 +19,8 @@ class Data:
 
     task: glue_tasks.Task
     train: tuple
-    validation: dict  # by `task.validation`
-    test: dict  # of sets with labels, or to be submitted
+    validation: dict  # one per name in `task.validation`
+    test: dict  # sets with labels, or for submission
 
 
 def load_data(options, seed):

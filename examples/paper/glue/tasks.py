@@ -21,14 +21,15 @@ import sklearn.metrics
 class Task:
     """Describe a task, by the names in its files and in tensorflow-datasets."""
 
-    name: str  # of its folder
-    config: str  # of tensorflow-datasets
+    name: str  # name of its folder
+    config: str  # name in tensorflow-datasets
     texts: tuple[str, ...]  # columns
     label: str  # column
     classes: tuple[str, ...]  # labels, in the order of their numbers; or none
     metrics: tuple[str, ...]  # the first decides
     validation: tuple[str, ...] = ("",)
-    features: tuple[str, ...] = ()  # of tensorflow-datasets; same as `texts`
+    # Names of the columns in tensorflow-datasets, by default `texts`.
+    features: tuple[str, ...] = ()
     # Columns of a file that has no header.
     columns: tuple[str, ...] = ()
 

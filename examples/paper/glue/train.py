@@ -116,13 +116,12 @@ def parse(arguments=None):
     labels.add_argument(parser)
     options = parser.parse_args(arguments)
     labels.check(parser, options.wrong)
-    parts = dict.fromkeys(("train", "test", "length"), 1)
-    longrun.check(parser, options, **parts)
-    for rate in options.learning_rates or ():
-        if not 0 < rate < float("inf"):
-            parser.error(
-                f"--learning-rates must be above 0. Received: {rate:g}"
-            )
+    longrun.check(
+        parser,
+        options,
+        positive=("learning_rates",),
+        **dict.fromkeys(("train", "test", "length"), 1),
+    )
     if options.task in TASKS and options.small:
         parser.error("--small is of the sentences; leave --task out")
     for name, default in (SMALL if options.small else PAPER).items():

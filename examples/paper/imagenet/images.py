@@ -26,8 +26,8 @@ class Images(typing.NamedTuple):
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     classes: int
-    # From one element of the first array to an (image, class or None): a uint8
-    # array of shape (height, width, 3).
+    # Function from an element of the first array to a pair (image, class or
+    # None). An image is a uint8 array of shape (height, width, 3).
     open: typing.Callable
 
     def part(self, split, rows):
@@ -166,7 +166,8 @@ def imagenet(path, name="imagenet2012"):
             f"array_record; tfds build {name} --file_format=array_record. It "
             f"failed with: {error!r}"
         ) from None
-    # Which source, and which row of it; the classes come with the images.
+    # Each element holds the number of a source and a row of it. The classes
+    # come with the images.
     parts = [
         (np.stack([np.full(n, i), np.arange(n)], 1), np.full(n, -1))
         for i, n in enumerate(map(len, sources))
@@ -295,7 +296,7 @@ class Prepare:
             wide = np.pad(image, ((4, 4), (4, 4), (0, 0)))
             top, left = rng.integers(9, size=2)
             return wide[top : top + self.size, left : left + self.size]
-        # A part of 8 % to 100 %, of a shape from 3:4 to 4:3.
+        # Crop 8 % to 100 % of the image, with an aspect ratio from 3:4 to 4:3.
         for _ in range(10):
             area = height * width * rng.uniform(0.08, 1.0)
             ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))

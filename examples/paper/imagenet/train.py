@@ -144,8 +144,16 @@ def parse(arguments=None):
     labels.add_argument(parser)
     options = parser.parse_args(arguments)
     labels.check(parser, options.wrong)
-    sizes = dict.fromkeys(("train", "test", "image_size"), 1)
-    longrun.check(parser, options, **sizes, workers=1, warmup=0)
+    sizes = ("train", "validation", "test", "image_size", "workers")
+    longrun.check(
+        parser,
+        options,
+        positive=("learning_rate",),
+        below_one=("drop_path", "ema"),
+        shares=("erase", "randaugment"),
+        **dict.fromkeys(sizes, 1),
+        **dict.fromkeys(("warmup", "weight_decay", "mixup", "cutmix"), 0),
+    )
     settings = FINE_TUNING if options.preset else SCRATCH
     for name, value in (MINUTES if options.small else settings).items():
         if getattr(options, name, None) is None:

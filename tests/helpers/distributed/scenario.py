@@ -1,4 +1,4 @@
-"""What one device and many are given alike: layers, values, a model.
+"""Layers, values and a model for one device and for many.
 
 50 steps of 8 samples. Two replicas share them as `PARTS` says, four devices
 have two each. Some steps leave a replica without a sample, or with masked
@@ -17,7 +17,7 @@ from keras_memel import Threshold
 from keras_memel import TopK
 
 STEPS, BATCH, TIME, WIDTH = 50, 8, 4, 6
-# Of processes that wait for one another at each step.
+# Worker processes run fewer steps, because they wait for each other in each.
 WORKER_STEPS = 8
 PARTS = [{2: (8, 0), 6: (0, 8)}.get(step % 7, (4, 4)) for step in range(STEPS)]
 
@@ -32,8 +32,8 @@ LAYERS = {
     "threshold": lambda: MEmeL(Threshold(4.0), late_start=3),
     "penalty": lambda: MEmeL(Rate(0.1), LogPenalty(0.1), axis=-1, late_start=3),
 }
-# What it chooses depends on the shape that a replica draws for; its
-# statistics do not.
+# Its selection depends on the shape of the local values, but its statistics do
+# not.
 BLIND = {"random": lambda: MEmeL(Random(0.1, seed=1), axis=-1, late_start=3)}
 
 
@@ -50,7 +50,7 @@ class Scan(keras.layers.Layer):
             return_sequences=True,
             memel=MEmeL(Rate(0.1), late_start=3),
         )
-        # Of its weights only those of the MEmeL change.
+        # Only the weights of the MEmeL change.
         self.scan.cell.trainable = False
         self.supports_masking = True
 
@@ -64,7 +64,7 @@ class Scan(keras.layers.Layer):
 
 
 SCANS = {"scan": Scan}
-# Of which each replica keeps statistics of its own part.
+# Each replica of these layers keeps statistics of its part only.
 ALONE = {name: LAYERS[name] for name in ("rate_current", "penalty")} | SCANS
 
 
@@ -152,7 +152,7 @@ def state(weights, read=keras.ops.convert_to_numpy):
     }
 
 
-# Of `analyze`.
+# Attributes of the report of `analyze` to compare.
 REPORTED = ("count", "mean", "variance", "top_input")
 
 

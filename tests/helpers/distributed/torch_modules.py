@@ -56,8 +56,8 @@ def make(name, **kwargs):
 def rows(step):
     """Ids, a mask that leaves the ranks unlike numbers, and targets."""
     random = torch.Generator().manual_seed(step)
-    # No token twice in a text: their values would be tied, and `TopK` would
-    # select by the rounding of a batch, which differs between the ranks.
+    # No token occurs twice in a text: the values would be tied, and `TopK`
+    # would select by the rounding of a batch, which differs between the ranks.
     ids = torch.rand(ROWS, 20, generator=random).argsort(1)[:, :5]
     mask = torch.arange(5) < torch.arange(1, ROWS + 1)[:, None]
     return ids, mask.long(), torch.randn(ROWS, 2, generator=random)

@@ -36,7 +36,7 @@ def run_layer(layer, rank):
 
 
 def fit(model, rank):
-    """What `model.fit` does, by hand: Keras's own cannot be distributed."""
+    """Train like `model.fit`, which Keras does not distribute on PyTorch."""
     parallel = DistributedDataParallel(model)
     arrays = [
         array.reshape(scenario.STEPS, scenario.BATCH, *array.shape[1:])
@@ -79,7 +79,8 @@ def main(folder):
         layer = make()
         outputs = run_layer(layer, rank)
         results[name] = {**scenario.state(layer.weights), **outputs}
-    # As with tensor parallelism: processes that share no batch.
+    # Processes that share no batch, as with tensor parallelism, have separate
+    # groups.
     alone = [torch.distributed.new_group([number]) for number in range(2)]
     for name, make in scenario.ALONE.items():
         layer = make()
