@@ -35,7 +35,8 @@ function says(o) {
   const p = el("p", {cls: "says"});
   if (S.label(o) < 0) p.append("No label: none occurs in both halves of the "
     + "inputs.");
-  else if (S.weak(o)) p.append("Detects no label: the best, ",
+  else if (S.weak(o)) p.append(at(o, "p_corrected") < 0.05
+    ? "Detects no label well: the best, " : "Detects no label: the best, ",
     el("b", {text: S.labelName(o)}), `, has ROC-AUC ${two(S.auc(o))}.`);
   else p.append(arrow(o), S.direction(o) > 0 ? "Fires on " : "Silent on ",
     el("b", {text: S.labelName(o)}), `: mean ${num(o.L.there[o.r])} there, `
