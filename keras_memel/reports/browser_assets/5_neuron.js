@@ -132,9 +132,10 @@ function examples(o, width) {
   const {field} = o.L;
   if (D.kind === "image") box.append(el("p", {cls: "small quiet", text:
     `${D.channels === 3 ? "RGB" : "Grey"} from ${num(D.range[0])} to `
-    + `${num(D.range[1])} for all images.` + (field && o.L.sizes.length === 2
-      ? ` The box is the receptive field, ${field.size.join(" × ")} pixels; ` : " ")
-    + (o.L.sizes.length === 2 ? "right, the activation map." : "")}));
+    + `${num(D.range[1])} for all images.` + (o.L.sizes.length !== 2 ? ""
+      : field ? ` The box is the receptive field, ${field.size.join(" × ")} `
+        + "pixels; right, the activation map." : " Right, the activation map.")
+  }));
   if (D.kind === "series") box.append(legend(o));
   if (!D.kind) box.append(el("p", {cls: "small quiet"}, "The page holds no "
     + "inputs: ", el("code", {text: "to_html(path, inputs=x)"}),
@@ -180,7 +181,7 @@ function draw() {
     d < 0 ? "previous neuron" : "next neuron",
   disabled: order[place + d] === undefined, onclick: () =>
     pick(order[place + d], true, false)});
-  const out = [el("div", {cls: "title"}, el("h2", {text: o.name}),
+  const out = [el("div", {cls: "title"}, el("h2", {}, ...breakable(o.name)),
     el("div", {cls: "tools"}, ...flags(o).map((flag) => el("span",
       {cls: `flag ${flag}`, text: flag})), step(-1, "←"), step(1, "→"),
     linkButton()))];
