@@ -353,6 +353,16 @@ def test_nothing_is_covered_at_any_width(report, tmp_path, chromium, kind):
         assert not page.ask(COVERED), width
 
 
+def test_texts_without_tokens_say_why_they_are_not_shaded(
+    report, tmp_path, chromium
+):
+    said = "The texts are not shaded"
+    path = tmp_path / "n.html"
+    for more, missing in (({}, True), ({"tokenize": list}, False)):
+        report.to_html(path, inputs=["wxyz"] * 90, **more)
+        assert (said in Page(chromium, path).text("#examples")) is missing
+
+
 def test_a_long_path_goes_on_after_a_sign(tmp_path, chromium):
     name = "the_feedforward_intermediate_dense_of_a_transformer_layer_number_0"
     model = keras.Sequential(

@@ -137,6 +137,11 @@ function examples(o, width) {
         + "pixels; right, the activation map." : " Right, the activation map.")
   }));
   if (D.kind === "series") box.append(legend(o));
+  if (isText && o.L.sizes.length === 1
+    && Object.values(D.inputs).every((text) => !Array.isArray(text)))
+    box.append(el("p", {cls: "small quiet"}, "The texts are not shaded, since "
+      + "their tokens are unknown: pass lists of tokens, or ",
+    el("code", {text: "to_html(path, tokenize=...)"}), "."));
   if (!D.kind) box.append(el("p", {cls: "small quiet"}, "The page holds no "
     + "inputs: ", el("code", {text: "to_html(path, inputs=x)"}),
   " or ", el("code", {text: 'analyze(…, keep="inputs")'}), " shows them."));
