@@ -277,10 +277,10 @@ def analyze(
         batches = search.along(batches)
         seen = run.outputs(model, found, batches, output)
         _read(seen, source, given, vectors, inputs, search, streams, verbose)
-        sets = given.finish()
-        vectors.finish()
         if not source.seen:
             raise empty(x)
+        sets = given.finish()
+        vectors.finish()
         search.finish()
         reports = _finish(streams, epsilon, threshold, sets, fms, verbose)
     names = () if sets is None else sets.names

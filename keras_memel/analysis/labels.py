@@ -145,6 +145,11 @@ class Labels:
                 "each input. Pad them with -100; `align_labels` does so for "
                 "labels of words. Received: lists of different lengths"
             ) from None
+        if not values.ndim:
+            raise ValueError(
+                "Argument `labels` must be a list or an array, in the order of "
+                f"the inputs. Received: {type(labels).__name__}"
+            )
         if self._multi:
             return self._encoded_sets(values)
         if values.shape[1:] == (1,):  # Some data sets store labels as (n, 1).
@@ -319,8 +324,6 @@ class Labels:
 def _standard(values: Array) -> tuple[str, Array, Array]:
     """Return the kind of labels, the labels, and which are missing."""
     kind = values.dtype.kind
-    if values.ndim < 1:
-        raise _wrong(values)
     if kind == "O":
         return _of_objects(values)
     missing = np.zeros(values.shape, bool)

@@ -14,8 +14,6 @@ References:
 """
 
 import dataclasses
-import numbers
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from keras_memel.reports.examples import Examples
 from keras_memel.reports.examples import Field
 from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.merge_state import MergeState
+from keras_memel.reports.named_neurons import NamedNeurons
 from keras_memel.reports.ranking import Curve
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
@@ -39,7 +38,7 @@ RARE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerReport:
+class LayerReport(NamedNeurons):
     """Results for the neurons of one layer, as arrays with one row per neuron.
 
     `phi` is the monosemantic scale of a value, computed with the mean and
@@ -157,9 +156,8 @@ class LayerReport:
             scored on the other. The score is 0.25 for a noise label, 0.5 for a
             label that many neurons detect without error, and 1 for a label that
             only one neuron detects, without error. The mean over labels,
-            `np.nanmean(label_fms)`, is the score of the layer. The rules use
-            the rows in which each neuron has a value, apart from the neurons
-            that never have one: a mask or NaN at one neuron excludes the row.
+            `np.nanmean(label_fms)`, is the score of the layer. NaN or a mask at
+            one neuron excludes a row, unless that neuron never has a value.
         scored: Number of values that the scores are based on.
         label_zeros: Number of ranked values of each label of the histogram
             that are exactly 0, `(neurons, shown)`.
@@ -241,51 +239,9 @@ class LayerReport:
         }
         renamed.attribute("`LayerReport`", name, names)
 
-    def __len__(self) -> int:
-        return len(self.count)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.neurons)
-
     def __getitem__(self, neuron: Any) -> Any:
         row = self.row(neuron)
         return self.to_dataframe().iloc[row].rename(f"{self.path}/{neuron}")
-
-    @property
-    def neurons(self) -> list[Any]:
-        """Names of the neurons: integers, or tuples for positions."""
-        if len(self.shape) == 1:
-            return list(range(len(self)))
-        return list(np.ndindex(self.shape))
-
-    def row(self, neuron: Any) -> int:
-        """Return the index of a neuron in the arrays of this report.
-
-        Args:
-            neuron: An integer for a channel, or a tuple for a position.
-
-        Raises:
-            ValueError: If the layer does not contain this neuron.
-        """
-        place = neuron if isinstance(neuron, tuple) else (neuron,)
-        whole = all(
-            isinstance(one, numbers.Integral) and not isinstance(one, bool)
-            for one in place
-        )
-        if (
-            whole
-            and len(place) == len(self.shape)
-            and all(0 <= one < size for one, size in zip(place, self.shape))
-        ):
-            return int(np.ravel_multi_index(place, self.shape))
-        expected = f"an integer from 0 to {len(self) - 1}"
-        if len(self.shape) > 1:
-            last = tuple(size - 1 for size in self.shape)
-            expected = f"a tuple of {len(last)} integers, up to {last}"
-        raise ValueError(
-            f"Argument `neuron` must be {expected}, for layer {self.path!r}. "
-            f"Received: neuron={neuron!r}"
-        )
 
     @property
     def ms_max(self) -> Array:
@@ -312,8 +268,20 @@ class LayerReport:
             tau: Share of the reference, at least 0.
             reference: "mean", or "median" for a layer with a few huge neurons.
 
+        Returns:
+            Booleans, `(neurons,)`; False for a neuron without values.
+
         Raises:
             ValueError: If `tau` or `reference` is invalid.
+
+        Example:
+
+        >>> relu = keras.layers.ReLU(name="z")
+        >>> model = keras.Sequential([keras.Input((3,)), relu])
+        >>> x = np.array([[1.0, 2, 0.01], [3, 2, 0.02]])
+        >>> layer = analyze(model, x, layers="z", verbose=0)["z"]
+        >>> layer.dormant().tolist()
+        [False, False, True]
         """
         tau = arguments.number("tau", tau, "at least 0", 0.0)
         if reference not in ("mean", "median"):
@@ -371,6 +339,24 @@ class LayerReport:
 
         It is the value at rank `ceil((1 - q) n)` from the top, which a share
         `1 - q` of all values reaches, interpolated as in `ranking.quantile`.
+
+        Args:
+            q: Quantile, from 0 to 1.
+
+        Returns:
+            `phi`, in variances; 0 for a dead neuron, NaN without values.
+
+        Raises:
+            ValueError: If `q` is not between 0 and 1.
+
+        Example:
+
+        >>> relu = keras.layers.ReLU(name="z")
+        >>> model = keras.Sequential([keras.Input((1,)), relu])
+        >>> x = np.array([[0.0], [0], [0], [4]])
+        >>> layer = analyze(model, x, layers="z", verbose=0)["z"]
+        >>> layer.ms_quantile(1.0).tolist(), layer.ms_quantile(0.5).tolist()
+        ([2.25], [0.25])
         """
         q = arguments.number("q", q, "between 0 and 1", 0.0, 1.0 + 1e-12)
         rank = np.ceil(np.round((1 - q) * self.ranked, 6))
@@ -379,12 +365,18 @@ class LayerReport:
     def false_killing_rate(
         self, rate: float | None = 0.02, threshold: float | None = None
     ) -> Array:
-        """Compute `Report.false_killing_rate` for this layer, `(neurons,)`."""
+        """Compute `Report.false_killing_rate` for this layer, `(neurons,)`.
+
+        Arguments and errors are the same. pandas is not needed.
+        """
         return killing.rates(self.curve, self.scored, rate, threshold)
 
     @property
     def blind_rate(self) -> Array:
-        """False Killing Rate of a random choice; NaN without a label."""
+        """False Killing Rate of a random choice; NaN without a label.
+
+        It raises `ValueError` if the report has no labels.
+        """
         if self.curve is None:
             raise killing.unlabelled("The False Killing Rate")
         hits, every = self.curve.hits[:, -1], self.curve.selected[:, -1]
@@ -397,5 +389,12 @@ class LayerReport:
         return pd.DataFrame(self.columns(rate))
 
     def columns(self, rate: float = 0.02) -> dict[str, Any]:
-        """Return the columns of `to_dataframe` by name, without pandas."""
+        """Return the columns of `to_dataframe` by name, without pandas.
+
+        Args:
+            rate: Rate of the False Killing Rate.
+
+        Returns:
+            Arrays `(neurons,)`; `layer` is the path alone.
+        """
         return table.columns(self, rate)

@@ -56,19 +56,10 @@ def write(
     prompts: Sequence[Any] = (),
 ) -> None:
     """Write the page. Arguments and errors as in `Report.to_html`."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(
-            f"Argument `path` must be a file path. Received: path={path!r}"
-        )
-    target = pathlib.Path(path)
+    target = arguments.new_file("path", path)
     arguments.text("title", title)
     arguments.text("other_title", other_title)
     arguments.function("tokenize", tokenize)
-    if not target.parent.is_dir():
-        raise ValueError(
-            "Argument `path` must be in an existing folder. "
-            f"Received: path={str(path)!r}"
-        )
     if kind not in ("auto", *shown_inputs.KINDS):
         raise ValueError(
             f"Argument `kind` must be 'auto' or one of {shown_inputs.KINDS}. "

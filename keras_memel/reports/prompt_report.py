@@ -54,6 +54,13 @@ class PromptReport:
 
         Raises:
             ValueError: If `layer` is not in `activations`.
+
+        Example:
+
+        >>> values = np.array([[0], [0], [3]])
+        >>> found = PromptReport(["a", "b", "c"], {"z": values})
+        >>> found.deviations("z").round(2).ravel().tolist()
+        [-0.58, -0.58, 1.15]
         """
         if layer not in self.activations:
             raise ValueError(
@@ -85,6 +92,18 @@ class PromptReport:
             `deviation` (signed, as in `deviations`), and `generated`, whether
             the model generated this token. Rows are sorted by the absolute
             deviation, largest first; neurons without a deviation come last.
+
+        Raises:
+            ImportError: If pandas is missing.
+            ValueError: If `top` is not an integer of at least 1, or `None`.
+
+        Example:
+
+        >>> values = np.array([[0.0, 1], [0, 1], [3, 1]])
+        >>> found = PromptReport(["a", "b", "c"], {"z": values}, 2)
+        >>> table = found.to_dataframe()
+        >>> table[["neuron", "token", "generated"]].values.tolist()
+        [[0, 'c', True], [1, 'a', False]]
         """
         pd = need("pandas", "report", "`to_dataframe`")
 

@@ -19,8 +19,8 @@ import numpy as np
 from keras_memel.reports import halves
 from keras_memel.reports import report_file
 from keras_memel.reports import summary
-from keras_memel.reports.killing import unlabelled
 from keras_memel.reports.layer_report import LayerReport
+from keras_memel.reports.scored_layers import ScoredLayers
 from keras_memel.utils import arguments
 from keras_memel.utils import renamed
 from keras_memel.utils.optional_imports import need
@@ -33,7 +33,7 @@ merger: Callable[["Report", "Report"], "Report"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(ScoredLayers):
     """Results of `analyze`.
 
     Attributes:
@@ -87,7 +87,16 @@ class Report:
         You can recompute each score from `x[report.held_out()]`.
 
         Returns:
-            Booleans, `(inputs,)`; all true if the inputs were not split.
+            Booleans, `(inputs,)`; all true if the inputs were not split. The
+            parts of a merged report have been split on their own.
+
+        Example:
+
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.ReLU()])
+        >>> x = np.random.default_rng(0).normal(size=(8, 2))
+        >>> report = analyze(model, x, [0, 1] * 4, layers="re_lu*", verbose=0)
+        >>> report.held_out().tolist()
+        [True, False, False, True, False, True, True, False]
         """
         if not self.split:
             return np.ones(self.inputs, bool)
@@ -111,133 +120,24 @@ class Report:
             means undefined, as for a dead neuron, which never gets a label.
             `table[table["p_corrected"] < 0.05]` selects the neurons whose
             label is unlikely to be due to chance.
+
+        Raises:
+            ImportError: If pandas is missing; `LayerReport.columns` does not
+                need it.
+            ValueError: If `rate` is not above 0 and at most 1.
+
+        Example:
+
+        >>> relu = keras.layers.ReLU(name="z")
+        >>> model = keras.Sequential([keras.Input((2,)), relu])
+        >>> x = np.array([[0.0, 3], [0, 0], [0, 0], [0, 1]])
+        >>> table = analyze(model, x, layers="z", verbose=0).to_dataframe()
+        >>> table[["layer", "neuron", "dead", "mean"]].values.tolist()
+        [['z', 0, True, 0.0], ['z', 1, False, 1.0]]
         """
         pd = need("pandas", "report", "`to_dataframe`")
         tables = [layer.to_dataframe(rate) for layer in self.layers.values()]
         return pd.concat(tables, ignore_index=True)
-
-    def false_killing_rate(
-        self, rate: float | None = 0.02, threshold: float | None = None
-    ) -> Table:
-        """Compute the share of inhibited values that do not have the label.
-
-        [Wang et al. 2025] Eq. 4: the share of values whose input does not have
-        the label of the neuron, among all scored values of the neuron with
-        `phi` of at least `tau`. For a random choice it is 1 minus the share of
-        the label.
-
-        Args:
-            rate: Share of the neuron's own values that reach `tau`. Ties
-                count in full.
-            threshold: The value of `tau` in variances, equal for all neurons,
-                as in a layer with one threshold. Pass `rate=None` with it. The
-                nearest kept rank above it is used, exact up to 64 values.
-
-        Returns:
-            `pandas.Series` in [0, 1] by layer and neuron; NaN where no value
-            reaches `tau`.
-
-        Raises:
-            ValueError: If the report has no labels, or if not exactly one of
-                the two arguments is given.
-
-        Example:
-
-        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.ReLU()])
-        >>> x = np.repeat([9.0, 8.0, 7.0, 0, 0, 0, 0, 0], 2)[:, None]
-        >>> labels = np.repeat([1, 1, 0, 0, 0, 0, 0, 0], 2)
-        >>> report = analyze(model, x, labels, layers="re*", verbose=0)
-        >>> report.false_killing_rate(3 / 8).round(2).tolist()
-        [0.33]
-        """
-        return self._series(
-            "false_killing_rate",
-            lambda layer: layer.false_killing_rate(rate, threshold),
-        )
-
-    def ks_statistic(self) -> Table:
-        """Return the Kolmogorov-Smirnov distance of each neuron.
-
-        It is the distance between `phi` on the label of the neuron and `phi`
-        on all inputs, over the inputs that score:
-        `scipy.stats.ks_2samp(...).statistic`. [Wang et al. 2025] follow its
-        trend over the scale of models.
-
-        Returns:
-            `pandas.Series` by layer and neuron.
-        """
-        return self._labelled("ks_statistic")
-
-    def roc_auc(self) -> Table:
-        """Return the area under the ROC curve of each neuron.
-
-        `phi` is the detector of the neuron's most monosemantic label. The
-        area is the probability that a scored value with the label has a
-        higher `phi` than a value without it. For an unrelated label it is 0.5
-        on average, and 95 % of such labels do not exceed
-        `LayerReport.roc_auc_null`.
-
-        Returns:
-            `pandas.Series` by layer and neuron.
-        """
-        return self._labelled("roc_auc")
-
-    def precision_recall(self, layer: str, neuron: Any) -> tuple[Array, Array]:
-        """Return precision and recall of `phi` as a detector.
-
-        The thresholds run from the highest value down.
-
-        Args:
-            layer: Path of the layer.
-            neuron: Name of the neuron, as in the table.
-
-        Returns:
-            Precision and recall at the kept ranks, `(256,)` each; NaN for a
-            neuron without a label.
-        """
-        found = self.layer(layer)
-        if found.curve is None:
-            raise unlabelled("A precision-recall curve")
-        row = found.row(neuron)
-        hits = found.curve.hits[row]
-        with np.errstate(invalid="ignore"):
-            return hits / found.curve.selected[row], hits / hits[-1]
-
-    def layer(self, path: str) -> LayerReport:
-        """Return one layer of the report.
-
-        Raises:
-            ValueError: If the report does not contain this path.
-        """
-        if path not in self.layers:
-            raise ValueError(
-                f"Argument `layer` must be one of {list(self.layers)}. "
-                f"Received: layer={path!r}"
-            )
-        return self.layers[path]
-
-    def _labelled(self, name: str) -> Table:
-        def get(layer: LayerReport) -> Array:
-            found: Array | None = getattr(layer, name)
-            if found is None:
-                raise unlabelled(f"`{name}`")
-            return found
-
-        return self._series(name, get)
-
-    def _series(self, name: str, get: Callable[[LayerReport], Array]) -> Table:
-        pd = need("pandas", "report", "`to_dataframe`")
-        layers = self.layers.values()
-        neurons = [one for layer in layers for one in layer.neurons]
-        index = pd.MultiIndex.from_arrays(
-            [
-                np.repeat(list(self.layers), [len(one) for one in layers]),
-                pd.Series(neurons, dtype=_kind(neurons)),
-            ],
-            names=["layer", "neuron"],
-        )
-        values = np.concatenate([get(layer) for layer in layers])
-        return pd.Series(values, index, name=name)
 
     def summary(
         self, top: int = 5, print_fn: Callable[[str], Any] = print
@@ -248,12 +148,36 @@ class Report:
             top: Number of neurons to show per layer: those with the best
                 `roc_auc` or, without labels, with the highest scale.
             print_fn: Function that prints a line.
+
+        Raises:
+            ImportError: If pandas is missing.
+            ValueError: If `top` is not an integer of at least 1.
+
+        Example:
+
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.ReLU()])
+        >>> x = np.array([[0.0, 3], [0, 0], [0, 0], [0, 1]])
+        >>> lines = []
+        >>> report = analyze(model, x, layers="re_lu*", verbose=0)
+        >>> report.summary(top=1, print_fn=lines.append)
+        >>> lines[0]
+        '4 inputs, 2 neurons'
         """
         top = arguments.integer("top", top, "at least 1", 1)
         summary.show(self, top, print_fn)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the scales of all layers: `plots.ms_distribution(self)`."""
+        """Draw the scales of all layers, as `plots.ms_distribution(self)`.
+
+        Args:
+            ax: Axes of matplotlib to draw into; `None` creates them.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: If matplotlib is missing.
+        """
         from keras_memel.reports import plots
 
         return plots.ms_distribution(self, ax)
@@ -332,8 +256,11 @@ class Report:
         histograms, the most extreme values, means by label and half, the label
         of each neuron, MonoScore, examples and kept inputs. Quantiles and all
         other scores come from both samples. They are exact while the samples
-        contain all values (`ranked` is `count`). FMS is not merged, because
-        decision trees do not add up: `label_fms` is `None`.
+        contain all values (`ranked` is `count`). The halves that choose and
+        score labels are those of each part (`held_out`): the scores of labels
+        therefore differ from those of one run, whose halves are other inputs.
+        FMS is not merged, because decision trees do not add up: `label_fms` is
+        `None`.
 
         Args:
             other: Report to merge. Its inputs are numbered after those of this
@@ -373,15 +300,32 @@ class Report:
             path: Path that ends in ".npz".
 
         Raises:
-            ValueError: If `path` does not end in ".npz".
+            ValueError: If `path` does not end in ".npz", or if its folder does
+                not exist.
+
+        Example:
+
+        >>> import pathlib, tempfile
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> report = analyze(model, np.eye(4), verbose=0)
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "report.npz")
+        >>> report.save(path)
+        >>> Report.load(path)
+        <Report of 4 inputs, neurons {'dense': 2}>
         """
         report_file.write(vars(self), path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Report":
-        """Load a report that `save` wrote.
+        """Load a report that `save` wrote, also with an older version.
+
+        The file contains arrays and JSON only: loading never runs code.
+
+        Args:
+            path: Path that ends in ".npz".
 
         Raises:
+            FileNotFoundError: If there is no such file.
             ValueError: If the file contains no report of a known version.
         """
         return cls(**report_file.read(path))
@@ -392,9 +336,3 @@ class Report:
     def __repr__(self) -> str:
         layers = {path: len(layer) for path, layer in self.layers.items()}
         return f"<Report of {self.inputs} inputs, neurons {layers}>"
-
-
-def _kind(neurons: list[Any]) -> str:
-    """Return the dtype of a column of neurons: "object" if one is a tuple."""
-    one = any(isinstance(neuron, tuple) for neuron in neurons)
-    return "object" if one else "int64"

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import uuid
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from keras_memel.reports.examples import Unlabelled
 from keras_memel.reports.layer_report import LayerReport
 from keras_memel.reports.merge_state import MergeState
 from keras_memel.reports.ranking import Curve
+from keras_memel.utils import arguments
 
 # Version 1 called a label a feature. Versions 1 and 2 chose and scored labels
 # on the same inputs. Versions before 4 kept no data of single inputs. Versions
@@ -31,7 +33,8 @@ _PARTS: dict[str, Any] = {
 
 def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write the fields of a report, as `Report.save` does."""
-    target = _npz(path)
+    target = arguments.new_file("path", path)
+    _check_npz(path)
     arrays: dict[str, Any] = {}
     told: dict[str, Any] = {"version": _VERSION, **report, "layers": []}
     kept_inputs.write(told.pop("kept"), told, arrays)
@@ -65,7 +68,8 @@ def write(report: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the fields of a report, as `Report.load` does."""
-    with np.load(_npz(path), allow_pickle=False) as file:
+    _check_npz(path)
+    with _opened(path) as file:
         told = json.loads(str(file["report"])) if "report" in file else {}
         version = told.get("version")
         if version not in range(1, _VERSION + 1):
@@ -162,10 +166,19 @@ def _upgraded(layer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _npz(path: str | os.PathLike[str]) -> pathlib.Path:
-    target = pathlib.Path(path)
-    if target.suffix != ".npz":
+def _check_npz(path: str | os.PathLike[str]) -> None:
+    if pathlib.Path(path).suffix != ".npz":
         raise ValueError(
             f"Argument `path` must end in '.npz'. Received: path={str(path)!r}"
         )
-    return target
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    # NumPy would advise to unpickle a file that it does not recognize.
+    if pathlib.Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise ValueError(
+            "Argument `path` must be a file that `Report.save` wrote. "
+            f"Received: path={str(path)!r}, which is not complete or not a "
+            "'.npz' file"
+        )
+    return np.load(path, allow_pickle=False)

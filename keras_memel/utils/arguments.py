@@ -2,6 +2,8 @@
 
 import math
 import numbers
+import os
+import pathlib
 import sys
 from typing import Any
 
@@ -56,6 +58,18 @@ def function(argument: str, value: Any) -> Any:
     if value is not None and not callable(value):
         raise _wrong(argument, value, "a function, or None")
     return value
+
+
+def new_file(argument: str, value: Any) -> pathlib.Path:
+    """Return the path of a file to write; raise if its folder is missing."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise _wrong(argument, value, "a file path")
+    target = pathlib.Path(value)
+    if not target.parent.is_dir():
+        raise _wrong(argument, str(value), "in an existing folder")
+    if target.is_dir():
+        raise _wrong(argument, str(value), "a file path, not a folder")
+    return target
 
 
 def _wrong(argument: str, value: Any, expected: str) -> ValueError:

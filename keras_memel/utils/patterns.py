@@ -99,7 +99,7 @@ def select(tree: Tree, where: Any, argument: str = "where") -> list[Any]:
 def _nearest(sites: list[Any], where: Any) -> str:
     paths = [site.path for site in sites]
     if not paths:
-        return "it has none inside"
+        return "it contains none"
     if not isinstance(where, str):
         more = ", ..." if len(paths) > _MOST_PATHS else ""
         return ", ".join(map(repr, paths[:_MOST_PATHS])) + more

@@ -83,6 +83,12 @@ BAD = {
     "labels, none": ({"labels": 0 * Y - 1}, "`labels`.*at least one"),
     "labels, word": ({"labels": "target"}, "`labels`.*'targets'.*'target'"),
     "labels, ragged": ({"labels": [[1]] * 39 + [[1, 2]]}, "`labels`.*-100"),
+    "labels, set": ({"labels": {0, 1}}, "`labels`.*a list or an.*set"),
+    "labels, generator": (
+        {"labels": iter(Y)},
+        "`labels`.*in the order of the inputs.*iterator",
+    ),
+    "labels, dict": ({"labels": {0: 1}}, "`labels`.*a list or an.*dict"),
     "labels, positions": (
         {"labels": np.zeros((N, 2), int)},
         r"`labels`.*per position.*\(40, 2\) for layer 'hidden'",
@@ -180,6 +186,12 @@ INPUTS = {
     "arrays": ([X, X], "`x`.*1 in total.*2 arrays"),
     "number": (7, r"`x`.*7 \(int\)"),
 }
+
+
+@pytest.mark.parametrize("more", [{}, {"labels": Y}, {"embeddings": VECTORS}])
+def test_a_stream_that_is_empty_says_so(model, more):
+    with pytest.raises(ValueError, match=r"`x`.*at least one.*read only once"):
+        analyze(model, iter([]), layers="hidden", verbose=0, **more)
 
 
 @pytest.mark.parametrize(("x", "message"), INPUTS.values(), ids=INPUTS)
@@ -457,6 +469,29 @@ def test_questions_to_a_layer_and_a_file_are_refused(reports, tmp_path):
     np.savez(tmp_path / "other.npz", a=1)
     with pytest.raises(ValueError, match="a report of version"):
         Report.load(tmp_path / "other.npz")
+    # NumPy would advise to unpickle them.
+    for number, content in enumerate((b"", b"a text", RNG.bytes(99))):
+        path = tmp_path / f"{number}.npz"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"`Report.save` wrote.*\.npz"):
+            Report.load(path)
+    with pytest.raises(FileNotFoundError, match="none"):
+        Report.load(tmp_path / "none.npz")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("method", ["save", "to_html"])
+def test_a_file_that_cannot_be_written_is_refused(reports, tmp_path, method):
+    folder = tmp_path / "folder.npz"
+    folder.mkdir()
+    for path, message in (
+        (tmp_path / "none" / "a.npz", "`path`.*an existing folder.*none"),
+        (folder, "`path`.*a file path, not a folder"),
+        (3, "`path`.*a file path.*path=3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            getattr(reports["other"], method)(path)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.once

@@ -1,11 +1,13 @@
 """The examples in the docstrings run, and every public name has one."""
 
+import ast
 import doctest
 import importlib
 import importlib.util
 import inspect
 import pathlib
 import re
+import textwrap
 
 import keras
 import numpy as np
@@ -101,3 +103,31 @@ def test_public_names_say_what_they_do(found):
     assert inspect.getdoc(found)
     if "serialize" not in found.__qualname__:
         assert ">>>" in inspect.getdoc(found), "no example"
+
+
+def contains_raise(found):
+    """Return whether a function, or the `__init__` of a class, raises."""
+    found = vars(found).get("__init__") if inspect.isclass(found) else found
+    # A dataclass has a generated `__init__` without a file.
+    if not inspect.isfunction(found) or found.__code__.co_filename[0] == "<":
+        return False
+    tree = ast.parse(textwrap.dedent(inspect.getsource(found)))
+    return any(isinstance(node, ast.Raise) for node in ast.walk(tree))
+
+
+@pytest.mark.quick
+def test_public_code_that_raises_documents_its_errors():
+    """A method documents them in its docstring or in that of its class."""
+    documented, raising = set(), set()
+    for found in public_code():
+        name = f"{found.__module__}.{found.__qualname__}"
+        if re.search(r"\bRaises:|\braises `", inspect.getdoc(found) or ""):
+            documented.add(name)
+        if contains_raise(found):
+            raising.add(name)
+    assert len(raising) > 10
+    assert not {
+        name
+        for name in raising - documented
+        if name.rpartition(".")[0] not in documented
+    }

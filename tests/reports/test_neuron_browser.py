@@ -353,6 +353,46 @@ def test_nothing_is_covered_at_any_width(report, tmp_path, chromium, kind):
         assert not page.ask(COVERED), width
 
 
+def test_texts_without_tokens_say_why_they_are_not_shaded(
+    report, tmp_path, chromium
+):
+    said = "The texts are not shaded"
+    path = tmp_path / "n.html"
+    for more, missing in (({}, True), ({"tokenize": list}, False)):
+        report.to_html(path, inputs=["wxyz"] * 90, **more)
+        assert (said in Page(chromium, path).text("#examples")) is missing
+
+
+def test_a_long_path_goes_on_after_a_sign(tmp_path, chromium):
+    name = "the_feedforward_intermediate_dense_of_a_transformer_layer_number_0"
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2, name=name)]
+    )
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    path = tmp_path / "n.html"
+    analyze(model, x, np.arange(60) % 2, verbose=0).to_html(path)
+    page = Page(chromium, path)
+    assert page.text("#rows td.path") == f"{name}:{page.text(FIRST)}"
+    assert page.text("h2").startswith(f"{name}:")
+    # The end of each line of the first cell, as it is drawn.
+    ends = page.ask(
+        """(() => {
+          const parts = [...document.querySelector("#rows td.path").childNodes]
+            .filter((node) => node.nodeType === 3);
+          const box = (node) => {
+            const range = document.createRange();
+            range.selectNodeContents(node);
+            return range.getBoundingClientRect();
+          };
+          const lines = parts.map((node) => Math.round(box(node).top));
+          return [new Set(lines).size, parts.map((node) =>
+            box(node).height).every((height) => height < 25)];
+        })()"""
+    )
+    assert ends[0] > 1  # There are several lines,
+    assert ends[1]  # and no part of the name is on two of them.
+
+
 def test_search_filters_and_csv(report, tmp_path, chromium):
     path = tmp_path / "neurons.html"
     report.to_html(path)

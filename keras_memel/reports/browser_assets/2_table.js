@@ -266,11 +266,12 @@ function bar(v, from, chance) {
 }
 const cell = (area, name, head, ...kids) => el("td", {cls: name,
   role: "gridcell", "data-h": head, style: area && `grid-area:${area}`}, ...kids);
+// A name may go on in the next line after these signs, not before them.
+const breakable = (name) => name.split(/(?<=[/_.])/)
+  .flatMap((part) => [part, el("wbr")]);
 function line(o) {
-  const path = cell("path", "path", undefined);
-  o.layer.split("/").forEach((part, k, all) =>
-    path.append(part + (k < all.length - 1 ? "/" : ""), el("wbr")));
-  path.append(el("span", {cls: "fold", text: `:${o.neuron}`}));
+  const path = cell("path", "path", undefined, ...breakable(o.layer),
+    el("span", {cls: "fold", text: `:${o.neuron}`}));
   const index = cell("", "num index", undefined, String(o.neuron));
   const cells = view === "compare" ? pairCells(o) : [
     ...(labelled ? [cell("lab", "lab", undefined, ...labelOf(o)),

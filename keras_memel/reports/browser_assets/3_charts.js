@@ -275,7 +275,7 @@ function fkrChart(o, width) {
   if (!Number.isNaN(blind)) svg.append(
     sv("line", {x1: 44, x2: width - 8, y1: y(blind), y2: y(blind),
       stroke: "var(--edge)", "stroke-dasharray": "5 4"}),
-    sv("text", {x: 48, y: y(blind) + (below ? 15 : -5), class: "q",
+    sv("text", {x: 48, y: y(blind) + (below ? 21 : -9), class: "q",
       text: `- - blind choice ${pct(blind)}`}));
   svg.append(sv("path", {fill: "none", stroke: "var(--neg)", "stroke-width": 2,
     d: path(found.map((v, k) => [x(RATES[k]), y(v)])

@@ -35,7 +35,8 @@ function says(o) {
   const p = el("p", {cls: "says"});
   if (S.label(o) < 0) p.append("No label: none occurs in both halves of the "
     + "inputs.");
-  else if (S.weak(o)) p.append("Detects no label: the best, ",
+  else if (S.weak(o)) p.append(at(o, "p_corrected") < 0.05
+    ? "Detects no label well: the best, " : "Detects no label: the best, ",
     el("b", {text: S.labelName(o)}), `, has ROC-AUC ${two(S.auc(o))}.`);
   else p.append(arrow(o), S.direction(o) > 0 ? "Fires on " : "Silent on ",
     el("b", {text: S.labelName(o)}), `: mean ${num(o.L.there[o.r])} there, `
@@ -131,10 +132,16 @@ function examples(o, width) {
   const {field} = o.L;
   if (D.kind === "image") box.append(el("p", {cls: "small quiet", text:
     `${D.channels === 3 ? "RGB" : "Grey"} from ${num(D.range[0])} to `
-    + `${num(D.range[1])} for all images.` + (field && o.L.sizes.length === 2
-      ? ` The box is the receptive field, ${field.size.join(" × ")} pixels; ` : " ")
-    + (o.L.sizes.length === 2 ? "right, the activation map." : "")}));
+    + `${num(D.range[1])} for all images.` + (o.L.sizes.length !== 2 ? ""
+      : field ? ` The box is the receptive field, ${field.size.join(" × ")} `
+        + "pixels; right, the activation map." : " Right, the activation map.")
+  }));
   if (D.kind === "series") box.append(legend(o));
+  if (isText && o.L.sizes.length === 1
+    && Object.values(D.inputs).every((text) => !Array.isArray(text)))
+    box.append(el("p", {cls: "small quiet"}, "The texts are not shaded, since "
+      + "their tokens are unknown: pass lists of tokens, or ",
+    el("code", {text: "to_html(path, tokenize=...)"}), "."));
   if (!D.kind) box.append(el("p", {cls: "small quiet"}, "The page holds no "
     + "inputs: ", el("code", {text: "to_html(path, inputs=x)"}),
   " or ", el("code", {text: 'analyze(…, keep="inputs")'}), " shows them."));
@@ -179,7 +186,7 @@ function draw() {
     d < 0 ? "previous neuron" : "next neuron",
   disabled: order[place + d] === undefined, onclick: () =>
     pick(order[place + d], true, false)});
-  const out = [el("div", {cls: "title"}, el("h2", {text: o.name}),
+  const out = [el("div", {cls: "title"}, el("h2", {}, ...breakable(o.name)),
     el("div", {cls: "tools"}, ...flags(o).map((flag) => el("span",
       {cls: `flag ${flag}`, text: flag})), step(-1, "←"), step(1, "→"),
     linkButton()))];

@@ -142,7 +142,7 @@ function drawCompare(pane) {
         full: {[one.r]: Math.max(scaleOf(o), scaleOf(other))}}},
       pair[k], "", "value", w)));
   }
-  pane.replaceChildren(el("div", {cls: "title"}, el("h2", {text: o.name}),
+  pane.replaceChildren(el("div", {cls: "title"}, el("h2", {}, ...breakable(o.name)),
     el("div", {cls: "tools"}, linkButton())),
   el("p", {cls: "quiet small", text: "Neurons are paired by layer and index. One "
     + "activation axis and one colour scale for both. Pairs mean something only "
