@@ -7,7 +7,7 @@ from scripts import ROOT
 from scripts import load
 
 pytest.importorskip("sklearn")
-pytestmark = [pytest.mark.once, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,6 @@ from keras_memel import analyze
 from keras_memel import insert
 from keras_memel import prompt
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BACKEND = keras.backend.backend()
 # In byte-pair tokens, G with a dot means a blank. keras_hub pads with 0.
 TOKENS = ["!", "a", "b", "c", "d", "e", "Ġ", "ab", "Ġa", "Ġab"]

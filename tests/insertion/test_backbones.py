@@ -16,7 +16,6 @@ from keras_memel.insertion.forward import LOST_PADDING
 pytestmark = [
     # keras_hub and its dependencies warn.
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("quick_compilation"),
 ]
 
 # JAX compiles operation by operation: a few there, and all on PyTorch.

@@ -4,7 +4,6 @@ import tempfile
 
 import keras
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,8 +18,6 @@ from keras_memel import find
 from keras_memel import insert
 from keras_memel import inserted
 from keras_memel import strip
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 WIDTH = 3
 KINDS = ["dense", "shared", "norm", "drop", "add", "join", "inner", "several"]

@@ -20,7 +20,6 @@ from keras_memel.paper import kdd2024
 pytestmark = [
     # keras_hub and what it stands on warn of many things that are not ours.
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("quick_compilation"),
 ]
 
 RNG = np.random.default_rng(0)

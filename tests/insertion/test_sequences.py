@@ -8,7 +8,6 @@ import insertion_sequences
 import pytest
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
