@@ -218,25 +218,25 @@ def answer(views):
 
 
 def absent(found):
-    """Return a sentence on the conditions without runs, if there are any."""
+    """Return lines on the conditions without runs, if there are any."""
     names = [
         title(condition)
         for condition in plan.conditions(plan.FAMILIES, plan.WRONG)
         if condition not in found
     ]
-    return [f"Not run to the end, and not here: {'; '.join(names)}."] * (
-        names != []
-    )
+    if not names:
+        return []
+    return [f"Not run to the end, and not here: {'; '.join(names)}.", ""]
 
 
-def first_table(found, views):
+def first_table(comparisons, views):
     """Mean difference and verdict: a row per pair of arms."""
     columns = {}
     for condition, view in views.items():
         columns[f"{title(condition)}, {unit(condition)}"] = view
         if condition.family == "nowcasting":
             columns[f"{title(condition)}, % of the B-MAE"] = scored(
-                condition, found[condition][0], "b_mae"
+                condition, comparisons[condition][0], "b_mae"
             )
     rows = [["", *columns]]
     for pair in next(iter(views.values()))[0].pairs:
@@ -491,7 +491,7 @@ def page(found, options=None):
         "",
         f"**{answer(views)}**",
         "",
-        *(line for text in absent(found) for line in (text, "")),
+        *absent(found),
         "![Each arm vs. the original, by network](paper_experiments.png)",
         "",
         "Mean difference and verdict. A positive difference of accuracy is "
