@@ -495,7 +495,7 @@ def page(found, options=None):
         "![Each arm vs. the original, by network](paper_experiments.png)",
         "",
         "Mean difference and verdict. A positive difference of accuracy is "
-        "better, a negative one of B-MSE:",
+        "better, a negative one of B-MSE or B-MAE:",
         "",
         *first_table(found, views),
         "",
