@@ -104,7 +104,9 @@ def native_torch(session: nox.Session) -> None:
     session.run(
         "pytest",
         "--fail-on-skip",  # a library that is missing is a failure here
-        *("tests/native", "tests/docs/test_docs.py", "-k", "native"),
+        *("tests/native", "tests/docs/test_docs.py"),
+        # With the examples of the callbacks of the libraries.
+        *("tests/docs/test_docstrings.py", "-k", "native or callbacks"),
         "--ignore-glob=tests/native/test_nnx*.py",  # of JAX
         *session.posargs,
         env={"KERAS_BACKEND": "torch", "MPLBACKEND": "agg"},

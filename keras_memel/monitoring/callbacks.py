@@ -24,7 +24,7 @@ def trainer_callback(every: int | None = None) -> Any:
 
     Example:
 
-    >>> import torch
+    >>> import transformers
     >>> callback = trainer_callback(every=50)  # Trainer(callbacks=[callback])
     >>> callback.__class__.__mro__[1].__name__
     'TrainerCallback'
@@ -74,7 +74,7 @@ def lightning_callback() -> Any:
 
     Example:
 
-    >>> import torch
+    >>> import lightning
     >>> callback = lightning_callback()  # Trainer(callbacks=[callback])
     >>> callback.__class__.__mro__[1].__name__
     'Callback'
