@@ -6,6 +6,7 @@ separate sessions.
 """
 
 import pathlib
+import re
 import shutil
 import tarfile
 import zipfile
@@ -170,7 +171,7 @@ def package(session: nox.Session) -> None:
 
 
 def check_contents(folder: pathlib.Path) -> None:
-    """Check that the files contain the package, its marker and its licence."""
+    """Check that the files contain the package, and no dead link."""
     (wheel,) = folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
@@ -182,11 +183,24 @@ def check_contents(folder: pathlib.Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
     tops = {name.split("/")[0].split("-")[0] for name in names}
     assert tops == {"keras_memel"}, f"in the wheel: {tops}"
+    (metadata,) = [name for name in names if name.endswith("/METADATA")]
+    text = zipfile.ZipFile(wheel).read(metadata).decode()
+    text = re.sub(r"(?ms)^```.*?^```$|`[^`\n]*`", "", text)
+    relative = re.findall(
+        r"""(?mx)
+        \]\((?!https?://)[^)]*\)  # a link or a picture
+        |^\[[^]]+\]:[ ](?!https?://).*  # the definition of a reference
+        |(?:href|src)=.(?!https?://)[^ >]*
+        """,
+        text,
+    )
+    assert not relative, f"relative links in METADATA: {relative}"
     (source,) = folder.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         names = [member.name.split("/")[1] for member in archive]
     assert not {"tests", "examples", "benchmarks", "docs"} & set(names)
-    assert {"LICENSE", "README.md", "pyproject.toml"} <= set(names)
+    needed = {"LICENSE", "README.md", "package_metadata.py", "pyproject.toml"}
+    assert needed <= set(names)
     assert source.stat().st_size < 500_000
 
 

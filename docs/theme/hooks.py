@@ -1,6 +1,7 @@
-"""MkDocs hooks: the version, links into the repository, notebooks, scripts.
+"""MkDocs hooks: version, links into the repository, notebooks, scripts.
 
-The name of the site contains the version of the package.
+The name of the site contains the version of the package. The header links to
+the repository if pyproject.toml contains its address.
 
 Pages link to files of the repository by relative links, `../examples/x.py`,
 which work wherever the repository is read. The site does not contain the
@@ -18,6 +19,7 @@ import json
 import pathlib
 import posixpath
 import re
+import tomllib
 
 from mkdocs.structure.files import File
 
@@ -39,10 +41,15 @@ MOST_LINES = 600
 
 
 def on_config(config):
-    """Add the version of the package to the name of the site."""
+    """Add the version of the package, and the address of the repository."""
     text = (ROOT / "keras_memel/utils/version.py").read_text(encoding="utf-8")
     version = re.search(r'^__version__ = "(.+)"$', text, re.M)[1]
     config.site_name = f"{config.site_name} {version}"
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    repository = tomllib.loads(text)["tool"]["keras-memel"]["repository"]
+    if repository:
+        config.repo_url = repository
+        config.repo_name = "/".join(repository.split("/")[-2:])
     return config
 
 

@@ -27,7 +27,7 @@ def test_the_version_is_the_same_everywhere():
     version = re.escape(keras_memel.__version__)
     assert re.search(rf"^version: {version}$", read("CITATION.cff"), re.M)
     assert re.search(rf"^## \[{version}\]", read("CHANGELOG.md"), re.M)
-    assert project()["dynamic"] == ["version"]
+    assert "version" in project()["dynamic"]
 
 
 def test_the_core_depends_on_no_backend():
