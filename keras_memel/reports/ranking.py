@@ -114,30 +114,49 @@ def in_order(values: Array) -> tuple[Array, Array]:
     return values.take(order).astype("float64"), order
 
 
-def _first_of_ties(ordered: Array) -> Array | None:
-    """Return where each value begins, and the end; `None` without ties."""
-    new = np.ones(len(ordered) + 1, bool)
-    np.not_equal(ordered[1:], ordered[:-1], out=new[1:-1])
-    return None if new.all() else np.flatnonzero(new)
+class Ties(NamedTuple):
+    """Runs of equal values among sorted values.
+
+    Attributes:
+        first: Position of the first value of each run, and the end.
+        run: Number of the run of each value, `(n,)`; `None` if no two values
+            are equal.
+    """
+
+    first: Array
+    run: Array | None
+
+    def around(self, at: Array) -> tuple[Array, Array]:
+        """Return start and end of the run around each of some positions."""
+        if self.run is None:
+            return at, at + 1
+        # Counting runs is much faster than a binary search per position.
+        run = self.run.take(at)
+        return self.first.take(run), self.first.take(run + 1)
 
 
-def ties(ordered: Array, at: Array) -> tuple[Array, Array]:
-    """Return start and end of the tie around each of some positions."""
-    first = _first_of_ties(ordered)
-    if first is None:
-        return at, at + 1
-    group = np.searchsorted(first, at, "right")
-    return first[group - 1], first[group]
+def ties(ordered: Array) -> Ties:
+    """Find the runs of equal values among sorted values, `(n,)`.
 
+    Example:
 
-def _centred_ranks(ordered: Array) -> Array:
-    """Compute ranks minus their mean; tied values share their mean rank."""
+    >>> found = ties(np.array([1.0, 2.0, 2.0, 5.0]))
+    >>> found.around(np.array([0, 2]))
+    (array([0, 1]), array([1, 3]))
+    """
     number = len(ordered)
-    first = _first_of_ties(ordered)
-    if first is None:
-        return np.arange(number) - (number - 1) / 2
+    new = np.ones(number + 1, bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:-1])
+    if new.all():
+        return Ties(np.arange(number + 1), None)
+    return Ties(np.flatnonzero(new), np.cumsum(new[:-1]) - 1)
+
+
+def _centred_ranks(tied: Ties) -> Array:
+    """Compute ranks minus their mean; tied values share their mean rank."""
+    first, number = tied.first, tied.first[-1]
     middle = (first[:-1] + first[1:] - number) / 2
-    return np.repeat(middle, np.diff(first))
+    return middle if tied.run is None else middle.take(tied.run)
 
 
 def detection(
@@ -192,17 +211,15 @@ def detection(
     # two such runs.
     order = np.argsort(values, kind="stable")
     ordered = values.take(order)
+    tied = ties(ordered)
     own = positive.take(order)
     # The measures change only at values with the label.
     where = np.flatnonzero(own)
     positives = len(where)
     average_precision = roc_auc = ks_statistic = roc_auc_null = p = np.nan
     if positives:
-        begin, end = ties(ordered, where)
-        its_begin = np.arange(positives)
-        its_end = its_begin + 1
-        if begin is not where:
-            its_begin, its_end = ties(begin, its_begin)
+        begin, end = tied.around(where)
+        its_begin, its_end = ties(begin).around(np.arange(positives))
         # Count the values that reach each value, and those above it.
         selected, above = number - begin, number - end
         hits, hits_above = positives - its_begin, positives - its_end
@@ -212,7 +229,7 @@ def detection(
             np.abs(hits_above / positives - above / number).max(),
         )
     if 0 < positives < number:
-        centred = _centred_ranks(ordered)
+        centred = _centred_ranks(tied)
         excess = centred.take(where).sum()
         pairs = positives * (number - positives)
         roc_auc = 0.5 + excess / pairs

@@ -153,7 +153,8 @@ def best_rules(ordered: Array, places: Array, groups: Groups) -> Rules:
     )
     if not len(places):
         return found
-    begin, end = (side.astype("float32") for side in ties(ordered, places))
+    begin, end = ties(ordered).around(places)
+    begin, end = begin.astype("float32"), end.astype("float32")
     # Within a tie, only the last count of hits is complete; the others are too
     # low. The highest F1 of a tie is therefore that of the rule.
     end += groups.size
