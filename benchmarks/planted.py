@@ -70,7 +70,7 @@ def network(kind, activation, rng):
     bias = np.zeros(units)
     weights = {
         "dense": [kernel, bias],
-        # A unit also receives a fifth of its neighbours.
+        # A unit also receives a fifth of its neighbors.
         "conv": [np.stack([0.2 * kernel, kernel, 0.2 * kernel]), bias],
         # The past fades by half a step.
         "recurrent": [kernel, 0.5 * np.eye(units), bias],

@@ -82,7 +82,7 @@ HIGHER_IS_BETTER = {"accuracy": True, "wrong_labels_learned": False}
 def build(arm, seed):
     """Build a network of two hidden layers.
 
-    The initial weights depend only on the seed: each initialiser has its own
+    The initial weights depend only on the seed: each initializer has its own
     seed, since the layers of an arm sample from the global one.
     """
 

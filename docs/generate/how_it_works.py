@@ -29,7 +29,7 @@ from keras_memel import MEmeL
 from keras_memel import TopK
 from keras_memel import monosemantic_scale
 from keras_memel.utils.plotting import BLUE
-from keras_memel.utils.plotting import GREY
+from keras_memel.utils.plotting import GRAY
 from keras_memel.utils.plotting import ORANGE
 
 FOLDER = pathlib.Path(__file__).parents[1]
@@ -124,7 +124,7 @@ def draw_neuron(model, images, labels):
         textcoords="offset points", va="center",
         arrowprops={"arrowstyle": "-", "color": BLUE},
     )  # fmt: skip
-    below.axvline(border, color=GREY, lw=1, ls="--")
+    below.axvline(border, color=GRAY, lw=1, ls="--")
     below.annotate(
         "φ = 9", (border, 0.25 * quiet), (4, 0), color="#666666",
         textcoords="offset points", va="center",
@@ -209,7 +209,7 @@ def draw_step(model, values, labels, memel):
     shown = np.argsort(-phi[sample])[:12]
     shown = np.random.default_rng(0).permutation(shown)
     place = np.arange(len(shown))
-    colours = [ORANGE if n == taken[sample] else "#A9BCC9" for n in shown]
+    colors = [ORANGE if n == taken[sample] else "#A9BCC9" for n in shown]
     figure, rows = plt.subplots(
         2, 1, figsize=(6.4, 3.6), sharex=True, layout="constrained"
     )
@@ -219,9 +219,9 @@ def draw_step(model, values, labels, memel):
     ):
         axes.bar(
             place - 0.2, before[sample, shown], 0.36, color="none",
-            edgecolor=colours, lw=1.4,
+            edgecolor=colors, lw=1.4,
         )  # fmt: skip
-        axes.bar(place + 0.2, behind[sample, shown], 0.36, color=colours)
+        axes.bar(place + 0.2, behind[sample, shown], 0.36, color=colors)
         axes.axhline(0, color="black", lw=0.8)
         axes.set_ylabel(name)
         axes.spines[["top", "right", "bottom"]].set_visible(False)

@@ -364,13 +364,13 @@ def mean(runs, arm, metric):
 def figure(runs):
     number = len(ARCHITECTURES)
     plot, panels = pages.panels_of(number, sharey=True)
-    colours = {"trained": "k", "fresh": "0.6", "RD": "C3", "placebo": "C1"}
+    colors = {"trained": "k", "fresh": "0.6", "RD": "C3", "placebo": "C1"}
     for panel, architecture in zip(panels, ARCHITECTURES):
-        for state, colour in colours.items():
+        for state, color in colors.items():
             arm = f"{architecture}, {state}"
             curve = [mean(runs, arm, hits(alarm)) for alarm in ALARMS]
             panel.plot(
-                [0, *ALARMS, 1], [0, *curve, 1], color=colour, label=state
+                [0, *ALARMS, 1], [0, *curve, 1], color=color, label=state
             )
         panel.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
         panel.set_title(architecture, loc="left", fontsize=10)

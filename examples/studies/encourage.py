@@ -58,10 +58,10 @@ class Decorrelation(keras.layers.Layer):
 def squared_correlation(values):
     """Return the mean over pairs of units of `(batch, units)`, a scalar."""
     ops = keras.ops
-    centred = values - ops.mean(values, axis=0)
+    centered = values - ops.mean(values, axis=0)
     # A constant unit has a correlation of 0 with all others.
-    scale = ops.sqrt(ops.sum(ops.square(centred), axis=0) + 1e-6)
-    correlation = ops.matmul(ops.transpose(centred / scale), centred / scale)
+    scale = ops.sqrt(ops.sum(ops.square(centered), axis=0) + 1e-6)
+    correlation = ops.matmul(ops.transpose(centered / scale), centered / scale)
     units = values.shape[-1]
     own = ops.sum(ops.square(ops.diagonal(correlation)))
     total = ops.sum(ops.square(correlation)) - own

@@ -41,7 +41,7 @@ LEARNED = "steps to 90 % training accuracy"
 IN_TIME = "in time"
 END = "test accuracy at the end"
 KEPT = (LEARNED, TIME, IN_TIME, END)
-COLOURS = dict(zip(["plain", *METHODS], ["k", "C3", "C1", "C0", "C2", "0.6"]))
+COLORS = dict(zip(["plain", *METHODS], ["k", "C3", "C1", "C0", "C2", "0.6"]))
 
 
 class Sums:
@@ -384,13 +384,13 @@ def figure(runs):
     for arm, (method, rate) in ARMS.items():
         first = method not in rates
         rates[method] = rate
-        colour = COLOURS[method]
+        color = COLORS[method]
         for panel, (name, scale) in zip(panels, (("test", 100), ("phi", 1))):
             panel.plot(
                 list(MOMENTS),
                 [scale * mean for mean in mean_along(runs, arm, name)],
                 "-" if first else "--",
-                color=colour,
+                color=color,
                 label=arm,
             )
     panels[0].set_title("test accuracy, %", loc="left", fontsize=10)

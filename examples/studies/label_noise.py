@@ -28,7 +28,7 @@ SHARES = (0.0, 0.1, 0.2, 0.4)
 RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
 # Useful rates of dropout are higher.
 DROPOUT_RATES = (0.1, 0.2, 0.35, 0.5, 0.65)
-COLOURS = dict(zip(METHODS, ["C3", "C1", "C0", "C2", "0.3"]))
+COLORS = dict(zip(METHODS, ["C3", "C1", "C0", "C2", "0.3"]))
 ARMS = training.trials(RATES, DROPOUT_RATES)
 
 
@@ -181,15 +181,15 @@ def figure():
     for panel, share in zip(panels, SHARES):
         found = Comparison(RunStore(store(share)).read(), list(ARMS))
         rows = {c.arm: c for c in found.contrasts if c.metric == "accuracy"}
-        for method, colour in COLOURS.items():
+        for method, color in COLORS.items():
             names = [name for name in rows if ARMS[name][0] == method]
             rates = [100 * ARMS[name][1] for name in names]
             mean, low, high = (
                 [100 * getattr(rows[name], end) for name in names]
                 for end in ("mean", "low", "high")
             )
-            panel.plot(rates, mean, "o-", color=colour, label=method, ms=4)
-            panel.fill_between(rates, low, high, color=colour, alpha=0.15)
+            panel.plot(rates, mean, "o-", color=color, label=method, ms=4)
+            panel.fill_between(rates, low, high, color=color, alpha=0.15)
         panel.axhline(0.0, color="black", lw=1)
         panel.set_title(f"{share:.0%} wrong", loc="left", fontsize=10)
         panel.set_xlabel("rate, %")

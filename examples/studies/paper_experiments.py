@@ -36,7 +36,7 @@ from examples.studies.common import pages
 from examples.studies.common import training
 from keras_memel import RunStore
 from keras_memel import compare
-from keras_memel.evaluation.tables import COLOURS
+from keras_memel.evaluation.tables import COLORS
 
 RUNS = training.EXAMPLES / "paper" / "results"
 NAMES = {"nowcasting": "ConvGRU", "glue": "MiniLM", "imagenet": "Swin"}
@@ -544,10 +544,10 @@ def figure(found):
         names = [arm for arm in arms.NAMES if arm != "original"]
         for place, arm in enumerate(names):
             contrast = contrasts(view)[arm, "original"]
-            colour = COLOURS[contrast.verdict]
+            color = COLORS[contrast.verdict]
             ends = [scale * contrast.low, scale * contrast.high]
-            panel.plot(ends, [place] * 2, color=colour, lw=2)
-            panel.plot(scale * contrast.mean, place, "o", color=colour)
+            panel.plot(ends, [place] * 2, color=color, lw=2)
+            panel.plot(scale * contrast.mean, place, "o", color=color)
             gain = published(condition, arm)
             if gain is not None:
                 panel.plot(gain, place, "D", color="black", mfc="none")

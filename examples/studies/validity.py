@@ -146,7 +146,7 @@ def _resamples(number):
 def _bootstrap_t(values, resamples=None):
     shares, weights = resamples or _resamples(values.shape[1])
     means = values.mean(1, keepdims=True)
-    centred = values - means
+    centered = values - means
     # A value is at most 0 where the shift of the mean has this many deviations.
     bounds = [
         (means + sign * TIES) / np.std(values, axis=1, keepdims=True)
@@ -155,8 +155,8 @@ def _bootstrap_t(values, resamples=None):
     low, high = (bound * np.abs(bound) for bound in bounds)
     counts, number = np.zeros((2, len(values))), np.zeros(len(values))
     for part in _chunks(len(weights)):
-        shifts = centred @ shares[:, part]
-        variances = centred**2 @ shares[:, part] - shifts**2
+        shifts = centered @ shares[:, part]
+        variances = centered**2 @ shares[:, part] - shifts**2
         shifts *= np.abs(shifts)
         # Square the shift and keep its sign. Without deviation there is no
         # value.
@@ -288,8 +288,8 @@ def _ways(values, levels):
     excess = np.abs(sums) - np.abs(sums[:, :1])
     beyond, equal = excess > TIES, np.abs(excess) <= TIES
     agreeing = (np.sign(values) @ signs) * side
-    centred = levels - levels.mean(1, keepdims=True)
-    covariances = np.abs((values * centred) @ signs)
+    centered = levels - levels.mean(1, keepdims=True)
+    covariances = np.abs((values * centered) @ signs)
     turned = np.sort(values[:, :, None] * signs * side[:, None], axis=1)
     as_extreme = {
         "all": 1.0,

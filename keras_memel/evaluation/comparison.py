@@ -336,7 +336,7 @@ class Comparison:
     ) -> Axes:
         """Draw one dot per seed, and the mean with its interval, per contrast.
 
-        Blue means "better", orange "worse", grey "not shown". Fonts and sizes
+        Blue means "better", orange "worse", gray "not shown". Fonts and sizes
         follow `matplotlib.rcParams`. For a paper, set for example
         `{"pdf.fonttype": 42, "font.family": "serif"}`.
 

@@ -169,7 +169,7 @@ def sign_flip(deltas: np.ndarray, noise: np.ndarray) -> Values:
     a `mu` that too few of the `2^n - 1` means of non-empty subsets reach.
     These means are typical values of the true mean (Hartigan 1969): if the
     differences are independent and symmetric about the true mean, it falls
-    between any two neighbours with probability `2^-n`, exactly. Ties count in
+    between any two neighbors with probability `2^-n`, exactly. Ties count in
     full (docs/studies/validity.md compares other ways).
 
     Args:

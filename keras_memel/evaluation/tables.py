@@ -12,10 +12,10 @@ from keras_memel.evaluation.contrasts import Contrast
 from keras_memel.utils import plotting
 from keras_memel.utils.types import Axes
 
-COLOURS = {
+COLORS = {
     "better": plotting.BLUE,
     "worse": plotting.ORANGE,
-    "not shown": plotting.GREY,
+    "not shown": plotting.GRAY,
 }
 
 
@@ -126,7 +126,7 @@ def plot(
     for place, c in enumerate(contrasts):
         # Seeds run from top to bottom, so that a reader can follow one.
         spread = place + np.linspace(-0.22, 0.22, len(c.deltas))
-        shade, ends = COLOURS[c.verdict], [scale * c.low, scale * c.high]
+        shade, ends = COLORS[c.verdict], [scale * c.low, scale * c.high]
         ax.plot(scale * c.deltas, spread, "o", color=shade, alpha=0.5, ms=4)
         ax.plot(ends, [place] * 2, color=shade, lw=3)
         ax.plot(scale * c.mean, place, "D", color=shade, ms=8, mec="w")

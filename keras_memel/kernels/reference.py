@@ -184,7 +184,7 @@ def block_rows(size: int | None, k: int) -> int:
 def candidates(flat: Tensor, k: int, rows: int) -> Tensor:
     """Return some values of each sample, including its `k` largest.
 
-    The values form blocks of `rows` neighbours. The candidates are those in
+    The values form blocks of `rows` neighbors. The candidates are those in
     the `k` blocks with the largest maxima. The result is exact: fewer than `k`
     blocks contain a value larger than the k-th largest, so all of these
     blocks are chosen.

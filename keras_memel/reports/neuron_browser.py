@@ -2,7 +2,7 @@
 
 The page contains its code, JSON, and a blob of arrays that the JSON refers to
 by offset. JSON and blob are compressed. The browser draws only the visible
-rows and charts: small SVGs in colours that follow the theme.
+rows and charts: small SVGs in colors that follow the theme.
 """
 
 import base64

@@ -106,7 +106,7 @@ def ms_distribution(report: "Report", ax: Axes | None = None) -> Axes:
         flierprops={
             "marker": ".",
             "markersize": 4,
-            "markerfacecolor": plotting.GREY,
+            "markerfacecolor": plotting.GRAY,
             "markeredgecolor": "none",
         },
     )
@@ -129,7 +129,7 @@ def activation_by_label(
     """Draw the activation of one neuron on each label: the papers' Figure 1.
 
     One row per label shows the share of its values in each bin of activation.
-    The neuron's own label comes first, in colour, followed by the labels with
+    The neuron's own label comes first, in color, followed by the labels with
     the highest mean scale. A dead neuron has no own label.
 
     Args:
@@ -192,7 +192,7 @@ def activation_by_label(
             edges,
             baseline=line,
             fill=True,
-            color=plotting.ORANGE if own else plotting.GREY,
+            color=plotting.ORANGE if own else plotting.GRAY,
             alpha=0.9 if own else 0.6,
         )
         ax.axhline(line, color="#dddddd", linewidth=0.6, zorder=0)
@@ -213,7 +213,7 @@ def activation_by_label(
 def label_map(
     report: "Report", layer: str, ax: Axes | None = None, most: int = 60
 ) -> Axes:
-    """Draw a map of neurons and labels, coloured by the mean scale.
+    """Draw a map of neurons and labels, colored by the mean scale.
 
     The map shows the neurons that detect their label best (`roc_auc`), sorted
     by label: a monosemantic layer shows a bright staircase. Dead neurons are
@@ -255,7 +255,7 @@ def label_map(
     names = plotting.short(report.labels)
     height = min(9.0, max(2.2, 0.22 * ms.shape[1] + 1.4))
     ax = plotting.new(ax, height, 1 + plotting.width(names))
-    # The mean scale over all labels is 1. The colours end at the 99 %
+    # The mean scale over all labels is 1. The colors end at the 99 %
     # quantile, so that single high values do not hide the rest.
     high = max(2.0, float(np.quantile(ms[chosen], 0.99)))
     image = ax.imshow(

@@ -152,7 +152,7 @@ def ties(ordered: Array) -> Ties:
     return Ties(np.flatnonzero(new), np.cumsum(new[:-1]) - 1)
 
 
-def _centred_ranks(tied: Ties) -> Array:
+def _centered_ranks(tied: Ties) -> Array:
     """Compute ranks minus their mean; tied values share their mean rank."""
     first, number = tied.first, tied.first[-1]
     middle = (first[:-1] + first[1:] - number) / 2
@@ -166,7 +166,7 @@ def detection(
 
     The ROC-AUC is the Mann-Whitney statistic. Its p-value comes from a
     one-sided test. Values of one input may depend on each other, and so may
-    their labels. Let `r` be the centred rank and `y` the centred label of a
+    their labels. Let `r` be the centered rank and `y` the centered label of a
     value. If they are unrelated, the variance of `T = sum y r` is
 
         C / (C - 1) * (s sum_j r_j^2 + c sum_(j != k of one input) r_j r_k)
@@ -229,12 +229,12 @@ def detection(
             np.abs(hits_above / positives - above / number).max(),
         )
     if 0 < positives < number:
-        centred = _centred_ranks(tied)
-        excess = centred.take(where).sum()
+        centered = _centered_ranks(tied)
+        excess = centered.take(where).sum()
         pairs = positives * (number - positives)
         roc_auc = 0.5 + excess / pairs
         whose = None if inputs is None else inputs.take(order)
-        spread, skewness = _null_moments(centred, where, whose)
+        spread, skewness = _null_moments(centered, where, whose)
         if spread > 0:
             most = 0.5 + _highest_of_noise(skewness) * spread / pairs
             roc_auc_null = min(1.0, most)
@@ -257,24 +257,24 @@ def detection(
 
 
 def _null_moments(
-    centred: Array, where: Array, inputs: Array | None
+    centered: Array, where: Array, inputs: Array | None
 ) -> tuple[float, float]:
     """Compute the moments of the rank sum of an unrelated label.
 
     Args:
-        centred: Centred rank of each value, `(n,)`.
+        centered: Centered rank of each value, `(n,)`.
         where: Positions of the values with the label.
         inputs: As in `detection`.
 
     Returns:
         Standard deviation and skewness.
     """
-    number = len(centred)
+    number = len(centered)
     share = len(where) / number
     variance = share * (1 - share)
-    square = centred * centred
+    square = centered * centered
     spread = square.sum()
-    cube = square @ centred
+    cube = square @ centered
     covariance = within = cubes = 0.0
     several = number
     if inputs is not None:
@@ -288,7 +288,7 @@ def _null_moments(
             totals = its - share * sizes
             covariance = (totals @ totals - number * variance) / pairs
             covariance = min(max(covariance, 0.0), variance)
-        totals = np.bincount(inputs, centred)
+        totals = np.bincount(inputs, centered)
         within = totals @ totals - spread
         cubes = (totals**3).sum() - cube
     found = variance * spread + covariance * within

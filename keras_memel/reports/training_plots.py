@@ -122,7 +122,7 @@ def decrease_ratios(found: Any, ax: Axes | None = None) -> Axes:
             va="center",
             fontsize=9,
         )
-    ax.axvline(0, color=plotting.GREY, linewidth=1, zorder=0)
+    ax.axvline(0, color=plotting.GRAY, linewidth=1, zorder=0)
     ax.set_yticks(rows, names)
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.margins(x=0.25)

@@ -1,6 +1,6 @@
-"""Style of all plots: colours, axes, and names at the ends of lines.
+"""Style of all plots: colors, axes, and names at the ends of lines.
 
-The colours are those of Okabe and Ito, and viridis. Readers without colour
+The colors are those of Okabe and Ito, and viridis. Readers without color
 vision can distinguish them.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from keras_memel.utils.optional_imports import need
 from keras_memel.utils.types import Axes
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
+BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#999999"
 
 
 def new(ax: Axes | None, height: float = 3.6, width: float = 6.0) -> Axes:
@@ -89,7 +89,7 @@ def level(ax: Axes, axis: str, value: float, name: str) -> None:
     """Draw a dashed line with a name at a value of `axis`, "x" or "y"."""
     upright = axis == "x"
     draw = ax.axvline if upright else ax.axhline
-    draw(value, color=GREY, linewidth=1, linestyle="--", zorder=0)
+    draw(value, color=GRAY, linewidth=1, linestyle="--", zorder=0)
     ax.annotate(
         name,
         (value, 1) if upright else (0, value),

@@ -123,7 +123,7 @@ def test_beyond_ten_differences_resamples_are_drawn(number):
     # Each place is as probable: 4 standard errors of its share.
     error = math.sqrt((1 - 1 / number) / number / (99_999 * number))
     assert np.abs(shares.mean(0) - 1 / number).max() < 4 * error
-    # Mirrored, so that neither arm is favoured.
+    # Mirrored, so that neither arm is favored.
     np.testing.assert_allclose(shares.mean(0), shares.mean(0)[::-1])
 
 

@@ -34,14 +34,14 @@ def imagenet():
 
 @pytest.fixture(scope="module")
 def arrays():
-    """Ten classes, each of a colour of its own."""
+    """Ten classes, each of a color of its own."""
     rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (10, 1, 1, 3))
+    colors = rng.integers(0, 256, (10, 1, 1, 3))
 
     def some(number):
         y = np.arange(number) % 10
         noise = rng.integers(-20, 21, (number, 32, 32, 3))
-        return np.clip(colours[y] + noise, 0, 255).astype("uint8"), y
+        return np.clip(colors[y] + noise, 0, 255).astype("uint8"), y
 
     (x_train, y_train), (x_test, y_test) = some(90), some(20)
     return {
@@ -72,7 +72,7 @@ def test_it_trains_inhibits_and_scores(imagenet, data, tmp_path, capsys):
     found = imagenet.main([*command, "--arms", "MEmeL"])
 
     scores = found["MEmeL", 0]
-    assert scores["test"] > 0.2  # The classes differ in colour; chance is 0.1.
+    assert scores["test"] > 0.2  # The classes differ in color; chance is 0.1.
     # The one value of each image, of 4 x 4 positions of 96 channels.
     assert scores["inhibited"] == pytest.approx(1 / (16 * 96), rel=1e-4)
     assert "seed 0  MEmeL: validation" in capsys.readouterr().out

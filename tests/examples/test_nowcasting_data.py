@@ -40,7 +40,7 @@ def save(path, fields, **others):
     return path
 
 
-def test_fields_of_a_file_may_be_metres_and_have_holes(tmp_path):
+def test_fields_of_a_file_may_be_meters_and_have_holes(tmp_path):
     fields = np.full((4, 2, 2), 0.002)
     fields[1, 0, 0] = np.nan
     path = save(tmp_path / "rain.npz", fields, minutes=30)

@@ -19,13 +19,13 @@ def glue(folder):
 
 
 def imagenet(folder):
-    """Images of ten colours."""
+    """Images of ten colors."""
     rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (10, 1, 1, 3))
+    colors = rng.integers(0, 256, (10, 1, 1, 3))
     arrays = {}
     for name, number in (("train", 230), ("test", 40)):
         y = np.arange(number) % 10
-        x = colours[y] + rng.integers(-20, 21, (number, 32, 32, 3))
+        x = colors[y] + rng.integers(-20, 21, (number, 32, 32, 3))
         arrays[f"x_{name}"] = np.clip(x, 0, 255).astype("uint8")
         arrays[f"y_{name}"] = y
     path = folder / "cifar10.npz"

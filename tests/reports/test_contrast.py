@@ -1,4 +1,4 @@
-"""Colours of the page can be read, in light and dark, as WCAG 2.2 asks."""
+"""Colors of the page can be read, in light and dark, as WCAG 2.2 asks."""
 
 import importlib.resources
 import itertools
@@ -14,16 +14,16 @@ TEXT = ("ink", "quiet", "link", "pos", "neg", "mark")
 BEHIND = ("bg", "panel", "chosen", "hover")
 
 
-def colours():
-    """Map the name of a variable to its light and its dark colour."""
+def colors():
+    """Map the name of a variable to its light and its dark color."""
     found = re.findall(
         r"--(\w+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", STYLE
     )
     return {name: (light, dark) for name, light, dark in found}
 
 
-def luminance(colour):
-    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def luminance(color):
+    shares = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
         for c in shares
@@ -38,14 +38,14 @@ def contrast(one, other):
 
 def test_the_formula_is_that_of_wcag():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    # #767676 is known as the lightest grey that passes on white.
+    # #767676 is known as the lightest gray that passes on white.
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 @pytest.mark.parametrize(("text", "behind"), [*itertools.product(TEXT, BEHIND)])
 def test_text_stands_out(theme, text, behind):
-    found = colours()
+    found = colors()
     assert contrast(found[text][theme], found[behind][theme]) >= 4.5
 
 
@@ -53,21 +53,21 @@ def test_text_stands_out(theme, text, behind):
 @pytest.mark.parametrize("shade", ["posfill", "negfill"])
 def test_shaded_tokens_can_be_read(theme, shade):
     """At the strongest shade; a weaker one lies between it and the page."""
-    found = colours()
+    found = colors()
     assert contrast(found["ink"][theme], found[shade][theme]) >= 4.5
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_controls_and_marks_can_be_seen(theme):
     """3 for what is no text: borders of controls, and bars."""
-    found = colours()
+    found = colors()
     for name in ("edge", "mute", "pos", "neg", "link"):
         assert contrast(found[name][theme], found["bg"][theme]) >= 3, name
 
 
-def test_every_colour_of_text_is_one_of_those():
+def test_every_color_of_text_is_one_of_those():
     used = set(re.findall(r"[; {]color: var\(--(\w+)\)", STYLE))
-    # A pressed button has the colours of the page the other way round.
+    # A pressed button has the colors of the page the other way round.
     assert used - {"bg"} <= set(TEXT)
     assert set(re.findall(r"background: var\(--(\w+)\)", STYLE)) <= {
         *BEHIND,

@@ -491,7 +491,7 @@ def test_ten_thousand_neurons_on_a_narrow_screen(tmp_path, chromium):
     page.click("#rows tr:first-child")
     assert page.text("h2") == "wide:9999"
     assert not page.ask(WIDE)
-    # One colour scheme or the other, chosen on the page.
+    # One color scheme or the other, chosen on the page.
     dark = "getComputedStyle(document.body).backgroundColor"
     seen = set()
     for theme in ("light", "dark"):

@@ -1,4 +1,4 @@
-"""Check the behaviour of each private name of Keras that the package uses."""
+"""Check the behavior of each private name of Keras that the package uses."""
 
 import ast
 import contextlib

@@ -10,7 +10,7 @@ from matplotlib import colors
 from examples.paper.nowcasting import hko7
 from examples.paper.nowcasting import model as networks
 
-# A color-blind safe palette. Dry is white; pixels without data are grey.
+# A color-blind safe palette. Dry is white; pixels without data are gray.
 LEVELS = (0.1, 0.5, 2, 5, 10, 30, 100)
 
 
@@ -57,9 +57,9 @@ def animate(model, part, batch, path, per_second=1.5, dpi=90):
 
 
 def draw(truth, forecast, times, part, path, per_second=1.5, dpi=90):
-    colours = plt.get_cmap("viridis_r").resampled(len(LEVELS) - 1)
-    colours = colours.with_extremes(under="white", over=colours(1.0), bad="0.8")
-    norm = colors.BoundaryNorm(LEVELS, colours.N)
+    palette = plt.get_cmap("viridis_r").resampled(len(LEVELS) - 1)
+    palette = palette.with_extremes(under="white", over=palette(1.0), bad="0.8")
+    norm = colors.BoundaryNorm(LEVELS, palette.N)
     height, width = truth.shape[1:]
     figure, axes = plt.subplots(
         1,
@@ -72,7 +72,7 @@ def draw(truth, forecast, times, part, path, per_second=1.5, dpi=90):
         images.append(
             axis.imshow(
                 truth[0],
-                cmap=colours,
+                cmap=palette,
                 norm=norm,
                 origin="lower" if part.south_first else "upper",
                 interpolation="nearest",

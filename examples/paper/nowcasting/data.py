@@ -2,10 +2,10 @@
 
     stage_iv       23 hourly fields over the Carolinas under hurricane Florence,
                    13 and 14 September 2018, in examples/data
-    FILE.npz       `precipitation`, (time, height, width), in millimetres or
-                   metres per hour; NaN for missing data. Optional are `unit`
+    FILE.npz       `precipitation`, (time, height, width), in millimeters or
+                   meters per hour; NaN for missing data. Optional are `unit`
                    (mm or m), `minutes` between fields, and `start` (ISO 8601).
-                   ERA5 uses metres
+                   ERA5 uses meters
     digits         SYNTHETIC: moving handwritten digits of scikit-learn, as in
                    Moving MNIST
 
@@ -55,7 +55,7 @@ def stage_iv():
 
 
 def from_npz(path, unit=None, minutes=None):
-    """Read the fields of a file; `None`: its values, or hourly millimetres."""
+    """Read the fields of a file; `None`: its values, or hourly millimeters."""
     if not path.is_file():
         raise SystemExit(f"There is no file at --data {path}")
     try:
@@ -91,8 +91,8 @@ def from_npz(path, unit=None, minutes=None):
         raise SystemExit(f"--unit must be mm or m. Received: {unit}")
     if unit == "mm" and np.nanmax(rates) < 0.5:
         raise SystemExit(
-            f"Less than half a millimetre anywhere in {path}: are these "
-            "metres? Then pass --unit m. "
+            f"Less than half a millimeter anywhere in {path}: are these "
+            "meters? Then pass --unit m. "
             f"Received: at most {np.nanmax(rates):g}"
         )
     rates = rates * (1000 if unit == "m" else 1)

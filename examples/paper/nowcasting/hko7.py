@@ -2,7 +2,7 @@
 
 The Hong Kong Observatory provides HKO-7 for research. It consists of
 
-    FOLDER/radarPNG/2015/05/23/RAD150523000000.png       grey, 480 x 480
+    FOLDER/radarPNG/2015/05/23/RAD150523000000.png       gray, 480 x 480
     FOLDER/radarPNG_mask/2015/05/23/RAD150523000000.mask zlib, 480 x 480 bytes
     FOLDER/hko7_rainy_train_days.txt                     20090101, 0.4
 
@@ -10,7 +10,7 @@ with one frame every 6 minutes. A name may contain the whole year
 (20150523000000.png). The frames may be in FOLDER, and a mask next to its
 frame. A byte of a mask is 1 for valid pixels; invalid are the corners outside
 of the radar's range, and noise according to the observatory. Each line of
-hko7_rainy_*_days.txt is a day and its rain in millimetres. Without these files,
+hko7_rainy_*_days.txt is a day and its rain in millimeters. Without these files,
 the last days are held out.
 
 Faults of a frame that its size and its length reveal raise an error before the
@@ -149,7 +149,7 @@ def _listed(path, days):
         except ValueError:
             raise SystemExit(
                 f"{path}, row {number}: expected a day as YYYYMMDD, a comma "
-                f"and millimetres. Received: {line!r}"
+                f"and millimeters. Received: {line!r}"
             ) from None
         if day not in days:
             raise SystemExit(

@@ -205,7 +205,7 @@ class _Contingency(keras.metrics.Metric):
     """Count the pixels of all batches in which the rain reaches a rate.
 
     Args:
-        rate: In millimetres an hour.
+        rate: In millimeters an hour.
         unit: Of truth and forecast: `"pixel"` of HKO-7, or `"mm/h"`.
 
     The result is NaN where it is not defined: nothing was seen or foretold.

@@ -8,7 +8,7 @@ import numpy as np
 
 from examples.studies.common import training
 from keras_memel import Comparison
-from keras_memel.evaluation.tables import COLOURS
+from keras_memel.evaluation.tables import COLORS
 
 PAGES = training.EXAMPLES.parent / "docs" / "studies"
 
@@ -258,10 +258,10 @@ def intervals(comparison, axes, title):
         if (c.metric, c.other) == ("accuracy", comparison.baseline)
     ]
     for place, c in enumerate(rows):
-        colour = COLOURS[c.verdict]
+        color = COLORS[c.verdict]
         ends = [100 * c.low, 100 * c.high]
-        axes.plot(ends, [place] * 2, color=colour, lw=2)
-        axes.plot(100 * c.mean, place, "o", color=colour)
+        axes.plot(ends, [place] * 2, color=color, lw=2)
+        axes.plot(100 * c.mean, place, "o", color=color)
     axes.set_yticks(range(len(rows)), [c.arm for c in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(0.0, color="black", lw=1)

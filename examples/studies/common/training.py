@@ -173,7 +173,7 @@ class Digits(Split):
 def build(between, seed, width=WIDTH, inputs=64, classes=10):
     """Build a network of two hidden layers, with `between()` before each ReLU.
 
-    The initial weights depend only on the seed: each initialiser has its own
+    The initial weights depend only on the seed: each initializer has its own
     seed, since the layers of an arm sample from the global one.
     """
 

@@ -1,4 +1,4 @@
-// Charts, drawn as SVG whose colours are variables: a change of theme needs no
+// Charts, drawn as SVG whose colors are variables: a change of theme needs no
 // new drawing.
 const ticks = (a, b, n = 5) => {
   if (!(b > a)) return [a];

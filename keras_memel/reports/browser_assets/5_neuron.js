@@ -131,7 +131,7 @@ function examples(o, width) {
   box.id = "examples";
   const {field} = o.L;
   if (D.kind === "image") box.append(el("p", {cls: "small quiet", text:
-    `${D.channels === 3 ? "RGB" : "Grey"} from ${num(D.range[0])} to `
+    `${D.channels === 3 ? "RGB" : "Gray"} from ${num(D.range[0])} to `
     + `${num(D.range[1])} for all images.` + (o.L.sizes.length !== 2 ? ""
       : field ? ` The box is the receptive field, ${field.size.join(" × ")} `
         + "pixels; right, the activation map." : " Right, the activation map.")

@@ -145,7 +145,7 @@ function drawCompare(pane) {
   pane.replaceChildren(el("div", {cls: "title"}, el("h2", {}, ...breakable(o.name)),
     el("div", {cls: "tools"}, linkButton())),
   el("p", {cls: "quiet small", text: "Neurons are paired by layer and index. One "
-    + "activation axis and one colour scale for both. Pairs mean something only "
+    + "activation axis and one color scale for both. Pairs mean something only "
     + "if B started from the weights of A, or continues its training."
     + (D.same ? "" : " The reports saw different numbers of inputs: no examples "
       + "are shown.")}), two, backButton());
