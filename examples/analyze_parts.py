@@ -14,7 +14,8 @@ import os
 import pathlib
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
-
+# Processes share the cores: more threads than cores wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DIGITS = 1797
 

@@ -241,10 +241,6 @@ def main():
             f"files     a report, figures and a page per arm in {options.out}"
         )
         return
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out must be a folder to write to. {error}")
     texts, labels, names = read(options.data, options.languages, options.each)
     number = options.look
     if number >= len(texts):
@@ -252,6 +248,10 @@ def main():
             f"--look must be less than the number of sentences, {len(texts)}, "
             f"so that some remain for training. Received: --look {number}"
         )
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out must be a folder to write to. {error}")
     tokens = encode(texts)
     held_out = texts[:number], tokens[:number], labels[:number]
     lines = []

@@ -22,6 +22,9 @@ many examples two networks of a seed differ.
 Every finished run is kept in OUT/<condition>.jsonl: start the command again,
 after a stop or with more seeds, and it goes on. Start it many times, on
 machines that share OUT, and the processes share the seeds.
+
+On PyTorch, each process computes with one thread. For a single process on many
+free cores, set the environment variable OMP_NUM_THREADS.
 """
 
 import argparse
@@ -36,6 +39,9 @@ import shlex
 import statistics
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no remarks on GPUs
+# Processes share the cores: on a busy machine, more threads than cores wait
+# for one another, which can take several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from examples.paper import pages
 from examples.paper import plan

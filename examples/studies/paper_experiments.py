@@ -11,7 +11,8 @@ is a family with a share of wrong labels. The page names conditions without
 runs, and is not written while a condition lacks some.
 
 --repeat N trains again N pairs of arm and seed of each family, drawn at
-random, and says whether all their scores are equal. That takes minutes.
+random, and says whether all their scores are equal. That takes minutes. As in
+tables.py, PyTorch computes with one thread, or with OMP_NUM_THREADS.
 """
 
 import argparse
@@ -19,8 +20,11 @@ import datetime
 import functools
 import itertools
 import json
+import os
 import pathlib
 import tempfile
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in tables.py
 
 import numpy as np
 

@@ -2,6 +2,7 @@
 says."""
 
 import argparse
+import ast
 import runpy
 import socket
 import sys
@@ -76,7 +77,7 @@ def test_a_bad_argument_is_refused_as_the_page_says(
     text = refusals.said(script, words, places)
     assert refusals.row(script, words, text) == rows[number]
     assert len(text) < 300
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.rglob("*"))
 
 
 class Read(Exception):
@@ -133,3 +134,26 @@ def test_control_c_ends_a_study_in_a_line(monkeypatch, capsys):
     assert line.startswith("Stopped. The same command resumes")
     sys.excepthook(ValueError, ValueError("why"), None)
     assert "ValueError: why" in capsys.readouterr().err
+
+
+def starts_processes(text):
+    return "ProcessPoolExecutor" in text or "import tables" in text
+
+
+@pytest.mark.parametrize(
+    "script",
+    [script for script in SCRIPTS if starts_processes(TEXTS[script])],
+)
+def test_a_script_of_several_processes_gives_each_one_thread(script):
+    """PyTorch reads the number when it is imported."""
+    code = ast.parse(TEXTS[script]).body
+    setting = "os.environ.setdefault('OMP_NUM_THREADS', '1')"
+    (line,) = [node.lineno for node in code if ast.unparse(node) == setting]
+    heavy = [
+        node.lineno
+        for node in code
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or node.names[0].name]
+        if name.split(".")[0] not in {*sys.stdlib_module_names, "numpy"}
+    ]
+    assert line < min(heavy, default=sys.maxsize)

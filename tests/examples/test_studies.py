@@ -6,6 +6,7 @@ from them and compared, and a small part of it run again.
 
 import itertools
 import json
+import pathlib
 import sys
 
 import keras
@@ -98,6 +99,33 @@ def test_sets_are_read_from_files(study, tmp_path):
     assert groups.tolist() == [7, 7, 8]
     with pytest.raises(SystemExit, match=r"--data FILE.*sets.py --model"):
         sets.sentences()
+
+
+class Evil:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_a_file_of_the_watch_calls_no_function(
+    study, tmp_path, monkeypatch, capsys
+):
+    called, file = tmp_path / "called", tmp_path / "watch.npy"
+    np.save(file, {"X": [Evil(called)]})
+    arguments = ["domains", "--only", "watch", "--data", str(file)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        study("domains").main()
+    refused = capsys.readouterr().err.splitlines()[-1]
+    assert "watch.npy cannot be read as smartwatch. UnpicklingErr" in refused
+    assert "which is no array" in refused
+    assert not called.exists()
+    np.load(file, allow_pickle=True)
+    assert called.exists()  # NumPy would have called it.
 
 
 def test_a_share_that_no_set_has_is_refused(study, monkeypatch, capsys):

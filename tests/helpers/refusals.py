@@ -44,8 +44,8 @@ BAD = {
     ],
     "language_neurons.py": [
         *("--epochs=0", "--each=0", "--look=-1", "--languages=0"),
-        *("--out=FILE", "--data=FILE", "--data=NONE"),
-        "",
+        *("--data=FILE", "--data=NONE", "", "--data=SENTENCES --look=3"),
+        "--data=SENTENCES --look=1 --out=FILE",
     ],
     "native/bert_trainer.py": ["--rows=0", "--epochs=0"],
     "native/neox_l2e.py": ["--steps=0"],
@@ -126,10 +126,12 @@ def places(folder):
     """Make the files that the arguments name, and return their paths."""
     folder = pathlib.Path(folder)
     found = {
-        name: folder / name.lower() for name in ("FILE", "EMPTY", "NONE", "OUT")
+        name: folder / name.lower()
+        for name in ("FILE", "EMPTY", "NONE", "OUT", "SENTENCES")
     }
     found["FILE"].write_text("notes, and no images")
     found["EMPTY"].mkdir()
+    found["SENTENCES"].write_text("A sentence of some words\teng\n" * 3)
     found["ARRAY"] = folder / "array.npy"
     np.save(found["ARRAY"], np.zeros(3))
     found["NAN"] = folder / "nan.npz"
@@ -195,8 +197,9 @@ def page(rows):
         "",
         "Each script checks its arguments before it trains. It ends with one "
         "line and an exit status that is not 0. `FILE` is a text file, `ARRAY` "
-        "an .npy file, `NAN` an .npz file of NaN, `EMPTY` an empty folder, and "
-        "`NONE` does not exist. Texts of other packages are omitted.",
+        "an .npy file, `NAN` an .npz file of NaN, `SENTENCES` a file of three "
+        "sentences, `EMPTY` an empty folder, and `NONE` does not exist. Texts "
+        "of other packages are omitted.",
         "",
         "| script | arguments | message |",
         "|---|---|---|",

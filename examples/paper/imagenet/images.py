@@ -7,12 +7,13 @@ name missing and broken files.
 
 import io
 import pathlib
-import pickle
 import typing
 from concurrent import futures
 
 import keras
 import numpy as np
+
+from examples.paper.common.unpickling import Arrays
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 # Statistics of ImageNet, in the units of its pixels.
@@ -61,30 +62,6 @@ def cifar10(path):
     return Images(*checked, 10, lambda image: image)
 
 
-class _Arrays(pickle.Unpickler):
-    """Unpickle only arrays and containers: a pickle could call any function."""
-
-    known = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    } | {
-        (f"numpy.{core}.{place}", name)
-        for core in ("core", "_core")
-        for place, name in (
-            ("multiarray", "_reconstruct"),
-            ("numeric", "_frombuffer"),
-        )
-    }
-
-    def find_class(self, module, name):
-        if (module, name) not in self.known:
-            raise pickle.UnpicklingError(
-                f"it holds {module}.{name}, which is no array"
-            )
-        return super().find_class(module, name)
-
-
 def _python_batch(path):
     if not path.is_file():
         raise SystemExit(
@@ -93,7 +70,7 @@ def _python_batch(path):
         )
     try:
         file = io.BytesIO(path.read_bytes())
-        content = _Arrays(file, encoding="bytes").load()
+        content = Arrays(file, encoding="bytes").load()
         x, y = np.asarray(content[b"data"]), np.asarray(content[b"labels"])
         x = x.reshape(len(x), 3, 32, 32).transpose(0, 2, 3, 1)
     except Exception as error:

@@ -18,6 +18,7 @@ import pandas
 import sklearn.datasets
 
 from examples.paper.common.hub import from_preset
+from examples.paper.common.unpickling import load_npy
 from examples.paper.glue import tasks as glue_tasks
 from examples.studies.common import pages
 from examples.studies.common import training
@@ -70,7 +71,7 @@ def watch(path=None):
         other = "FILE, its watch_dataset.npy"
         folder = _data_of("seglearn", "smartwatch data", other)
         path = folder / "watch_dataset.npy"
-    recorded = np.load(path, allow_pickle=True).item()
+    recorded = load_npy(path).item()
     examples, labels, people = [], [], []
     for series, label, person in zip(
         recorded["X"], recorded["y"], recorded["subject"], strict=True
