@@ -9,12 +9,12 @@
 The family is glue, imagenet or nowcasting; all that is not named below goes
 to its program, whose `--help` tells. Each setting is trained by its `run` and
 judged on the validation set alone. The paper's grid has 25: values of a sample
-and factors of the reversed gradient, 1, 5, 10, 50 and 100 each. What is best
-is printed as arguments for the program of the family.
+and factors of the reversed gradient, 1, 5, 10, 50 and 100 each. The best
+settings are printed as arguments for the program of the family.
 
-KerasTuner keeps the trials: started again, the search goes on, and so does a
-training that was killed. To search on many machines that share `--out`, start
-the same command on each, in an environment of its own:
+KerasTuner stores the trials. If you start the script again, it resumes the
+search and a training that was killed. To search on many machines that share `--out`, start
+the same command on each, in a separate environment:
 
     KERASTUNER_ORACLE_IP=10.0.0.1    the machine of the chief, for all
     KERASTUNER_ORACLE_PORT=8000      for all

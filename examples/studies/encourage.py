@@ -154,8 +154,8 @@ def trials(methods):
     }
 
 
-# MonoLoss was added later. All that it is compared with was run again, into a
-# store of its own, since the earlier runs of one task do not repeat.
+# MonoLoss was added later. The methods that it is compared with were trained
+# again, into a separate store: the earlier runs of one task do not repeat.
 FIRST = [method for method in METHODS if method != "MonoLoss"]
 LATER = ("MonoLoss", "inhibit", "dropout")
 ARMS, LATER_ARMS = trials(FIRST), trials(LATER)

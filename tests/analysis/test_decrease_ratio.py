@@ -91,7 +91,7 @@ def test_every_arm_is_the_step_that_paper_and_pencil_give():
 def test_arms_of_your_own_are_measured_on_the_same_values():
     arms = {
         "RD, 2 values": {"selection": TopK(2), "inhibition": "reverse"},
-        # 2 of the 4 values of a sample, with other statistics of its own.
+        # 2 of the 4 values per sample; the arm computes other statistics.
         "naive (a), 2": {"selection": TopK(2), "inhibition": "naive_a"},
         "plain": None,
         "L2E": {**paper.l2e},
@@ -107,7 +107,7 @@ def test_arms_of_your_own_are_measured_on_the_same_values():
     )
     assert list(table.index) == list(arms)
     steps = {"RD, 2 values": (1, 2), "naive (a), 2": (0, 2), "plain": (None,)}
-    # All 4 values of a sample: chosen at random, but all of them.
+    # All 4 values per sample: a random choice selects all of them.
     steps["random"] = (0, 4)
     for arm, what in steps.items():
         ratio, update = by_hand(*what)

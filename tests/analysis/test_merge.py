@@ -87,7 +87,7 @@ def test_the_sum_of_parts_is_the_whole():
 
 
 def test_labels_are_chosen_and_scored_as_by_hand():
-    """On the halves of the parts, which are those of their own numbers."""
+    """The input numbers within each part assign its inputs to the halves."""
     found = merged(parts(pool=10_000))
     assert found.labels == ("a", "b", "c", "d")
     held = found.held_out()

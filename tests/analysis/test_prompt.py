@@ -91,7 +91,7 @@ def test_against_a_report(model):
     values = hidden(model, letters("memel"))
     expected = (values - seen.mean(0)) / seen.std(0, ddof=1)
     np.testing.assert_allclose(found.deviations("hidden"), expected, rtol=1e-3)
-    # One token has deviations from a report, and none of its own.
+    # With a report, a single token has deviations; without one, it has none.
     one = prompt(model, "m", "hidden", tokenizer=letters, report=report)
     np.testing.assert_allclose(one.deviations("hidden"), expected[:1], 1e-3)
     alone = prompt(model, "m", "hidden", tokenizer=letters)

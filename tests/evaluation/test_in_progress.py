@@ -99,7 +99,7 @@ def test_an_error_or_control_c_is_no_death(tmp_path):
 
 def test_a_run_that_kills_its_caller_three_times_is_given_up(tmp_path):
     script = tmp_path / "study.py"
-    # Three calls die in processes of their own; forked, for one import.
+    # Three calls die in separate processes. A fork imports Keras only once.
     script.write_text(
         """
 import os, signal, sys, warnings

@@ -1,4 +1,4 @@
-"""The ImageNet example on a few images, and what it says of broken ones."""
+"""The ImageNet example on a few images, and its errors on broken ones."""
 
 import pickle
 import sys
@@ -34,7 +34,7 @@ def imagenet():
 
 @pytest.fixture(scope="module")
 def arrays():
-    """Ten classes, each of a color of its own."""
+    """Ten classes of images, each with a different color."""
     rng = np.random.default_rng(0)
     colors = rng.integers(0, 256, (10, 1, 1, 3))
 

@@ -69,7 +69,7 @@ def test_published_and_own_numbers_stand_side_by_side(study, tmp_path):
     for seed, what in calls:
         assert ("--wrong=0.2" in what) == ("wrong" in what)
         assert int(seed) in (0, 1, *plan.TUNING_SEEDS)
-    # MEmeL kept on trains in the same way: there is no run of its own.
+    # The arm that keeps MEmeL on trains in the same way: it needs no run.
     assert len({tuple(call) for call in calls}) == len(calls)
 
 
@@ -204,7 +204,7 @@ def test_two_processes_share_the_seeds_and_one_takes_over(tmp_path):
         thread.start()
     for thread in threads:
         thread.join(60)
-    # Each began with a seed of its own; all were made in the end.
+    # Both started with different seeds, and all runs were completed.
     assert len({seed for _, seed in made}) == 2
     assert store == set(range(6))
 

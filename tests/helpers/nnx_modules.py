@@ -1,4 +1,4 @@
-"""Run a MEmeL in Flax NNX in a process of its own, with KERAS_NNX_ENABLED."""
+"""Run a MEmeL in Flax NNX in a separate process, with KERAS_NNX_ENABLED."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +62,7 @@ def split_and_merge_keep_the_state():
     graph, found = nnx.split(layer)
     copy = nnx.merge(graph, nnx.clone(found))
     same(layer, copy)
-    # The draws go on alike in both, and each has a state of its own.
+    # Both continue with the same random numbers, but share no state.
     np.testing.assert_array_equal(step(layer, X[1]), step(copy, X[1]))
     step(copy, X[2])
     assert state(copy)["steps"] == state(layer)["steps"] + 1

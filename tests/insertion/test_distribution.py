@@ -1,6 +1,6 @@
 """Insertion into models that are trained on several devices.
 
-Each test is a process of its own: devices are made before the first tensor.
+Each test runs in a separate process: devices are set before the first tensor.
 """
 
 import textwrap

@@ -257,7 +257,7 @@ def test_devices_send_statistics_and_no_values(folder):
         neurons = 48 if channels else 16 * 48
         for kind, elements in messages:
             if layer == "top_3_current" and how == "neurons":
-                # The k-th largest of a sample whose values are spread.
+                # The k-th largest value per sample, over several devices.
                 assert elements <= 16 * 16 * 48, (name, kind)
             else:
                 assert kind == "all-reduce", name
@@ -266,7 +266,7 @@ def test_devices_send_statistics_and_no_values(folder):
 
 @only["jax"]
 def test_what_follows_the_devices_follows_those_in_use(folder):
-    """The process has four, of which an array without a mesh lies on one."""
+    """The process has four; an array without a mesh is on one of them."""
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["spread"] == {
         "plain": False,
@@ -278,7 +278,7 @@ def test_what_follows_the_devices_follows_those_in_use(folder):
         "set_mesh": True,
         "distribution": True,
     }
-    # The one case that no trace can see is right all the same.
+    # A trace cannot detect this case, but its result is correct.
     assert facts["in_shardings"] < 1e-4
 
 

@@ -42,8 +42,8 @@ def model():
 def fit(made, monitor, x=X, y=Y, others=(), **kwargs):
     arguments = {"epochs": 2, "batch_size": 16, "verbose": 0, **kwargs}
     arguments["callbacks"] = [monitor, *others]
-    # How long a small network takes on a busy machine is no matter here; the
-    # warning of it has a test of its own.
+    # A separate test covers the warning about time, which a small network on a
+    # busy machine can trigger.
     with mock.patch.object(monitoring, "_MOST_OVERHEAD", math.inf):
         return made.fit(x, y, **arguments).history
 

@@ -1,4 +1,4 @@
-"""Colors of the page can be read, in light and dark, as WCAG 2.2 asks."""
+"""Check that the colors of the page have the contrast of WCAG 2.2."""
 
 import importlib.resources
 import itertools
@@ -52,14 +52,14 @@ def test_text_stands_out(theme, text, behind):
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 @pytest.mark.parametrize("shade", ["posfill", "negfill"])
 def test_shaded_tokens_can_be_read(theme, shade):
-    """At the strongest shade; a weaker one lies between it and the page."""
+    """The strongest shade has the lowest contrast."""
     found = colors()
     assert contrast(found["ink"][theme], found[shade][theme]) >= 4.5
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_controls_and_marks_can_be_seen(theme):
-    """3 for what is no text: borders of controls, and bars."""
+    """Borders of controls and bars, which are not text, need a contrast of 3."""
     found = colors()
     for name in ("edge", "mute", "pos", "neg", "link"):
         assert contrast(found[name][theme], found["bg"][theme]) >= 3, name
@@ -67,7 +67,7 @@ def test_controls_and_marks_can_be_seen(theme):
 
 def test_every_color_of_text_is_one_of_those():
     used = set(re.findall(r"[; {]color: var\(--(\w+)\)", STYLE))
-    # A pressed button has the colors of the page the other way round.
+    # A pressed button swaps the colors of text and page.
     assert used - {"bg"} <= set(TEXT)
     assert set(re.findall(r"background: var\(--(\w+)\)", STYLE)) <= {
         *BEHIND,

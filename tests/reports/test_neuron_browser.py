@@ -1,4 +1,4 @@
-"""The neuron browser: one page, alone, that says what the report says."""
+"""The neuron browser: a self-contained page with the data of the report."""
 
 import base64
 import json
@@ -78,7 +78,7 @@ def test_the_page_needs_no_network(report, tmp_path):
     report.to_html(path, title="A <b> & {{data}}")
     page = path.read_text(encoding="utf-8")
     assert "<title>A &lt;b&gt; &amp; {{data}}</title>" in page
-    # The name of a namespace is asked of no network.
+    # A namespace has an address, which browsers do not request.
     code = page.replace('"http://www.w3.org/2000/svg"', "")
     assert not re.search(r"https?:|src=[^$]|@import|url\(", code)
 
@@ -223,8 +223,8 @@ def chromium(tmp_path_factory):
         f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
     ):
         options.add_argument(argument)
-    # It makes a socket among its temporary files, whose path may have 107
-    # characters; within the folders of nox and pytest it can be longer.
+    # Chromium makes a socket in its temporary folder. Its path may have at most
+    # 107 characters; paths in the folders of nox and pytest can be longer.
     environment = {**os.environ, "TMPDIR": "/tmp"}
     service = webdriver.ChromeService(driver, env=environment)
     browser = webdriver.Chrome(options, service)
@@ -233,14 +233,14 @@ def chromium(tmp_path_factory):
 
 
 class Page:
-    """A page in the browser, and what a reader sees of it."""
+    """A page in the browser, and the text that a reader sees."""
 
     def __init__(self, browser, path, width=1400, fragment=""):
         from selenium.webdriver.support.wait import WebDriverWait
 
         self.browser = browser
         self._wait = WebDriverWait(browser, 30)
-        # A window has a least width, and the page shall not need it.
+        # A window has a minimum width. The emulated screen can be narrower.
         browser.set_window_size(1400, 800)
         self.resize(width)
         browser.get("about:blank")
@@ -252,7 +252,7 @@ class Page:
         self.browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride", {**screen, "mobile": False}
         )
-        # The page is drawn anew before its second frame.
+        # The page is drawn again before its second frame.
         self.browser.execute_async_script(
             "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
         )
@@ -281,7 +281,7 @@ class Page:
         self.ask("void document.querySelector('#search').oninput()")
 
     def sound(self):
-        """No error on the page, and nothing asked of a network."""
+        """Return whether the page has no error and requests nothing."""
         wrong = [
             entry
             for entry in self.browser.get_log("browser")
@@ -314,7 +314,8 @@ def test_the_page_works_in_chromium(report, tmp_path, chromium):
     report.to_html(path, inputs=["w\nyz"] * 90, tokenize=list)
     page = Page(chromium, path)
     assert page.text("#found") == "6 of 6 neurons"
-    # The surest first; a click on a header sorts, a second turns round.
+    # The highest ROC-AUC is first. A click on a header sorts by its column, and
+    # a second click reverses the order.
     best = report.to_dataframe()["roc_auc"].argmax()
     assert page.text(FIRST) == str(best)
     page.click("th > button:first-child", 1)

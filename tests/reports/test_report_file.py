@@ -1,4 +1,4 @@
-"""Reports on disk, those of older versions too, and names that changed."""
+"""Reports on disk, including older versions, and renamed attributes."""
 
 import pathlib
 
@@ -39,7 +39,7 @@ def test_a_report_of_an_older_version_holds_the_same_numbers(report, name):
         np.testing.assert_allclose(
             getattr(old["hidden"], field), getattr(layer, field), rtol=1e-4
         )
-    # Its bins are others: from minimum to maximum.
+    # The old bins have equal width from minimum to maximum.
     np.testing.assert_array_equal(
         old["hidden"].histogram.sum(2), layer.histogram.sum(2)
     )

@@ -1,4 +1,4 @@
-"""The table of a report: what a row says, and how it leads to its neuron."""
+"""The table of a report: its columns, and the neuron of each row."""
 
 import keras
 import matplotlib as mpl
@@ -16,7 +16,7 @@ plt = pytest.importorskip("matplotlib.pyplot")
 RNG = np.random.default_rng(0)
 Y = RNG.integers(0, 3, 240)
 NAMES = ["$$", "price in $", "\\frac"]
-# A scope of TensorFlow takes no dollar.
+# A name scope of TensorFlow must not contain a dollar sign.
 LAST = "b" if keras.config.backend() == "tensorflow" else "b$"
 
 

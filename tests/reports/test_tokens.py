@@ -1,4 +1,4 @@
-"""Tokens of any vocabulary read as the text that they were made of."""
+"""Tokens of each kind of vocabulary join to their text."""
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ def byte_letters():
 
 
 def cut(sequence, lengths):
-    """Parts of a sequence, of these lengths, and the rest."""
+    """Split a sequence into parts of these lengths and the rest."""
     at, parts = 0, []
     for length in lengths:
         parts.append(sequence[at : at + length])

@@ -101,7 +101,7 @@ def main(folder):
             fully_shard(layer, mesh=mesh)
         fully_shard(sharded, mesh=mesh)
         found[f"fsdp/{name}"] = state(train(sharded, part))
-    # Each rank has a model and a group of its own.
+    # Each rank has a separate model and a separate group.
     groups = [distributed.new_group([other]) for other in range(2)]
     alone = make("penalty", process_group=groups[rank])
     assert all(
