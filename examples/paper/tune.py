@@ -6,15 +6,15 @@
     python examples/paper/tune.py glue --task RTE --where middle:2 middle:4
     python examples/paper/tune.py nowcasting --data FOLDER --trials 10
 
-The family is glue, imagenet or nowcasting; all that is not named below goes
-to its program, whose `--help` tells. Each setting is trained by its `run` and
-judged on the validation set alone. The paper's grid has 25: values of a sample
-and factors of the reversed gradient, 1, 5, 10, 50 and 100 each. The best
+The family is glue, imagenet or nowcasting. Arguments that are not listed below
+go to its program, whose `--help` lists them. Its `run` trains each setting, and
+the validation set alone scores it. The paper's grid has 25 settings: values per
+sample and factors of the reversed gradient, 1, 5, 10, 50 and 100 each. The best
 settings are printed as arguments for the program of the family.
 
 KerasTuner stores the trials. If you start the script again, it resumes the
-search and a training that was killed. To search on many machines that share `--out`, start
-the same command on each, in a separate environment:
+search and a training that was killed. To search on many machines that share
+`--out`, start the same command on each, in a separate environment:
 
     KERASTUNER_ORACLE_IP=10.0.0.1    the machine of the chief, for all
     KERASTUNER_ORACLE_PORT=8000      for all

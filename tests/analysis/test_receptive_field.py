@@ -43,7 +43,7 @@ def test_a_field_is_that_of_the_layers_below(layers, expected):
 
 
 def test_weights_that_are_0_are_part_of_the_field():
-    """A 9 x 9 convolution has a 9 x 9 field even if only its center is not 0."""
+    """A 9 x 9 convolution has a 9 x 9 field, even if only its center counts."""
     layer = L.Conv2D(1, 9, use_bias=False, name="z")
     model = keras.Sequential([keras.Input((32, 30, 1)), layer])
     kernel = np.zeros((9, 9, 1, 1))

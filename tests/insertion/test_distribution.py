@@ -1,6 +1,7 @@
 """Insertion into models that are trained on several devices.
 
-Each test runs in a separate process: devices are set before the first tensor.
+Each test runs in a separate process: devices are set before the first
+tensor.
 """
 
 import textwrap

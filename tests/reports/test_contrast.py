@@ -59,7 +59,7 @@ def test_shaded_tokens_can_be_read(theme, shade):
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_controls_and_marks_can_be_seen(theme):
-    """Borders of controls and bars, which are not text, need a contrast of 3."""
+    """Borders of controls and bars need a contrast of 3 only, unlike text."""
     found = colors()
     for name in ("edge", "mute", "pos", "neg", "link"):
         assert contrast(found[name][theme], found["bg"][theme]) >= 3, name
