@@ -568,7 +568,7 @@ def figure(found):
         panel.tick_params(axis="y", length=0)
     plot.supxlabel(
         "vs. original (mean, 95 % interval; blue: better, orange: worse, "
-        "grey: not shown; diamond: published)",
+        "gray: not shown; diamond: published)",
         fontsize=9,
     )
     return plot

@@ -246,7 +246,7 @@ def edges(columns, methods, arms):
 
 INTERVALS = (
     "accuracy vs. plain, points\n(mean, 95 % interval; blue: better, orange: "
-    "worse, grey: not shown)"
+    "worse, gray: not shown)"
 )
 
 
