@@ -266,6 +266,7 @@ def run_tests(
     session.run(
         "pytest",
         "--numprocesses=auto",
+        "--dist=loadfile",  # A file builds its models once, not per worker.
         *(["--all"] if whole else []),
         *(watch if whole or backend == "torch" else []),
         *session.posargs,
