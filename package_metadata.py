@@ -15,37 +15,12 @@ from urllib.parse import urlsplit
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-# The text of a link may contain spans of code and, once more, brackets: a
-# picture that is a link. Possessive repeats (`*+`) never go back.
-_INNER = r"(?:[^\[\]\\`]|\\.|`[^`]*`|`)*+"
-_TEXT = rf"(?:[^\[\]\\`]|\\.|`[^`]*`|`|\[{_INNER}\](?:\([^()]*\))?)*+"
-_TARGET = r"<[^<>\n]*>|[^\s()<>]+(?:\([^\s()]*\)[^\s()<>]*)*"
-_TITLE = r"\"[^\"]*\"|'[^']*'|\([^()]*\)"
-
-# Markdown as a sequence of what contains no link (blocks and spans of code,
-# comments, escaped characters), of definitions, and of links and pictures.
-_MARKDOWN = re.compile(
-    rf"""
-    (?P<verbatim>
-        ^[ >]*(?P<fence>`{{3,}}(?=[^`\n]*$)|~{{3,}}).*\n
-        (?s:.*?)
-        (?:^[ >]*(?P=fence)[`~]*[ ]*$|\Z)
-        |<!--(?s:.*?)-->
-        |(?P<ticks>`++)(?:(?!\n[ >]*\n)(?s:.))+?(?<!`)(?P=ticks)(?!`)
-        |`++
-        |\\.
-    )
-    |(?P<definition>
-        ^[ ]{{0,3}}\[(?P<name>(?!\^)[^\[\]\n]+)\]:
-        [ \t]*(?P<defined>{_TARGET})(?:[ \t]+(?:{_TITLE}))?[ \t]*(?:\n|\Z)
-    )
-    |(?P<picture>!?)\[(?P<text>{_TEXT})\]
-        (?:
-            \([ ]*(?P<target>{_TARGET})(?P<title>\s+(?:{_TITLE}))?[ ]*\)
-            |\[(?P<label>[^\[\]]*)\]
-        )?
-    """,
-    re.MULTILINE | re.VERBOSE,
+# A block or a span of code, or a link or a picture. A test fails if README.md
+# contains another form of link.
+_LINK = re.compile(
+    r"^```.*?^```|`[^`]*`"
+    r"|(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^()\s]*)\)",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -87,63 +62,22 @@ def project_urls(repository):
 def long_description(readme, repository):
     """Return a readme whose links work outside of its repository.
 
-    The forms are those of Markdown: links, pictures, pictures in links and
-    references. Links to folders end in a slash. Fenced blocks and spans of code
-    do not change. HTML is not parsed.
+    Links have the form `[text](target)`, and pictures `![text](target)`. A
+    target that ends in a slash is a folder. Code does not change.
 
     Args:
         readme: The text of README.md.
         repository: `https://github.com/OWNER/NAME`, or an empty string.
     """
-    definitions = {
-        _key(found["name"]): found["defined"].strip("<>")
-        for found in _MARKDOWN.finditer(readme)
-        if found["definition"] and not _is_absolute(found["defined"])
-    }
-    return _rewritten(readme, repository, definitions, inside=False)
-
-
-def _rewritten(markdown, repository, definitions, inside):
-    """Rewrite links; within a link, an omitted picture becomes its text."""
 
     def rewrite(match):
-        if match["verbatim"]:
+        picture, text, target = match["picture"], match["text"], match["target"]
+        if target is None or urlsplit(target).scheme:
             return match[0]
-        if match["definition"]:
-            # A link to it gets the target itself.
-            return match[0] if _is_absolute(match["defined"]) else ""
-        text = match["text"]
-        if match["target"]:
-            target, title = match["target"].strip("<>"), match["title"] or ""
-        else:
-            target = definitions.get(_key(match["label"] or text))
-            title = ""
-        if not match["picture"]:
-            text = _rewritten(text, repository, definitions, inside=True)
-        shown = f"{match['picture']}[{text}]"
-        if target is None or _is_absolute(target):
-            return shown + match[0][len(match["picture"] + match["text"]) + 2 :]
-        if repository:
-            target = _absolute(target, repository, bool(match["picture"]))
-            return f"{shown}({target}{title})"
-        return "" if match["picture"] and not inside else text
+        if not repository:
+            return "" if picture else text
+        kind = "raw" if picture else "tree" if target.endswith("/") else "blob"
+        page = f"{repository}/{kind}/main/README.md"
+        return f"{picture}[{text}]({urljoin(page, target)})"
 
-    return _MARKDOWN.sub(rewrite, markdown)
-
-
-def _key(label):
-    """Return a label as references compare it."""
-    return " ".join(label.casefold().split())
-
-
-def _is_absolute(target):
-    parts = urlsplit(target.strip("<>"))
-    return bool(parts.scheme or parts.netloc)
-
-
-def _absolute(target, repository, is_picture):
-    is_folder = urlsplit(target).path.endswith("/")
-    kind = "raw" if is_picture else "tree" if is_folder else "blob"
-    # A target may begin at the root of the repository, or be an anchor.
-    page = f"{repository}/{kind}/main/README.md"
-    return urljoin(page, target.lstrip("/")).replace(" ", "%20")
+    return _LINK.sub(rewrite, readme)
