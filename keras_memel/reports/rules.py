@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_memel.reports.ranking import ties
+from keras_memel.reports.ties import ties
 from keras_memel.utils.types import Array
 
 
