@@ -1,10 +1,12 @@
 """Check the built site: python docs/theme/check.py site
 
 Check that every internal link and anchor has a target, that pages load no file
-from other sites, and that no Markdown remains unconverted.
+from other sites, that no Markdown remains unconverted, and that no line can end
+between a number and its "%".
 """
 
 import pathlib
+import re
 import sys
 from html.parser import HTMLParser
 from urllib.parse import unquote
@@ -51,6 +53,8 @@ class Page(HTMLParser):
         for mark in ("](", "```", ">>>", "**", "$$", "--8<--", "\\frac"):
             if mark in text:
                 self.faults.append(f"unconverted: {text.strip()[:60]!r}")
+        if "article" in self.inside and re.search(r"\d %", text):
+            self.faults.append(f"may break: {text.strip()[:60]!r}")
 
 
 def faults(root):

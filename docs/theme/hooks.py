@@ -12,6 +12,8 @@ A notebook becomes a page of its cells with their outputs.
 
 The comment `<!-- scripts: a.py b.py -->` becomes a list of scripts with the
 first lines of their docstrings; a name may be a pattern.
+
+A line of text does not end between a number and its "%".
 """
 
 import ast
@@ -36,6 +38,7 @@ LANGUAGES = {
     ".txt": "text",
     ".yml": "yaml",
 }
+CODE = re.compile(r"(<pre\b.*?</pre>|<code\b.*?</code>|<[^>]*>)", re.S)
 # Only the beginning of a long file of results is shown.
 MOST_LINES = 600
 
@@ -78,6 +81,13 @@ def on_page_markdown(markdown, page, config, files):
         return posixpath.relpath(_page_of(path), start) + (match[2] or "")
 
     return LINK.sub(replace, _filled(markdown))
+
+
+def on_page_content(html, page, config, files):
+    """Keep each number and its "%" on one line, except in code."""
+    parts = CODE.split(html)  # Every second part is code or a tag.
+    parts[::2] = [re.sub(r"(?<=\d) %", "&nbsp;%", text) for text in parts[::2]]
+    return "".join(parts)
 
 
 def _filled(markdown):
