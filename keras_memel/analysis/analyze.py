@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import keras
@@ -275,7 +276,10 @@ def analyze(
         search = Search(streams, keep is not None)
         batches = inputs.along(vectors.along(source.inputs(given)))
         batches = search.along(batches)
-        seen = run.outputs(model, found, batches, output)
+        outputs: Any = run.outputs
+        if native.is_torch(model):  # Masks and merged axes depend on the axis.
+            outputs = partial(outputs, neurons=[s.axis for s in streams])
+        seen = outputs(model, found, batches, output)
         _read(seen, source, given, vectors, inputs, search, streams, verbose)
         if not source.seen:
             raise empty(x)
@@ -362,6 +366,8 @@ def _finish(
     verbose: int | str,
 ) -> dict[str, LayerReport]:
     """Compute the report of each layer, neuron by neuron."""
+    # PyTorch may leave out modules that were not asked for by name.
+    streams = [stream for stream in streams if stream.rows is not None]
     total = sum(stream.close_rows() for stream in streams)
     bar, done = _bar(verbose, total, "neuron"), 0
     reports = {}

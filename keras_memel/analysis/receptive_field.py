@@ -78,6 +78,8 @@ class Search:
         """Record which positions of each layer changed, in its first call."""
         assert self._one is not None
         for number, calls in enumerate(batch):
+            if not calls:
+                continue
             values = calls[0]["values"]
             positions = self._streams[number].positions(values.ndim)
             # The positions must match those of an image or of a series.

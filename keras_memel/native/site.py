@@ -11,10 +11,12 @@ class Site:
     Attributes:
         path: Dotted path of the module.
         chain: All modules from the model down to the module itself.
+        optional: Whether to leave the module out if it is never called.
     """
 
     path: str
     chain: tuple[Any, ...]
+    optional: bool = False
 
     @property
     def layer(self) -> Any:

@@ -210,7 +210,7 @@ class TorchMEmeL(StateInBuffers):
             )
         self._check(inputs)
         if mask is None:
-            mask = torch_masks.tail(self.noted_mask, inputs)
+            mask = torch_masks.fit(self.noted_mask, inputs, self.axis)
         compiling = torch.compiler.is_compiling()
         # A second run must use the statistics and the draws of the first.
         repeatable = learning or self.selection.random

@@ -13,13 +13,20 @@ from keras_memel.native.site import Site
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set evaluation mode without gradients, and restore the modes on exit."""
+    """Set evaluation mode without gradients, and restore the modes on exit.
+
+    The fast path of `nn.TransformerEncoder` is off: it would pass nested
+    tensors to the layers, and skip their parts.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
     model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in modes:
             module.training = training
 
