@@ -16,6 +16,7 @@ from torch import nn
 from keras_memel.native import outputs as model_outputs
 from keras_memel.native import torch_masks
 from keras_memel.native import torch_paths
+from keras_memel.native import torch_sequential
 from keras_memel.native.torch_memel import TorchMEmeL
 
 
@@ -25,9 +26,8 @@ def attach(host: nn.Module, memel: TorchMEmeL, output: Any) -> None:
     host.add_module("memel", memel)
     host.__dict__["_memel_output"] = output
     memel.attached = True
-    # A Sequential calls all of its submodules itself.
-    if not isinstance(host, nn.Sequential):
-        host.register_forward_hook(_pass_through)
+    torch_sequential.hide(host)
+    host.register_forward_hook(_pass_through)
 
 
 def detach(module: nn.Module) -> None:
@@ -36,6 +36,7 @@ def detach(module: nn.Module) -> None:
     if torch_paths.is_host(module):
         module.memel.attached = False
         del module.memel
+    torch_sequential.unhide(module)
     vars(module).pop("_memel_output", None)
     _unwatch(module)
 
@@ -130,7 +131,8 @@ def _warn_of_strays(root: nn.Module) -> None:
             warnings.warn(
                 f"Module {path!r} was not called in the first forward pass of "
                 "the model, so the MEmeL after it has no effect. Some modules "
-                "only hold weights, such as `out_proj` of an attention layer. "
-                "Insert after the module around it.",
+                "only hold weights, such as `out_proj` of an attention layer, "
+                "or parts that the model calls one by one. Insert after the "
+                "module around it, or after its last part.",
                 stacklevel=3,
             )

@@ -107,8 +107,10 @@ def _check_host(site: Site, where: Any) -> None:
         )
     reason = None
     if isinstance(host, (nn.ModuleList, nn.ModuleDict)):
-        reason = "it is a list of modules, which is never called. Select its "
-        reason += f"parts: '{site.path}.*'"
+        reason = "it is a list of modules, which is never called"
+        if type(host).forward is not nn.Module.forward:
+            reason = "it is a list of modules that calls its own parts"
+        reason += f". Select its parts: '{site.path}.*'"
     elif isinstance(host, torch.jit.ScriptModule):
         reason = "it is a script, which does not support hooks"
     elif hasattr(host, "memel"):

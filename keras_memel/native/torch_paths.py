@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from keras_memel.native import torch_sequential
 from keras_memel.native.site import Site
 from keras_memel.native.torch_memel import TorchMEmeL
 from keras_memel.utils import patterns
@@ -96,4 +97,5 @@ def select(
 
 
 def _kind(module: nn.Module) -> tuple[type, tuple[Any, ...]]:
-    return type(module), tuple(tuple(p.shape) for p in module.parameters())
+    kind = torch_sequential.plain(type(module))
+    return kind, tuple(tuple(p.shape) for p in module.parameters())

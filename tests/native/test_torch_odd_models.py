@@ -145,12 +145,14 @@ def test_a_conversion_that_drops_it_says_so():
 
 
 def test_a_memel_that_is_replaced_or_deleted_is_gone():
-    """`model.head[-1] = ...` is a usual way to change a classifier."""
     model = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.Tanh()))
     insert(model, "0", MEmeL(axis=-1))
+    # This is a usual way to change a classifier. It replaces a part.
     model[0][-1] = nn.Linear(6, 2)
-    assert inserted(model) == {}
+    assert list(inserted(model)) == ["0"]
     assert model(X).shape == (8, 2)
+    model[0].memel = nn.Tanh()
+    assert inserted(model) == {}
     assert not any("_memel" in name for name in vars(strip(model)[0]))
 
     model = two()
