@@ -9,6 +9,7 @@ from torch import nn
 
 from keras_memel.core import seeds
 from keras_memel.layers.memel import MEmeL
+from keras_memel.native import torch_analysis
 from keras_memel.native import torch_hooks
 from keras_memel.native import torch_outputs
 from keras_memel.native import torch_paths
@@ -41,6 +42,7 @@ def insert(
         _check_host(site, where)
     shapes = {}
     if example is not None:
+        example = _to_tensors(example, root)
         shapes = torch_outputs.shapes(root, found, output, example)
     made = [
         _copy(layer, site, number, shapes.get(site.path))
@@ -150,6 +152,19 @@ def _copy(
                 f"A MEmeL cannot follow {site.path!r}: {error}"
             ) from error
     return made
+
+
+def _to_tensors(example: Any, root: nn.Module) -> Any:
+    """Convert the arrays of a batch as `analyze` does; keep its tensors."""
+
+    def convert(leaf: Any) -> Any:
+        if torch.is_tensor(leaf) or not hasattr(leaf, "__array__"):
+            return leaf
+        return torch_analysis.to_tensors(leaf, root)
+
+    if hasattr(example, "keys"):  # Hugging Face has mappings of its own.
+        example = {key: example[key] for key in example.keys()}  # noqa: SIM118
+    return keras.tree.map_structure(convert, example)
 
 
 def _reset_compiler() -> None:

@@ -1,11 +1,13 @@
 """find, insert, inserted, strip, save and restore on PyTorch modules."""
 
+import collections
 import copy
 import json
 import pickle
 import warnings
 
 import keras
+import numpy as np
 import pytest
 
 from keras_memel import MEmeL
@@ -336,6 +338,26 @@ def test_an_example_gives_the_sizes():
     assert float(inserted(model)["layer.1"].steps) == 0
     with pytest.raises(ValueError, match="never called"):
         insert(model, "unused", memel(), example={"input_ids": ids})
+
+
+@pytest.mark.parametrize("kind", ["tuple", "list", "dict", "mapping"])
+def test_an_example_of_arrays(kind):
+    ids, mask = (part.numpy() for part in batch())
+    named = {"input_ids": ids, "attention_mask": mask}
+    example = {
+        "tuple": (ids, mask),
+        "list": [ids, None],
+        "dict": named,
+        "mapping": collections.UserDict(named),
+    }[kind]
+    model = insert(text(), "layer.1", memel(axis=None), example=example)
+    assert inserted(model)["layer.1"].moving_mean.shape == (5, 6)
+
+
+def test_an_example_of_one_array_gets_the_dtype_of_the_model():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+    insert(model, "0", memel(), example=np.ones((2, 4)))
+    assert inserted(model)["0"].moving_mean.shape == (6,)
 
 
 def test_warns_of_a_host_that_is_never_called():
