@@ -94,6 +94,10 @@ def _pass_through(host: Any, args: Any, outputs: Any) -> Any:
             stacklevel=2,
         )
         return outputs
+    if isinstance(outputs, torch.fx.Proxy):
+        # A symbolic trace does not know how many outputs there are. In
+        # evaluation the MEmeL is the identity; in training it cannot be traced.
+        return host.memel(outputs)
     values, place = model_outputs.select(outputs, host._memel_output)
     return model_outputs.replace(outputs, place, host.memel(values))
 

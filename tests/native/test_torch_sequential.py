@@ -255,6 +255,15 @@ def test_an_exported_program_is_the_plain_one(strict):
     assert torch.equal(program.module()(X), strip(model)(X))
 
 
+@pytest.mark.parametrize("kind", [nn.Sequential, Residual])
+def test_a_symbolic_trace_is_the_plain_one(kind):
+    model = nn.Sequential(Net(kind, run_all), nn.Tanh())
+    insert(model, ["0", "0.net"], memel(), example=X)
+    model.eval()
+    traced = torch.fx.symbolic_trace(model)
+    assert torch.equal(traced(X), model(X))
+
+
 def test_a_host_is_of_the_kind_of_its_siblings():
     def blocks():
         return [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(4)]
