@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from keras_memel.reports.examples import Field
+from keras_memel.utils.conversion import as_numpy
 from keras_memel.utils.types import Array
 
 # Maximum number of replaced rows. With more inputs than this, their number is
@@ -135,7 +136,7 @@ def _input(batch: Any, size: int, seen: int) -> Array | None:
         batch = batch[0]
     if isinstance(batch, (list, tuple, dict, str)) or size < 1:
         return None
-    values = np.asarray(batch)
+    values = as_numpy(batch)
     if values.ndim not in (3, 4) or values.dtype.kind not in "fu":
         return None
     if not values.size:

@@ -2,10 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
+
+# Other modules import `as_numpy` from here.
+from keras_memel.utils.conversion import as_numpy as as_numpy
 
 
 class Source:
@@ -27,10 +31,10 @@ class Source:
         self._is_text = is_text(x)
         # A list of lists, tuples or dictionaries contains batches, not inputs.
         batches = isinstance(x, list) and all(
-            isinstance(part, (list, tuple, dict)) for part in x
+            isinstance(part, (list, tuple, Mapping)) for part in x
         )
         if not batches:
-            x = keras.tree.map_structure(_of_frame, x)
+            x = keras.tree.map_structure(_of_tensor, entries(x))
         leaves = keras.tree.flatten(x)
         self.x = x
         self.is_array = self._is_text or (
@@ -72,7 +76,7 @@ class Source:
             inputs, targets = batch, None
             if not self.is_array and not is_text(batch):
                 inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
-                inputs = keras.tree.map_structure(as_numpy, inputs)
+                inputs = keras.tree.map_structure(as_numpy, entries(inputs))
             texts = is_text(inputs)
             if texts:
                 inputs = list(inputs)
@@ -116,16 +120,39 @@ def is_text(x: Any) -> bool:
     )
 
 
-def _of_frame(leaf: Any) -> Any:
-    # Keras accepts tables, but a compiled function does not.
-    return leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
+def _of_tensor(leaf: Any) -> Any:
+    # Keras accepts tables, but a compiled function does not. NumPy refuses
+    # some tensors of PyTorch.
+    known = hasattr(leaf, "to_numpy") or hasattr(leaf, "detach")
+    return as_numpy(leaf) if known else leaf
 
 
-def as_numpy(leaf: Any) -> Any:
-    """Convert to a NumPy array in the order of positions; keep a string."""
-    if isinstance(leaf, str):
-        return leaf
-    return np.asarray(_of_frame(leaf))
+def entries(x: Any, name: str = "") -> Any:
+    """Convert a mapping, such as a `BatchEncoding`, to a dictionary of arrays.
+
+    Raises:
+        ValueError: If a value is not an array or a list of numbers.
+    """
+    if isinstance(x, Mapping):
+        return {
+            key: entries(part, f"{name}[{key!r}]") for key, part in x.items()
+        }
+    if not name:
+        return x
+    if isinstance(x, (list, tuple)):
+        if any(hasattr(part, "shape") for part in x):
+            return x  # This is an argument that takes several arrays.
+        with contextlib.suppress(ValueError):  # The lists differ in length.
+            array = np.asarray(x)
+            if array.dtype.kind != "O":
+                return array
+    elif not (x is None or isinstance(x, (bool, int, float, str, bytes))):
+        return x
+    raise ValueError(
+        "Argument `x` must contain arrays, or lists of numbers of one length, "
+        f"with one row per input. Received: x{name}={x!r:.80} "
+        f"({type(x).__name__})"
+    )
 
 
 def check_number(model: keras.Layer, source: Source) -> None:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_memel.reports import tokens
+from keras_memel.utils.conversion import as_numpy
 from keras_memel.utils.types import Array
 
 KINDS = ("text", "image", "series")
@@ -49,8 +50,17 @@ def checked(inputs: Any, number: int, argument: str = "inputs") -> Any:
         argument: Name of the argument.
     """
     inputs = getattr(inputs, "iloc", inputs)
-    if isinstance(inputs, Mapping):  # The report has kept these inputs.
-        return inputs
+    if isinstance(inputs, Mapping):
+        # The report has kept these inputs, by number.
+        if all(isinstance(key, (int, np.integer)) for key in inputs):
+            return inputs
+        raise ValueError(
+            f"Argument `{argument}` must contain one entry to show per input: "
+            "a list of texts or of tokens, or one array of images or series. "
+            "Pass the texts, or one value of the dictionary, with `tokenize=` "
+            f"for token ids. Received: a {type(inputs).__name__} with the keys "
+            f"{list(inputs)}"
+        )
     if not (hasattr(inputs, "__len__") or hasattr(inputs, "obj")):
         raise ValueError(
             f"Argument `{argument}` must be a sequence, which can be indexed "
@@ -89,7 +99,7 @@ def convert(
     """
     if isinstance(inputs, Mapping):
         numbers = [number for number in numbers if number in inputs]
-    given = {number: inputs[number] for number in numbers}
+    given = {number: _of_tensor(inputs[number]) for number in numbers}
     if not given:
         return None
     if tokenize is not None and kind in ("auto", "text"):
@@ -101,6 +111,16 @@ def convert(
         return Shown("text", _texts(given, None))
     arrays = {number: _numbers(one, number) for number, one in given.items()}
     return _images(arrays) if kind == "image" else _series(arrays)
+
+
+def _of_tensor(one: Any) -> Any:
+    if hasattr(one, "shape"):
+        return as_numpy(one)
+    if isinstance(one, (list, tuple)) and any(
+        hasattr(i, "detach") for i in one
+    ):
+        return np.stack([as_numpy(i) for i in one])
+    return one
 
 
 def _kind(first: Any) -> str:

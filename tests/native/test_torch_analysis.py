@@ -1,10 +1,12 @@
 """analyze sees in a PyTorch module what it sees in a Keras model."""
 
+import collections
 import dataclasses
 
 import keras
 import numpy as np
 import pytest
+from page_payload import data
 
 from keras_memel import MEmeL
 from keras_memel import analyze
@@ -214,3 +216,89 @@ def test_directions_and_embeddings_equal_those_of_keras(rng):
     assert len(found["first"]) == 2
     assert_same_reports(found["first"], expected["first"])
     assert np.isfinite(found["first"].monoscore).all()
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 8)
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.layer(self.embed(input_ids))
+
+
+def words():
+    ids = np.random.default_rng(0).integers(1, 50, (20, 6))
+    mask = np.ones((20, 1), int) * (np.arange(6) < 4)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_any_mapping_is_accepted_as_inputs():
+    model, x = Words(), words()
+    expected = analyze(model, x, layers="layer", verbose=0)["layer"].mean
+    tensors = {key: torch.as_tensor(value) for key, value in x.items()}
+    other = collections.UserDict(tensors)
+    lists = {key: value.tolist() for key, value in x.items()}
+    targets = torch.zeros(20)
+    for given in (
+        other,
+        lists,
+        [other],
+        iter([other]),
+        iter([(other, targets)]),
+        iter([(lists, targets)]),
+    ):
+        found = analyze(model, given, layers="layer", verbose=0)["layer"].mean
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for wrong in (None, True, "a", [[1], [1, 2]]):
+        x = {**lists, "attention_mask": wrong}
+        for given in (x, iter([x])):
+            with pytest.raises(ValueError, match=r"`x`.*attention_mask"):
+                analyze(model, given, layers="layer", verbose=0)
+
+
+def test_the_page_refuses_a_mapping_and_shows_tensors(tmp_path):
+    x = collections.UserDict(words())
+    report = analyze(Words(), x, layers="layer", verbose=0)
+    for given in (x, dict(x)):
+        with pytest.raises(ValueError, match="`inputs` must contain one entry"):
+            report.to_html(tmp_path / "page.html", inputs=given)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    images = torch.rand(20, 3, 8, 8)
+    report = analyze(model, images, layers="0", verbose=0)
+    pages = []
+    for given in (
+        images.bfloat16().float().numpy(),
+        images.bfloat16(),
+        list(images.bfloat16().requires_grad_()),
+    ):
+        report.to_html(tmp_path / "page.html", inputs=given)
+        pages.append(data(tmp_path / "page.html")["inputs"])
+    assert pages[0]
+    assert pages[0] == pages[1] == pages[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_may_be_bfloat16_or_require_a_gradient(dtype):
+    model = nn.Sequential(nn.Linear(4, 6)).to(dtype)
+    x = torch.randn(20, 5, 4).to(dtype)
+    labels = torch.arange(20) % 2
+    expected = analyze(model, x.float().numpy(), labels, verbose=0)
+    own = x.clone().requires_grad_()
+    batches = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(own.detach(), labels.to(dtype)), 5
+    )
+    for given in (
+        (x, labels),
+        (own, labels.to(dtype)),
+        (own, labels.to(torch.float32).requires_grad_()),
+        (iter([own]), labels),
+    ):
+        found = analyze(model, *given, verbose=0)
+        np.testing.assert_array_equal(found["0"].mean, expected["0"].mean)
+        np.testing.assert_array_equal(found["0"].label, expected["0"].label)
+    found = analyze(model, batches, verbose=0)
+    np.testing.assert_allclose(
+        found["0"].mean, expected["0"].mean, rtol=1e-5, atol=1e-6
+    )
