@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_memel import native
+from keras_memel.analysis import prompt_inputs
 from keras_memel.insertion import capture
 from keras_memel.insertion import output_specs
 from keras_memel.insertion.paths import Where
@@ -15,11 +16,6 @@ from keras_memel.reports.report import Report
 from keras_memel.utils import arguments
 from keras_memel.utils import prompts
 from keras_memel.utils.types import Array
-
-# Names of inputs that are masks: true where a position is not padding.
-_MASKS = ("padding_mask", "attention_mask")
-# Names of inputs that are token ids.
-_IDS = ("token_ids", "input_ids")
 
 
 def prompt(
@@ -45,7 +41,9 @@ def prompt(
             layers. It runs at inference and is not changed.
         text_or_inputs: A text, or inputs of the model with a batch of one:
             token ids, `(1, tokens)`, a series `(1, time, channels)`,
-            or a mapping of arguments. A text needs a model with a
+            or a mapping of arguments. The token ids of a mapping are found
+            by name, such as `input_ids`; for layers of a decoder they are the
+            `decoder_input_ids`. A text needs a model with a
             preprocessor, such as those of keras_hub, or a `tokenizer`.
         layers: Layers to select, as in `find`. `None` selects the layers of
             `report`. Without a report it selects the default layers of
@@ -118,7 +116,10 @@ def prompt(
     if where is not None and run is capture:
         _check_shapes(found, None, report)
     inputs, start = prepare(model, text_or_inputs, generate, tokenizer)
-    positions, ids = _positions(inputs)
+    found, own_inputs, decodes = prompt_inputs.side(
+        found, inputs, layers is not None
+    )
+    positions, ids = prompt_inputs.positions(own_inputs)
     if where is not None and run is capture:
         _check_shapes(found, positions or 1, report)
     if run is capture:
@@ -126,7 +127,12 @@ def prompt(
     else:
         seen = run.outputs(model, found, [inputs])
     (calls,) = list(seen)
-    kept = _kept(inputs, calls, positions)
+    # A default layer may not be called at all.
+    called = [one for one in zip(found, calls) if one[1]]
+    found = [site for site, _ in called]
+    calls = [its_calls for _, its_calls in called]
+    # The mask of a call in a decoder may be the one of the encoder.
+    kept = prompt_inputs.kept(own_inputs, [] if decodes else calls, positions)
     activations = {}
     for site, its_calls in zip(found, calls):
         values = its_calls[0]["values"]
@@ -266,7 +272,7 @@ def _named(model: keras.Layer, ids: Array) -> Any:
 
 def _cut(inputs: Any) -> Any:
     """Remove the padding at the end of inputs."""
-    mask = _mask(inputs)
+    mask = prompt_inputs.mask(inputs)
     if mask is None or not mask.any():
         return inputs
     stop = int(np.flatnonzero(mask)[-1]) + 1
@@ -274,43 +280,6 @@ def _cut(inputs: Any) -> Any:
         key: array[:, :stop] if array.ndim > 1 else array
         for key, array in inputs.items()
     }
-
-
-def _mask(inputs: Any) -> Array | None:
-    for name in _MASKS:
-        if isinstance(inputs, dict) and name in inputs:
-            mask = np.asarray(inputs[name])
-            if mask.ndim == 2:
-                return mask[0] > 0
-    return None
-
-
-def _positions(inputs: Any) -> tuple[int | None, Array | None]:
-    """Return the number of positions, `None` for a vector, and the ids."""
-    leaf = None
-    if isinstance(inputs, dict):
-        leaf = next((inputs[name] for name in _IDS if name in inputs), None)
-    if leaf is None:
-        leaf = keras.tree.flatten(inputs)[0]
-    if leaf.ndim == 2 and leaf.dtype.kind in "iu":
-        return leaf.shape[1], leaf[0]
-    return (leaf.shape[1] if leaf.ndim == 3 else None), None
-
-
-def _kept(
-    inputs: Any, calls: list[list[dict[str, Array]]], positions: int | None
-) -> Array:
-    """Return which positions are not padding."""
-    number = positions or 1
-    mask = _mask(inputs)
-    masks = [] if mask is None else [mask]
-    masks += [
-        its_calls[0]["mask"][0] for its_calls in calls if "mask" in its_calls[0]
-    ]
-    for one in masks:
-        if one.shape == (number,):
-            return one
-    return np.ones(number, bool)
 
 
 def _names(
