@@ -1,5 +1,6 @@
 """Show single texts on the page: all neurons, token by token."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
@@ -66,19 +67,44 @@ def packed(
     ]
     if shown is None or shown.kind != "text":
         return found
+    refused: list[int] = []
     for number, values in _sampled(report).items():
         pieces = shown.inputs.get(number)
         if not isinstance(pieces, list) or not pieces:
             continue
         own = {
-            path: array[: len(pieces)]
+            path: array[start : start + len(pieces)]
             for path, array in values.items()
-            if len(array) >= len(pieces)
+            if (start := _start(array, len(pieces))) is not None
         }
+        if not own and any(
+            len(array) >= len(pieces) for array in values.values()
+        ):
+            refused.append(number)
         if own:
             packed = _packed(report, pieces, own, blob)
             found.append({**packed, "generated": None, "input": number})
+    if refused:
+        warnings.warn(
+            "Argument `inputs` must contain one token per position that is "
+            "not padding, for inputs that are padded on the left. The page "
+            f"shows no values by token for the inputs {refused}",
+            stacklevel=4,
+        )
     return found
+
+
+def _start(values: Array, number: int) -> int | None:
+    """Return the position of the first token; `None` if tokens do not fit.
+
+    Args:
+        values: Values `(positions, neurons)`, NaN for padding.
+        number: Number of tokens.
+    """
+    known = np.flatnonzero(~np.isnan(values).all(1))
+    if not len(known) or not known[0] or len(values) == number:
+        return 0 if len(values) >= number else None
+    return int(known[0]) if len(known) == number else None
 
 
 def _sampled(report: "Report") -> dict[int, dict[str, Array]]:

@@ -78,9 +78,15 @@ function tokens(o, item, mode) {
     return el("div", {cls: "tokens", dir: "auto", text: visible(pieces)});
   const positions = o.L.sizes.length === 1;
   const marks = new Map((item.marks ?? []).map((m) => [m.at, m.value]));
-  const valueAt = (k) => !positions ? undefined
+  // Padding on the left: the first token is at the first known position.
+  const known = positions && item.values ? [...item.values.keys()]
+    .filter((k) => item.values[k] !== Infinity) : [];
+  const left = known[0] > 0 && item.values.length !== pieces.length;
+  const start = left ? known[0] : 0, fits = !left
+    || known.length === pieces.length;
+  const valueAt = (k) => !positions || !fits ? undefined
     : !item.values ? marks.get(k)
-    : item.values[k] === Infinity ? undefined : item.values[k];
+    : item.values[k + start] === Infinity ? undefined : item.values[k + start];
   const box = el("div", {cls: "tokens", role: "group", tabindex: 0, dir: "auto",
     "aria-label": `${pieces.join("")} Left and right arrow keys: token by `
       + "token."});
@@ -89,10 +95,10 @@ function tokens(o, item, mode) {
     for (let k = from; k < to; k++) {
       const v = valueAt(k), known = v !== undefined;
       const looks = known ? shaded(o, v, mode, "t") : {cls: "t"};
-      if (positions && k === item.at) looks.cls += " peak";
+      if (positions && fits && k + start === item.at) looks.cls += " peak";
       const span = el("span", {...looks, text: visible(pieces[k])});
       span.lines = [JSON.stringify(pieces[k]).slice(1, -1) || "(part of a "
-        + "character)", ...(known ? saidOf(o, v) : []), `position ${k}`];
+        + "character)", ...(known ? saidOf(o, v) : []), `position ${k + start}`];
       hover(span, () => span.lines);
       spans.push(span);
       box.append(span);
