@@ -79,9 +79,9 @@ class Comparison:
 
     Raises:
         ValueError: If there are fewer than two arms, an argument names an
-            unknown arm, a pair occurs twice, an arm has two runs with the
-            same seed, or `higher_is_better` names a metric that no run has
-            (if any run has scores).
+            unknown arm, a pair occurs twice, an arm has two runs with
+            scores of one seed, or `higher_is_better` is no boolean or names
+            a metric that no run has (if any run has scores).
         ImportError: If SciPy, statsmodels, or for some methods pandas, is
             missing: `pip install 'keras-memel[evidence]'`; for `plot`,
             `[plot]`.
@@ -127,9 +127,9 @@ class Comparison:
         found = [run for run in found if run["arm"] in self.arms]
         stored = {run["seed"] for run in found}
         wanted = stored if seeds is None else set(seeds)
-        self.runs = tuple(run for run in found if run["seed"] in wanted)
+        chosen = (run for run in found if run["seed"] in wanted)
+        self.runs = design.one_of_each(chosen)
         self.seeds_left_out = tuple(sorted(stored - wanted))
-        design.check_runs(self.runs)
         self.baseline = design.baseline_of(self.arms, baseline)
         self.pairs = design.pairs_of(self.arms, self.baseline, contrasts)
         self.higher_is_better = higher_is_better
@@ -267,7 +267,7 @@ class Comparison:
 
         Returns:
             Lines of Markdown, one row per pair. A cell is empty if its number
-            is undefined, as p is with fewer than 10 seeds.
+            is undefined, as the interval is with fewer than 10 seeds.
 
         Raises:
             ValueError: If `metric` is not a metric of the runs, or `labels`

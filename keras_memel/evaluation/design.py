@@ -7,21 +7,30 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+import numpy as np
+
 from keras_memel.evaluation.contrasts import check_pairs
 from keras_memel.evaluation.run_store import Run
 
 
-def check_runs(runs: Iterable[Run]) -> None:
-    """Raise if two runs have the same arm and seed."""
-    seen = set()
+def one_of_each(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Leave out failed runs that were repeated, as `compare` does.
+
+    Raises:
+        ValueError: If several runs of an arm and seed have scores.
+    """
+    found: dict[tuple[str, int], Run] = {}
     for run in runs:
         key = run["arm"], run["seed"]
-        if key in seen:
+        if key in found and "error" in run:
+            continue
+        if key in found and "error" not in found[key]:
             raise ValueError(
-                "Argument `runs` must hold one run per arm and seed. "
-                f"Received: several runs of {key}"
+                "Argument `runs` must hold one run with scores per arm and "
+                f"seed. Received: several runs of {key}"
             )
-        seen.add(key)
+        found[key] = run
+    return tuple(found.values())
 
 
 def baseline_of(arms: Sequence[str], baseline: str | None) -> str:
@@ -46,11 +55,12 @@ def pairs_of(
     for pair in pairs:
         for name in pair:
             _check("contrasts", name, arms)
-        if pair[0] == pair[1] or pairs.count(pair) > 1:
+        turned = pair[::-1]
+        if pair[0] == pair[1] or pairs.count(pair) + pairs.count(turned) > 1:
             raise ValueError(
                 "Argument `contrasts` must hold pairs of different arms, "
-                "each once, without the pairs with the baseline, which "
-                f"are always compared. Received: {pair!r}"
+                "each once in either order, without the pairs with the "
+                f"baseline, which are always compared. Received: {pair!r}"
             )
     return pairs
 
@@ -58,7 +68,15 @@ def pairs_of(
 def check_directions(
     higher_is_better: bool | Mapping[str, bool], metrics: Sequence[str]
 ) -> None:
-    """Raise if a direction belongs to a metric that no run has."""
+    """Raise if a direction is no boolean, or of a metric that no run has."""
+    given = [higher_is_better]
+    if isinstance(higher_is_better, Mapping):
+        given = list(higher_is_better.values())
+    if not all(isinstance(one, (bool, np.bool_)) for one in given):
+        raise ValueError(
+            "Argument `higher_is_better` must be a boolean, or a dictionary of "
+            f"booleans by metric. Received: {higher_is_better!r}"
+        )
     # Without any scores the names of metrics are unknown, and no verdict can
     # be wrong.
     if isinstance(higher_is_better, Mapping) and metrics:

@@ -26,6 +26,7 @@ from keras_memel.insertion.forward import noting_call
 from keras_memel.insertion.method_patches import is_hooked
 from keras_memel.insertion.paths import Site
 from keras_memel.layers.memel import MEmeL
+from keras_memel.utils import arguments
 from keras_memel.utils.types import Tensor
 
 
@@ -100,6 +101,8 @@ def _tapped(found: list[Site], output: Output) -> Iterator[list[_Tap]]:
     with undo:
         for site in found:
             held = insertion_of(site.layer)
+            if held:
+                arguments.same_output(site.path, held.output, output)
             tap = _Tap(held.memel if held else None)
             insertion = Insertion(
                 cast(MEmeL, tap), held.output if held else output

@@ -17,6 +17,7 @@ from keras_memel.native import nnx_insert
 from keras_memel.native import nnx_paths
 from keras_memel.native import outputs as model_outputs
 from keras_memel.native.site import Site
+from keras_memel.utils import arguments
 from keras_memel.utils.types import Array
 
 
@@ -83,6 +84,7 @@ def outputs(
         memel = None
         if nnx_paths.is_host(host):
             memel = host.memel
+            arguments.same_output(site.path, memel.output, output)
             nnx_insert.detach(host)
         chosen_output = output if memel is None else memel.output
         recorder = nnx_insert.Recorder(chosen_output, memel)

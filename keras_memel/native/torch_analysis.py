@@ -25,6 +25,7 @@ from keras_memel.native import torch_outputs
 from keras_memel.native import torch_paths
 from keras_memel.native.site import Site
 from keras_memel.native.torch_memel import TorchMEmeL
+from keras_memel.utils import arguments
 from keras_memel.utils.types import Array
 from keras_memel.utils.types import Tensor
 
@@ -216,6 +217,8 @@ def _tapped(found: list[Site], output: Any) -> Iterator[list[_Tap]]:
             for module in site.chain:
                 under.setdefault(module, []).append(tap)
             if torch_paths.is_host(site.layer):
+                held = vars(site.layer)["_memel_output"]
+                arguments.same_output(site.path, held, output)
                 memel = site.layer.get_submodule("memel")
                 hook = memel.register_forward_pre_hook(tap.before)
             else:

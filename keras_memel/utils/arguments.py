@@ -128,3 +128,20 @@ def _is_computed(value: Any) -> bool:
     return history is not None and not isinstance(
         history.operation, keras.layers.InputLayer
     )
+
+
+def same_output(path: str, held: Any, output: Any) -> None:
+    """Raise unless `output` is the output that an inserted MEmeL receives.
+
+    Args:
+        path: Path of the layer with the MEmeL.
+        held: Index or key of the output that the MEmeL receives; `None` is
+            the first.
+        output: Argument of `analyze`; `None` is the output of the MEmeL.
+    """
+    if output is not None and output != (0 if held is None else held):
+        raise ValueError(
+            "Argument `output` must be None, or the output that the MEmeL "
+            f"after {path!r} receives, {held!r}. Call `strip` to analyze "
+            f"another one. Received: output={output!r}"
+        )

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from keras_memel import MEmeL
 from keras_memel import Report
 from keras_memel import analyze
+from keras_memel import insert
 from keras_memel import plots
 from keras_memel import prompt
 
@@ -506,3 +508,18 @@ def test_a_missing_extra_says_how_to_get_it(monkeypatch, reports, module):
     for call in calls:
         with pytest.raises(ImportError, match=rf"keras-memel\[{extra}\]"):
             call()
+
+
+def test_another_output_than_that_of_the_memel_is_refused(rng):
+    inputs = keras.Input((7, 3))
+    lstm = keras.layers.LSTM(4, return_state=True, name="lstm")
+    model = keras.Model(inputs, lstm(inputs))
+    x = rng.normal(size=(20, 7, 3)).astype("float32")
+    insert(model, "lstm", MEmeL(axis=-1), output=2)
+    report = analyze(model, x, layers="lstm", verbose=0)
+    state = np.array(model.predict(x, verbose=0)[2])
+    np.testing.assert_allclose(report["lstm"].mean, state.mean(0), atol=1e-6)
+    analyze(model, x, layers="lstm", output=2, verbose=0)
+    for output in (0, 1, "state"):
+        with pytest.raises(ValueError, match="must be None, or the output"):
+            analyze(model, x, layers="lstm", output=output, verbose=0)

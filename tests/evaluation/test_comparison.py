@@ -481,6 +481,11 @@ def test_a_pdf_has_the_fonts_that_were_chosen(tmp_path):
         ({"contrasts": ("b", "a")}, r"pairs `\(arm, other\)`.*'b' \(str\)"),
         ({"contrasts": [("b", "a", "a")]}, r"pairs `\(arm, other\)`"),
         ({"contrasts": [("b", "a")]}, "each once"),
+        ({"contrasts": [("a", "b")]}, "each once in either order"),
+        ({"higher_is_better": "loss"}, "a boolean.*'loss'"),
+        ({"higher_is_better": None}, "a boolean.*None"),
+        ({"higher_is_better": ["score"]}, "a boolean"),
+        ({"higher_is_better": {"score": "yes"}}, "booleans by metric.*'yes'"),
         ({"contrasts": [("b", "b")]}, "different arms"),
         ({"arms": ["a"]}, "two arms"),
     ],
@@ -489,6 +494,16 @@ def test_wrong_arguments_are_named(arguments, message):
     runs = runs_of({"a": [1.0], "b": [2.0]})
     with pytest.raises(ValueError, match=message):
         Comparison(runs, **arguments)
+
+
+def test_a_failed_run_that_was_repeated_is_left_out():
+    runs = runs_of({"a": range(10), "b": np.arange(10) * 1.5 + 1.0})
+    failed = {"arm": "b", "seed": 3, "error": "MemoryError()"}
+    found = Comparison([runs[0], failed, *runs[1:], failed])
+    assert len(found.runs) == 20
+    assert found.contrasts[0].mean == 3.25
+    assert found.contrasts[0].verdict == "better"
+    assert not found.notes()
 
 
 def test_two_runs_of_a_seed_are_no_pair():

@@ -302,3 +302,19 @@ def test_tensors_may_be_bfloat16_or_require_a_gradient(dtype):
     np.testing.assert_allclose(
         found["0"].mean, expected["0"].mean, rtol=1e-5, atol=1e-6
     )
+
+
+def test_another_output_than_that_of_the_memel_is_refused(rng):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.LSTM(4, 3, batch_first=True)
+
+        def forward(self, x):
+            return self.inner(x)[0]
+
+    model, x = Both(), rng.normal(size=(9, 5, 4)).astype("float32")
+    insert(model, "inner", MEmeL(axis=-1))
+    analyze(model, x, layers="inner", output=0, verbose=0)
+    with pytest.raises(ValueError, match=r"`output` must be None.*output=1"):
+        analyze(model, x, layers="inner", output=1, verbose=0)
