@@ -10,6 +10,9 @@ Reads examples/paper/results, the files *.jsonl that tables.py left in its
 is a family with a share of wrong labels. The page names conditions without
 runs, and is not written while a condition lacks some.
 
+results/unfinished has runs of conditions that are not complete: copy its files
+to the --out of tables.py, and the command goes on with them.
+
 --repeat N trains again N pairs of arm and seed of each family, drawn at
 random, and says whether all their scores are equal. That takes minutes. As in
 tables.py, PyTorch computes with one thread, or with OMP_NUM_THREADS.
