@@ -147,11 +147,13 @@ def decrease_ratio(
             "`keras_memel.strip(model)` first. "
             f"Received: MEmeLs after {list(inserted(model))}"
         )
-    number = len(keras.tree.flatten(x)[0]) // batch_size
-    if number <= warm_up:
+    sizes = sorted({len(leaf) for leaf in keras.tree.flatten((x, y))})
+    number = sizes[0] // batch_size
+    if number <= warm_up or len(sizes) > 1:
         raise ValueError(
-            "Arguments `x` and `y` must contain more than `warm_up` batches. "
-            f"Received: {number} batches of {batch_size}, warm_up={warm_up}"
+            "Arguments `x` and `y` must have one length, of more than "
+            f"`warm_up` batches. Received: lengths {sizes}, {number} batches "
+            f"of {batch_size}, warm_up={warm_up}"
         )
     batches = [
         keras.tree.map_structure(

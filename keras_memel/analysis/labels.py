@@ -3,18 +3,19 @@
 import collections
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Set
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
+from keras_memel.analysis import label_values
+from keras_memel.analysis.label_values import UNLABELLED
 from keras_memel.analysis.positions import fits_positions
 from keras_memel.analysis.sources import Source
 from keras_memel.analysis.sources import as_numpy
 from keras_memel.utils.types import Array
 
-# Numbers that Keras, scikit-learn and PyTorch use for a missing label.
-UNLABELLED = (-1, -100)
 _KINDS = {"bool": "booleans", "int": "integers", "str": "strings"}
 
 
@@ -104,7 +105,7 @@ class Labels:
                 "Argument `label_names` needs labels: also pass `labels`. "
                 f"Received: labels=None, label_names={names!r}"
             )
-        if not isinstance(names, Iterable):
+        if not isinstance(names, Iterable) or isinstance(names, Set):
             raise ValueError(
                 "Argument `label_names` must be a list of names, or a dict "
                 "from label to name. "
@@ -138,7 +139,7 @@ class Labels:
     def _encoded(self, labels: Any) -> Array:
         """Encode labels as int32, -1 where a label is missing."""
         try:
-            values = np.asarray(as_numpy(labels))
+            values = np.asarray(as_numpy(label_values.objects(labels)))
         except ValueError:  # The lists have different lengths.
             raise ValueError(
                 "Argument `labels` must have the same number of labels for "
@@ -154,7 +155,7 @@ class Labels:
             return self._encoded_sets(values)
         if values.shape[1:] == (1,):  # Some data sets store labels as (n, 1).
             values = values[:, 0]
-        kind, values, missing = _standard(values)
+        kind, values, missing = label_values.standard(values)
         codes = np.full(values.shape, -1, "int32")
         if missing.all():
             return codes
@@ -319,70 +320,3 @@ class Labels:
             name if times[name] == 1 else f"{name} ({label})"
             for name, label in zip(names, labels)
         )
-
-
-def _standard(values: Array) -> tuple[str, Array, Array]:
-    """Return the kind of labels, the labels, and which are missing."""
-    kind = values.dtype.kind
-    if kind == "O":
-        return _of_objects(values)
-    missing = np.zeros(values.shape, bool)
-    if kind == "b":
-        return "bool", values.astype("int64"), missing
-    if kind in "UT":
-        return "str", values.astype("U"), missing
-    if kind == "S":
-        return "str", np.char.decode(values, "utf-8"), missing
-    if kind == "f":
-        missing = np.isnan(values)
-        values = np.where(missing, 0, values)
-        if (values % 1 != 0).any():
-            raise _wrong(values)
-    elif kind not in "iu":
-        raise _wrong(values)
-    if kind != "u":
-        missing |= np.isin(values, UNLABELLED)
-    if (values[~missing] < 0).any():
-        raise _wrong(values)
-    return "int", values.astype("int64"), missing
-
-
-def _of_objects(values: Array) -> tuple[str, Array, Array]:
-    def is_missing(value: Any) -> bool:
-        if value is None or type(value).__name__ in ("NAType", "NaTType"):
-            return True
-        return isinstance(value, float) and value != value
-
-    missing = np.array([is_missing(one) for one in values.ravel()], bool)
-    missing = missing.reshape(values.shape)
-    told = values[~missing].tolist()
-    filled: Array
-    if told and all(isinstance(one, (str, bytes)) for one in told):
-        text = [
-            one.decode("utf-8") if isinstance(one, bytes) else one
-            for one in told
-        ]
-        filled = np.full(values.shape, "", np.array(text).dtype)
-        filled[~missing] = text
-        return "str", filled, missing
-    if all(isinstance(one, (bool, np.bool_)) for one in told) and told:
-        filled = np.zeros(values.shape, "int64")
-        filled[~missing] = told
-        return "bool", filled, missing
-    filled = np.full(values.shape, -1.0)
-    try:
-        filled[~missing] = told
-    except (TypeError, ValueError):
-        raise _wrong(values) from None
-    return _standard(filled)
-
-
-def _wrong(values: Array) -> ValueError:
-    number = values.dtype.kind in "iuf" and values.size
-    return ValueError(
-        "Argument `labels` must be integers from 0 (-1 and -100 mean "
-        "'unlabelled'), booleans or strings, one per input or one per "
-        "position; or 0 and 1 in one column per label, with multi_label=True. "
-        f"Received: an array of shape {values.shape}, dtype {values.dtype}"
-        + (f", minimum {values.min()}" if number else "")
-    )

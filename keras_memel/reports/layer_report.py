@@ -37,7 +37,7 @@ from keras_memel.utils.types import Array
 RARE = 0.01
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no truth value
 class LayerReport(NamedNeurons):
     """Results for the neurons of one layer, as arrays with one row per neuron.
 
@@ -107,11 +107,11 @@ class LayerReport(NamedNeurons):
             al. 2025, Eq. 9], with `embeddings`, else `None`. In the form of
             arXiv 2602.12403 it is the mean cosine similarity of the
             embeddings of two inputs, weighted by `a_n a_m`, with `a_n = (z_n -
-            minimum) / (maximum - minimum)`, over all pairs. With several
-            values per input, the pairs consist of values of different inputs.
-            The highest possible score is 1. A neuron that responds equally to
-            all inputs has the mean similarity of all inputs, not 0. NaN for a
-            dead neuron.
+            minimum) / (maximum - minimum)`, over all pairs of values with
+            different embeddings: those of different inputs, or of different
+            positions if each position has its own. The highest possible score
+            is 1. A neuron that responds equally to all inputs has the mean
+            similarity of all inputs, not 0. NaN for a dead neuron.
 
     With labels, else `None`:
         labels: Names of the labels. All label numbers below are indices into

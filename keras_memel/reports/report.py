@@ -32,7 +32,7 @@ from keras_memel.utils.types import Table
 merger: Callable[["Report", "Report"], "Report"] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no truth value
 class Report(ScoredLayers):
     """Results of `analyze`.
 
@@ -253,9 +253,10 @@ class Report(ScoredLayers):
         or after an interruption. Both need a sample: `analyze(pool=10_000)`.
 
         These parts are exact up to rounding: counts, moments, extremes,
-        histograms, the most extreme values, means by label and half, the label
-        of each neuron, MonoScore, examples and kept inputs. Quantiles and all
-        other scores come from both samples. They are exact while the samples
+        histograms, the most extreme values and their examples, means by label
+        and half, the label of each neuron and MonoScore. The other examples
+        are those of the parts. Quantiles and all other scores come from both
+        samples. They are exact while the samples
         contain all values (`ranked` is `count`). The halves that choose and
         score labels are those of each part (`held_out`): the scores of labels
         therefore differ from those of one run, whose halves are other inputs.

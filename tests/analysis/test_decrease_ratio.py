@@ -217,3 +217,13 @@ def test_a_keras_model_has_a_step_of_its_own():
         decrease_ratio(
             model(), X, Y, "hidden", step=print, batch_size=10, warm_up=3
         )
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("number", [60, 100])
+def test_targets_of_another_length_are_refused(number, rng):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    model.compile("adam", "mse")
+    x = rng.normal(size=(80, 6))
+    with pytest.raises(ValueError, match="must have one length"):
+        decrease_ratio(model, x, np.zeros((number, 3)), "dense*", batch_size=4)

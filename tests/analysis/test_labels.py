@@ -248,3 +248,57 @@ def test_labels_of_words_are_given_to_their_tokens():
 def test_words_without_labels_are_refused(labels, ids, message):
     with pytest.raises(ValueError, match=message):
         align_labels(labels, ids)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["a", None, "b"],
+        ["a", np.nan, "b"],
+        ["a", -1, "b"],
+        ["a", np.int64(-100), b"b"],
+        [True, np.nan, False],
+        [True, None, np.bool_(False)],
+        [["a", np.nan], [None, "b"], ["b", "a"]],
+    ],
+)
+def test_a_list_equals_a_column_of_the_same_objects(labels, rng):
+    objects = np.array(labels, dtype=object)
+    shape = (30, *objects.shape[1:], 4)
+    model = keras.Sequential([keras.Input(shape[1:]), keras.layers.ReLU()])
+    x = rng.normal(size=shape)
+    expected = analyze(
+        model,
+        x,
+        np.tile(objects, (10, *[1] * (len(shape) - 2))),
+        "re_lu*",
+        verbose=0,
+    )
+    found = analyze(model, x, labels * 10, "re_lu*", verbose=0)
+    names = ("False", "True") if True in objects.ravel() else ("a", "b")
+    assert found.labels == expected.labels == names
+    layer, other = next(iter(found)), next(iter(expected))
+    counts = found[layer].label_count
+    np.testing.assert_array_equal(counts, expected[other].label_count)
+    missing = sum(
+        one is None or one != one or (type(one) in (int, np.int64))
+        for one in objects.ravel()
+    )
+    assert (counts.sum(1) == 10 * (objects.size - missing)).all()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (["a", 1, "b"], None, "of int, str"),
+        (np.array([2**63 + 5] * 3, "uint64"), None, "must be integers from 0"),
+        ([0, 1, 2], {"cat", "dog", "eel"}, "must be a list of names"),
+    ],
+)
+def test_labels_of_no_order_or_kind_are_refused(labels, names, message, rng):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.ReLU(name="z")])
+    x = rng.normal(size=(3, 4))
+    with pytest.raises(ValueError, match=message):
+        analyze(model, x, labels, "z", label_names=names, verbose=0)

@@ -85,6 +85,15 @@ def test_an_older_report_can_be_drawn_and_saved(tmp_path):
     assert plots.activation_by_label(again, "hidden", 2).get_yticks().size == 3
 
 
+def test_reports_are_equal_only_to_themselves(report, tmp_path):
+    report.save(tmp_path / "report.npz")
+    loaded = Report.load(tmp_path / "report.npz")
+    assert report == report
+    assert report != loaded
+    assert report["hidden"] != loaded["hidden"]
+    assert len({report, loaded, report["hidden"]}) == 3
+
+
 def test_an_old_argument_raises_with_the_new_name():
     with pytest.raises(TypeError, match="`features`: it is now `labels`"):
         analyze(None, None, features=[0])
