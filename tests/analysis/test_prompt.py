@@ -198,6 +198,7 @@ def causal(quick_compilation):
         hidden_dim=8,
         intermediate_dim=16,
         max_sequence_length=16,
+        name="gpt2_backbone",  # whatever other files of tests have made
     )
     # With the initial weights, the model repeats the first token.
     for weight in backbone.weights:
